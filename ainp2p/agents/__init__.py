@@ -1,0 +1,1 @@
+"""Who does what for whom, at what price: agents, skills, policy, models."""

@@ -1,0 +1,1 @@
+"""Models: the interface, the worker process, the engines."""

@@ -1,0 +1,1 @@
+"""Who owns what: accounts, locks, votes, certificates (docs/ledger.md)."""

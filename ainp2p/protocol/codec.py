@@ -1,0 +1,107 @@
+"""Canonical MessagePack ↔ frozen, typed messages, with limits that hold before anything is allocated.
+
+A message class derives from `Message`; it travels as an array, its integer tag first. There is one
+encoding of each value: `decode` encodes again what it read and compares, so that two different byte
+strings can never mean the same message. Verify signatures over the bytes as received.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgpack
+import msgspec
+
+from ainp2p.errors import Malformed
+
+FRAME_SIZE_MAX = 64 * 1024  # bytes; one libp2p Noise message carries 65,507
+ELEMENTS_MAX = 1024  # headers in one message: 1 MiB of empty arrays would otherwise become 73 MiB
+DEPTH_MAX = 16  # nested arrays; ours need 6
+INT_MAX = 2**63 - 1
+
+Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Uint = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=INT_MAX)]
+Text = Annotated[bytes, msgspec.Meta(max_length=4096)]  # names and reasons: UTF-8 by custom, bytes by law
+
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of everything that travels or is signed. Subclasses give `tag=<int>`; new fields go at the end."""
+
+
+def encode(message: object) -> bytes:
+    """The one canonical encoding of a message, or of a list of plain values."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes, type_: type[T], *, size_max: int = FRAME_SIZE_MAX) -> T:
+    """Read one message of `type_` (a Message class or a union of them).
+
+    Raises:
+        Malformed: not canonical MessagePack of that shape, or beyond a limit.
+    """
+    if len(data) > size_max:
+        raise Malformed(f"message of {len(data)} bytes, at most {size_max} are read")
+    _check_headers(data)
+    try:
+        plain = msgpack.unpackb(
+            data,
+            use_list=True,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=ELEMENTS_MAX,
+            max_map_len=0,
+            max_bin_len=size_max,
+            max_str_len=0,
+            max_ext_len=0,
+        )
+        value = msgspec.convert(plain, type_, strict=True)
+    except (msgspec.MsgspecError, msgpack.UnpackException, ValueError) as exc:
+        raise Malformed(f"not a {getattr(type_, '__name__', 'known message')}: {exc}") from exc
+    if _encoder.encode(value) != data:
+        raise Malformed("not the canonical encoding")
+    return value
+
+
+# First byte of a MessagePack value → (bytes of header, bytes of payload length field). Everything that
+# the wire form does not use (maps, strings, floats, extensions) is absent, and so refused.
+_BIN = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_INT = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+
+
+def _check_headers(data: bytes) -> None:
+    """Walk the headers only: refuse depth, element count and kinds before unpacking allocates anything."""
+    at, end, elements = 0, len(data), 0
+    open_arrays: list[int] = []  # how many elements each open array still wants
+    while at < end:
+        elements += 1
+        if elements > ELEMENTS_MAX:
+            raise Malformed(f"more than {ELEMENTS_MAX} elements")
+        first = data[at]
+        if first < 0x80 or first >= 0xE0 or (0xC0 <= first <= 0xC3 and first != 0xC1):
+            at += 1
+        elif first in _BIN:
+            width = _BIN[first]
+            at += 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "big")
+        elif first in _INT:
+            at += 1 + _INT[first]
+        elif 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
+            width = 0 if first < 0xA0 else 2 if first == 0xDC else 4
+            count = first & 0x0F if width == 0 else int.from_bytes(data[at + 1 : at + 1 + width], "big")
+            at += 1 + width
+            if count:
+                if len(open_arrays) >= DEPTH_MAX:
+                    raise Malformed(f"nested deeper than {DEPTH_MAX}")
+                open_arrays.append(count)
+                continue
+        else:
+            raise Malformed(f"byte 0x{first:02x} starts nothing that messages use")
+        while open_arrays:
+            open_arrays[-1] -= 1
+            if open_arrays[-1]:
+                break
+            open_arrays.pop()
