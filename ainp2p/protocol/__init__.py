@@ -1,1 +1,1 @@
-"""Two peers understand each other: identity, wire, cards, bargaining, paying. Learns nothing of the ledger."""
+"""Two peers understand each other: identity, wire, cards, bargaining, paying. Knows no ledger."""
