@@ -1,0 +1,310 @@
+"""The ledger's operations: message classes, ids, and the one way from bytes to a `ParsedOperation`.
+
+An operation writes one object (an account or a Lock). Its id is the hash of its bytes; signatures and
+proofs stay outside, so whoever submits the same receipt makes the same operation. `parse` checks
+everything that can be known without any state; `ainp2p.ledger.state` checks the rest. No I/O.
+
+    Operation = [version, network, object, seq, previous, timestamp | nil, body]
+    body      = [tag, …]: 1 Spend, 2 Settle, 3 Close, 4 Refund
+                (5 to 8 are reserved for Recover, Void, EndEpoch, Committee)
+
+LEDGER.md lists a separate `kind`; here the body's tag is the kind, so that both cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Protocol
+
+import msgspec
+
+from ainp2p.errors import InvalidOperation
+from ainp2p.ledger.amounts import checked_sum
+from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, encode, fast_decoder
+from ainp2p.protocol.identity import digest
+
+VERSION = 1
+SIGN_OPERATION = b"ainp2p/op/1"  # the owner signs an operation's id under this purpose
+SIGN_CLOSE = b"ainp2p/close/1"  # a Lock's closer signs a CLOSE's id under this one
+OPERATION_SIZE_MAX = 40 * 1024  # bytes; the largest SPEND has about 33 KiB
+OUTS_MAX = 64
+LOCKS_MAX = 8
+CREDITS_MAX = 512
+KEYS_MAX = 16  # guardians, beneficiaries, authority keys
+CREDIT_ID_SIZE = 34
+NO_NEXT_KEY = bytes(32)  # as next_digest: no key has this digest, so the account can never rotate
+
+CreditId = Annotated[bytes, msgspec.Meta(min_length=CREDIT_ID_SIZE, max_length=CREDIT_ID_SIZE)]
+KeySet = Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=KEYS_MAX)]
+DeliveryContext = Annotated[bytes, msgspec.Meta(max_length=32)]  # 32 bytes, or empty without a receipt
+
+
+class Signer(Protocol):
+    """Whatever can sign under a purpose: `identity.Key`, or a vault."""
+
+    @property
+    def public(self) -> bytes:
+        """The 32-byte public key."""
+
+    def sign(self, purpose: bytes, payload: bytes) -> bytes:
+        """A 64-byte signature."""
+
+
+class Inception(Message, frozen=True):
+    """What an account is born with; with the network it makes the account's id, for ever.
+
+    `next_digest` commits to the key after this one (`key_digest`), `guardians` are a sorted set of keys of
+    which `m` can recover the account `lease` ms after its last operation.
+    """
+
+    key: Bytes32
+    next_digest: Bytes32
+    guardians: KeySet
+    m: Uint
+    lease: Uint  # ms
+    salt: Bytes32
+
+
+class Out(Message, frozen=True):
+    """A credit to make: `amount` uain for `account`."""
+
+    account: Bytes32
+    amount: Uint
+
+
+class Share(Message, frozen=True):
+    """One beneficiary of a Lock and its parts of whatever is paid."""
+
+    account: Bytes32
+    parts: Uint
+
+
+class LockTerms(Message, frozen=True):
+    """A deposit to open; the SPEND's account pays. k keys of `authority` sign the receipts."""
+
+    beneficiaries: Annotated[tuple[Share, ...], msgspec.Meta(max_length=KEYS_MAX)]  # sorted by account
+    deposit: Uint  # uain
+    step: Uint  # uain; a SETTLE pays at least that much
+    authority: KeySet
+    threshold: Uint  # k
+    closer: Bytes32  # this key may end the Lock before it expires
+    expiry: Uint  # ms since 1970
+    purpose: Bytes32  # `purpose_digest`
+
+
+class Rotation(Message, frozen=True):
+    """The revealed next key, which signs, and the digest of the one after it."""
+
+    key: Bytes32
+    next_digest: Bytes32
+
+
+class Spend(Message, frozen=True, tag=1):
+    """Consume credits; make credits and Locks; burn a fee. Without outs and locks it is a heartbeat."""
+
+    epoch: Uint  # whose parameters (fees, limits) it follows
+    credits: Annotated[tuple[CreditId, ...], msgspec.Meta(max_length=CREDITS_MAX)]  # a sorted set
+    outs: Annotated[tuple[Out, ...], msgspec.Meta(max_length=OUTS_MAX)]
+    locks: Annotated[tuple[LockTerms, ...], msgspec.Meta(max_length=LOCKS_MAX)]
+    fee: Uint
+    inception: Inception | None  # if and only if seq is 1
+    rotate: Rotation | None
+    digest: Bytes32  # `accounts.account_digest` of the account after this operation
+
+
+class Settle(Message, frozen=True, tag=2):
+    """Pay a Lock's beneficiaries up to a receipt's cumulative amount. Anyone may submit it."""
+
+    cumulative: Uint
+    units: Uint
+    context: DeliveryContext
+
+
+class Close(Message, frozen=True, tag=3):
+    """As SETTLE, and end the Lock; what is left goes back to the payer."""
+
+    cumulative: Uint
+    units: Uint
+    context: DeliveryContext
+
+
+class Refund(Message, frozen=True, tag=4):
+    """End an expired Lock; what is left goes back to the payer."""
+
+
+Body = Spend | Settle | Close | Refund
+
+
+class Operation(Message, frozen=True):
+    """One step of one object's chain; `seq` starts at 1 with `previous` = the object's id."""
+
+    version: Uint
+    network: Bytes32
+    object: Bytes32
+    seq: Uint
+    previous: Bytes32
+    timestamp: Uint | None  # ms since 1970; a SPEND has one, operations on a Lock have none
+    body: Body
+
+
+class SignedOperation(Message, frozen=True):
+    """What travels: the operation's bytes, and its proof.
+
+    SPEND: one signature of the account's key (of the revealed key if it rotates) over the id.
+    SETTLE, CLOSE: the receipt's `threshold` authority signatures in the order of their keys, and for a
+    CLOSE before expiry the closer's signature over the id. REFUND: nothing.
+    """
+
+    raw: Annotated[bytes, msgspec.Meta(max_length=OPERATION_SIZE_MAX)]
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=KEYS_MAX)]
+    closer: Signature | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedOperation:
+    """An operation that is well formed in itself. Only `parse` makes it; nothing is verified yet."""
+
+    raw: bytes
+    id: bytes
+    operation: Operation
+    signed: SignedOperation
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def operation_id(raw: bytes) -> bytes:
+    """The id of an operation's canonical bytes."""
+    return digest(b"ainp2p/op/1", raw)
+
+
+def account_id(network: bytes, inception: Inception) -> bytes:
+    """The id of the account that `inception` opens on this network; it is the agent's id."""
+    return digest(b"ainp2p/account/1", network, encode(inception))
+
+
+def lock_id(operation: bytes, index: int) -> bytes:
+    """The id of the Lock that the SPEND with id `operation` opens at `index` of its locks."""
+    return digest(b"ainp2p/lock/1", operation, index.to_bytes(2, "big"))
+
+
+def credit_id(operation: bytes, index: int) -> bytes:
+    """The 34-byte id of a credit: the id of the operation that made it, and its place there.
+
+    A SPEND's outs have their own index, a SETTLE's, CLOSE's or REFUND's beneficiaries theirs; the rest
+    that goes back to the payer comes after the last beneficiary. Genesis grants use the network's id.
+    """
+    return operation + index.to_bytes(2, "big")
+
+
+def key_digest(public: bytes) -> bytes:
+    """The commitment to a next key, for `Inception.next_digest` and `Rotation.next_digest`."""
+    return digest(b"ainp2p/nextkey/1", public)
+
+
+def purpose_digest(purpose: bytes) -> bytes:
+    """What a Lock stores of its purpose."""
+    return digest(b"ainp2p/purpose/1", purpose)
+
+
+def plain_inception(public: bytes, *, next_digest: bytes = NO_NEXT_KEY, salt: bytes = bytes(32)) -> Inception:
+    """The inception of an account with one key and no guardians."""
+    return Inception(public, next_digest, (), 0, 0, salt)
+
+
+# --- building and reading -----------------------------------------------------------------------
+
+
+def sign_operation(operation: Operation, signer: Signer) -> SignedOperation:
+    """Sign a SPEND with the account's key (the revealed next one if it rotates)."""
+    raw = encode(operation)
+    return SignedOperation(raw, (signer.sign(SIGN_OPERATION, operation_id(raw)),), None)
+
+
+_decode_operation = fast_decoder(Operation, size_max=OPERATION_SIZE_MAX)
+
+
+def parse(signed: SignedOperation) -> ParsedOperation:
+    """Read an operation and check all that needs no state: shape, limits, order of sets, kinds of proof.
+
+    Raises:
+        Malformed: the bytes are no canonical operation.
+        InvalidOperation: they are, and break a rule by themselves (so a vote for it is evidence).
+    """
+    operation = _decode_operation(signed.raw)
+    if operation.version != VERSION:
+        raise InvalidOperation("version", f"{operation.version}, this release knows {VERSION}")
+    if operation.seq == 0:
+        raise InvalidOperation("sequence", "starts at 1")
+    if (operation.previous == operation.object) != (operation.seq == 1):
+        raise InvalidOperation("previous", "the first operation, and no other, follows its object's id")
+    body = operation.body
+    if isinstance(body, Spend):
+        _check_spend(operation, body, signed)
+    else:
+        _check_on_lock(operation, body, signed)
+    return ParsedOperation(signed.raw, operation_id(signed.raw), operation, signed)
+
+
+def _check_spend(operation: Operation, body: Spend, signed: SignedOperation) -> None:
+    if operation.timestamp is None:
+        raise InvalidOperation("timestamp", "a SPEND has one")
+    if len(signed.signatures) != 1 or signed.closer is not None:
+        raise InvalidOperation("proof", "a SPEND has exactly one signature")
+    if (body.inception is not None) != (operation.seq == 1):
+        raise InvalidOperation("inception", "belongs into the first operation and no other")
+    if body.inception is not None:
+        _check_inception(operation, body.inception)
+    _check_set(body.credits, "credit-order")
+    for out in body.outs:
+        if out.amount == 0:
+            raise InvalidOperation("amount", "an out of 0 uain")
+    for terms in body.locks:
+        _check_terms(terms)
+    checked_sum([body.fee, *(out.amount for out in body.outs), *(terms.deposit for terms in body.locks)])
+
+
+def _check_inception(operation: Operation, inception: Inception) -> None:
+    _check_set(inception.guardians, "guardians")
+    if not (1 <= inception.m <= len(inception.guardians) or inception.m == len(inception.guardians) == 0):
+        raise InvalidOperation("guardians", f"{inception.m} of {len(inception.guardians)}")
+    if account_id(operation.network, inception) != operation.object:
+        raise InvalidOperation("inception", "does not hash to the account's id")
+
+
+def _check_terms(terms: LockTerms) -> None:
+    if terms.deposit == 0:
+        raise InvalidOperation("amount", "a deposit of 0 uain")
+    if terms.step == 0:
+        raise InvalidOperation("step", "at least 1 uain")
+    _check_set(tuple(share.account for share in terms.beneficiaries), "beneficiaries")
+    if not terms.beneficiaries or not all(share.parts for share in terms.beneficiaries):
+        raise InvalidOperation("beneficiaries", "at least one, each with at least one part")
+    checked_sum(share.parts for share in terms.beneficiaries)
+    _check_set(terms.authority, "authority")
+    if not 1 <= terms.threshold <= len(terms.authority):
+        raise InvalidOperation("authority", f"{terms.threshold} of {len(terms.authority)} keys")
+
+
+def _check_on_lock(operation: Operation, body: Settle | Close | Refund, signed: SignedOperation) -> None:
+    if operation.timestamp is not None:
+        raise InvalidOperation("timestamp", "operations on a Lock have none")
+    if isinstance(body, Refund):
+        if signed.signatures or signed.closer is not None:
+            raise InvalidOperation("proof", "a REFUND has no signatures")
+        return
+    if isinstance(body, Settle) and signed.closer is not None:
+        raise InvalidOperation("proof", "a SETTLE has no closer's signature")
+    bare = isinstance(body, Close) and not body.context
+    if bare and (body.units or signed.signatures):
+        raise InvalidOperation("proof", "a CLOSE without context has no units and no receipt")
+    if not bare and (len(body.context) != 32 or not signed.signatures):
+        raise InvalidOperation("proof", "a receipt has a context of 32 bytes and signatures")
+
+
+def _check_set(items: tuple[bytes, ...], rule: str) -> None:
+    """Sets travel as sorted unique arrays: one encoding each."""
+    for lower, upper in pairwise(items):
+        if lower >= upper:
+            raise InvalidOperation(rule, "not sorted, or named twice")
