@@ -1,0 +1,254 @@
+"""What validators and wallets say to one another on ``/ainp2p/ledger/1``.
+
+Operations, batches and certificates travel as the raw bytes that were signed: they are opaque here, so this
+module knows neither the rules of the ledger nor its votes. Each answer is bounded: lists by the constants
+below, bytes by the codec. Every question has one class of answer; `Follow` and `FetchBatches` are streams.
+
+    one-way   PushOperations, PushBatch                                     among the committee
+    request   Submit → Statuses          AskStatus → Statuses               wallet → validator
+              FetchOperations → Fetched  GetHeights → Heights
+              GetObject → ObjectHead     GetCredits → CreditPage
+              GetStatistics → Statistics
+    stream    Follow → Finals …          FetchBatches → PushBatch …
+    faucet    AskPurse → Purse           on its own protocol, development networks only
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ainp2p.ledger.operations import CREDIT_ID_SIZE, OPERATION_SIZE_MAX, CreditId
+from ainp2p.protocol.codec import Bytes32, Message, Text, Uint, decode
+
+LEDGER_PROTOCOL = "/ainp2p/ledger/1"
+FAUCET_PROTOCOL = "/ainp2p/faucet/1"
+
+SIGNED_SIZE_MAX = OPERATION_SIZE_MAX + 2048  # bytes of an encoded SignedOperation: 17 signatures at most
+BATCH_SIZE_MAX = 61 * 1024  # bytes; a vote batch is flushed at 60 KB
+CERTIFICATE_SIZE_MAX = 32 * 1024  # bytes; 31 members with a header, a signature and a Merkle path each
+BODY_SIZE_MAX = 512 * 1024  # bytes of one message here; well below what a Network carries
+OPERATIONS_MAX = 64  # in one message
+OBJECTS_MAX = 256  # followed by one stream
+CREDITS_PAGE_MAX = 128
+VALIDATORS_MAX = 128
+BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
+
+RawOperation = Annotated[bytes, msgspec.Meta(min_length=1, max_length=SIGNED_SIZE_MAX)]
+RawBatch = Annotated[bytes, msgspec.Meta(min_length=1, max_length=BATCH_SIZE_MAX)]
+RawCertificate = Annotated[bytes, msgspec.Meta(max_length=CERTIFICATE_SIZE_MAX)]  # empty: not final yet
+RawOperations = Annotated[tuple[RawOperation, ...], msgspec.Meta(min_length=1, max_length=OPERATIONS_MAX)]
+Ids = Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=OPERATIONS_MAX)]
+Objects = Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=OBJECTS_MAX)]
+
+# How far an operation has come at one validator (LEDGER.md: "A caller sees three grades").
+UNKNOWN, SEEN, LOCKED, FINAL, REFUSED = range(5)
+Grade = Annotated[int, msgspec.Meta(ge=UNKNOWN, le=REFUSED)]
+
+
+class Submit(Message, frozen=True, tag=1):
+    """Encoded SignedOperations to decide. A repeat is no error: the answer says how far each has come."""
+
+    operations: RawOperations
+
+
+class PushOperations(Message, frozen=True, tag=2):
+    """One-way, among the committee: operations that the receiver may lack."""
+
+    operations: RawOperations
+
+
+class PushBatch(Message, frozen=True, tag=3):
+    """One-way, among the committee: a signed vote batch. Also each chunk of FetchBatches."""
+
+    batch: RawBatch
+
+
+class FetchOperations(Message, frozen=True, tag=4):
+    """Give these operations, and their certificates where they are final."""
+
+    ids: Ids
+
+
+class FetchBatches(Message, frozen=True, tag=5):
+    """Stream one validator's vote log from `height` on."""
+
+    validator: Bytes32
+    height: Uint
+
+
+class GetObject(Message, frozen=True, tag=6):
+    """The newest decided state of an Account or a Lock."""
+
+    object: Bytes32
+
+
+class GetCredits(Message, frozen=True, tag=7):
+    """Unconsumed credits of an account in the order of their ids, those after the given one (or empty)."""
+
+    account: Bytes32
+    after: Annotated[bytes, msgspec.Meta(max_length=CREDIT_ID_SIZE)]
+
+
+class GetHeights(Message, frozen=True, tag=8):
+    """How many batches of each validator's log are held."""
+
+
+class Follow(Message, frozen=True, tag=9):
+    """Stream what becomes final from now on and concerns these objects.
+
+    An operation concerns what it writes, the accounts that it credits, and the payer and the beneficiaries
+    of each Lock that it opens, pays or ends. So a wallet that follows its account hears of all its money.
+    """
+
+    objects: Objects
+
+
+class AskStatus(Message, frozen=True, tag=10):
+    """How far have these operations come?"""
+
+    ids: Ids
+
+
+class GetStatistics(Message, frozen=True, tag=11):
+    """What a validator says of itself."""
+
+
+class Status(Message, frozen=True):
+    """One operation's grade, its certificate if FINAL, the rule that refused it if REFUSED."""
+
+    id: Bytes32
+    grade: Grade
+    certificate: RawCertificate = b""
+    rule: Text = b""
+
+
+class Statuses(Message, frozen=True, tag=20):
+    """Answers Submit and AskStatus, in the order of the question."""
+
+    statuses: Annotated[tuple[Status, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+
+
+class Decided(Message, frozen=True):
+    """An operation with the certificate that makes it final (empty where it is not)."""
+
+    operation: RawOperation
+    certificate: RawCertificate
+
+
+class Fetched(Message, frozen=True, tag=21):
+    """Answers FetchOperations: those that are held, in the order of the question.
+
+    An answer may stop early to stay within its size; ask again for the rest.
+    """
+
+    operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+
+
+class ObjectHead(Message, frozen=True, tag=22):
+    """Answers GetObject.
+
+    Attributes:
+        state: the encoded Account or Lock; empty where none is known.
+        opening: for a Lock the final SPEND that opened it; else empty.
+        last: the operation at the head with its certificate; empty where there is none.
+    """
+
+    object: Bytes32
+    state: Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
+    opening: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=1)]
+    last: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=1)]
+
+
+class CreditEntry(Message, frozen=True):
+    """One unconsumed credit. The operation that made it, whose id starts the credit's, proves it."""
+
+    credit: CreditId
+    amount: Uint
+
+
+class CreditPage(Message, frozen=True, tag=23):
+    """Answers GetCredits; ask for those after the last entry until `more` is 0."""
+
+    entries: Annotated[tuple[CreditEntry, ...], msgspec.Meta(max_length=CREDITS_PAGE_MAX)]
+    more: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class Height(Message, frozen=True):
+    """Batches 1 … height of this validator's log are held."""
+
+    validator: Bytes32
+    height: Uint
+
+
+class Heights(Message, frozen=True, tag=24):
+    """Answers GetHeights."""
+
+    heights: Annotated[tuple[Height, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+
+
+class Finals(Message, frozen=True, tag=25):
+    """One chunk of Follow: what has become final since the last one, in order of each object."""
+
+    operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+
+
+class Statistics(Message, frozen=True, tag=26):
+    """Answers GetStatistics. Supply is in uain and adds up to the genesis' grants (invariant 1).
+
+    Attributes:
+        decided: operations decided since the genesis.
+        pending: operations held and not decided.
+        behind: 1 while it is catching up and does not vote.
+    """
+
+    validator: Bytes32
+    network: Bytes32
+    decided: Uint
+    pending: Uint
+    height: Uint
+    peers: Uint
+    balances: Uint
+    credits: Uint
+    locks: Uint
+    burnt: Uint
+    state_root: Bytes32
+    behind: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class AskPurse(Message, frozen=True, tag=30):
+    """A development network's newcomer asks for its purse; once per peer, a repeat gets the same answer."""
+
+    account: Bytes32
+
+
+class Purse(Message, frozen=True, tag=31):
+    """Answers AskPurse: the final operation whose credit is the purse."""
+
+    operation: Bytes32
+    amount: Uint
+
+
+Question = (
+    Submit
+    | PushOperations
+    | PushBatch
+    | FetchOperations
+    | FetchBatches
+    | GetObject
+    | GetCredits
+    | GetHeights
+    | Follow
+    | AskStatus
+    | GetStatistics
+)
+
+
+def read_question(body: bytes) -> Question:
+    """One message to a validator.
+
+    Raises:
+        Malformed: it is none, or beyond a limit.
+    """
+    return decode(body, Question, size_max=BODY_SIZE_MAX)  # type: ignore[arg-type]  # a union is no type[T]
