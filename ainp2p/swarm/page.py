@@ -1,0 +1,282 @@
+"""report.html: the report for people, in one file that needs nothing else.
+
+No scripts and no outside assets; a Content-Security-Policy forbids both, so that a hostile title that got
+past the escaping could still run nothing. Light or dark as the reader's system is; one column on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+from ainp2p.swarm import charts
+from ainp2p.swarm.charts import esc
+from ainp2p.swarm.events import Source, amount_text, printable
+from ainp2p.swarm.report import Kill, Report, TaskReport
+
+_CSP = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    parts = [
+        _headline(report),
+        _question(report),
+        f'<div class="pair">{_payments(report)}{_balances(report)}</div>',
+        f'<div class="pair">{_latencies(report)}{_rates(report)}</div>',
+        *(_kill(kill) for kill in report.kills),
+        _tasks(report),
+        f'<div class="pair">{_supply(report)}{_documents(report)}</div>',
+        _peers(report),
+    ]
+    verdict = "everything held" if report.held else "not everything held"
+    style = resources.files("ainp2p.swarm").joinpath("page.css").read_text("utf-8")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>ainp2p swarm: {verdict}</title><style>{style}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+# --- parts --------------------------------------------------------------------------------------------
+
+
+def _headline(report: Report) -> str:
+    failed = [check for check in report.checks if not check.held]
+    if report.held:
+        title = f"Everything held: {len(report.checks)} of {len(report.checks)} checks"
+    elif failed:
+        title = f"Not everything held: {len(failed)} of {len(report.checks)} checks failed"
+    else:
+        title = "The run did not finish"
+    checks = "".join(
+        f"<li>{_badge(c.held, 'held' if c.held else 'failed')}"
+        f"<span>{_text(c.name)} {_dim(c.detail)}</span></li>"
+        for c in report.checks
+    )
+    s = report.setting
+    done = sum(task.state == "completed" for task in report.tasks)
+    facts = [
+        ("tasks completed", f"{done} of {len(report.tasks)}"),
+        ("paid by receipts", amount_text(sum(flow.amount for flow in report.flows))),
+        ("receipts", f"{sum(flow.receipts for flow in report.flows):,}"),
+        ("took", f"{report.took_ms / 1000:.1f} s"),
+        ("processes", str(len(report.peers))),
+        ("model", f"{s.model} ({s.model_bytes / 1e6:,.0f} MB)" if s.model else "none"),
+    ]
+    notes = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
+    return (
+        f'<header class="{"held" if report.held else "broken"}">'
+        f'<div class="dim small">ainp2p swarm · network <code>{_text(s.network)}</code> · seed {s.seed}</div>'
+        f'<h1>{esc(title)}</h1>{_facts(facts)}<ul class="checks">{checks}</ul>'
+        f"{f'<h2>Warnings</h2><ul>{notes}</ul>' if notes else ''}{_dim(s.sizing)}</header>"
+    )
+
+
+def _question(report: Report) -> str:
+    asked = [task for task in report.tasks if task.skill == "ask"]
+    return "".join(
+        f"<section><h2>{_text(task.subject)}</h2>"
+        f'<p class="answer">{esc(_clean(task.answer)) or "<em>no answer</em>"}</p>'
+        f"{_sources(task.sources)}{_bill(task)}</section>"
+        for task in asked
+    )
+
+
+def _payments(report: Report) -> str:
+    chart = charts.flows(
+        "Who paid whom",
+        [charts.Stream(_clean(f.buyer), _clean(f.seller), f.amount) for f in report.flows],
+        "uain",
+    )
+    rows = [(f.buyer, f.seller, f"{f.amount:,}", f"{f.receipts:,}") for f in report.flows]
+    return _section(
+        "Who paid whom",
+        "By signed receipts, buyers left, sellers right.",
+        chart + _more(_table(("buyer", "seller", "#uain", "#receipts"), rows)),
+    )
+
+
+def _balances(report: Report) -> str:
+    chart = charts.lines(
+        "Balances over time",
+        [(_clean(s.name), s.points) for s in report.balances],
+        unit="uain",
+        stepped=True,
+        marks=_marks(report),
+        until_ms=report.took_ms,
+    )
+    rows = [(s.name, f"{s.points[0][1]:,}", f"{s.points[-1][1]:,}") for s in report.balances]
+    return _section(
+        "Balances over time",
+        "Available, locked and owed together, in uain, as each wallet sees it.",
+        chart + _more(_table(("account", "#first", "#last"), rows)),
+    )
+
+
+def _latencies(report: Report) -> str:
+    spans = [charts.Span(row.phase, row.count, row.p50_us, row.p99_us) for row in report.latencies]
+    rows = [(s.name, str(s.count), charts.duration(s.p50_us), charts.duration(s.p99_us)) for s in spans]
+    return _section(
+        "How long each phase takes",
+        "The bar ends at the median, its pale part at the p99; logarithmic scale.",
+        charts.spans("Latency of each phase", spans)
+        + _more(_table(("phase", "#count", "#p50", "#p99"), rows)),
+    )
+
+
+def _rates(report: Report) -> str:
+    chart = charts.lines(
+        "Tokens per second",
+        [(_clean(s.name), s.points) for s in report.rates],
+        unit="tokens/s",
+        marks=_marks(report),
+        until_ms=report.took_ms,
+    )
+    return _section("Tokens per second", "Delivered by each seller, counted every second.", chart)
+
+
+def _kill(kill: Kill) -> str:
+    at = f"after {kill.at_ms / 1000:.1f} s"
+    on = f" while it worked on {_text(kill.task)}" if kill.task else ""
+    said = [f"{_text(kill.seller)} was killed with SIGKILL {at}{on}."]
+    said += [
+        f"{_text(over.seller)} took {_text(over.task)} over: {over.kept} units, delivered and paid, were kept"
+        f" and handed on; {over.lost} were paid and not delivered (at most {over.step} by agreement)."
+        for over in kill.takeovers
+    ]
+    if (wallet := kill.wallet) is not None:
+        said.append(
+            "Its wallet was reopened from its disk, to settle and for no more: "
+            f"{wallet.closed} of {wallet.locks} Locks closed, {esc(amount_text(wallet.collected))} collected."
+        )
+    return f"<section><h2>A seller was killed half-way</h2><p>{' '.join(said)}</p></section>"
+
+
+def _tasks(report: Report) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", "about", "buyer → sellers", "result"))
+    head += "".join(f'<th scope="col" class="num">{name}</th>' for name in ("units", "uain", "took"))
+    rows = "".join(_task_row(task) for task in report.tasks)
+    table = f'<table class="tasks"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    said = "What was asked, who did it, what came of it, what it cost."
+    return _section("Tasks", said, f'<div class="scroll">{table}</div>')
+
+
+def _task_row(task: TaskReport) -> str:
+    sellers = " → ".join(_text(seller) for seller in task.sellers) or "nobody"
+    result = (
+        f"{_badge(task.state == 'completed', task.state)} {_dim(task.finish)}"
+        f'<div class="answer">{esc(_clean(task.answer))}</div>{_sources(task.sources)}'
+    )
+    return (
+        f'<tr><td class="id" data-label="task">{_text(task.id)} {_dim(task.skill)}</td>'
+        f'<td data-label="about">{_text(task.subject)}</td>'
+        f'<td data-label="who">{_text(task.buyer)} → {sellers}</td><td data-label="result">{result}</td>'
+        f'<td class="num" data-label="units">{task.units:,}</td>'
+        f'<td class="num" data-label="uain">{task.paid:,}</td>'
+        f'<td class="num" data-label="took">{task.took_ms / 1000:.1f} s</td></tr>'
+    )
+
+
+def _supply(report: Report) -> str:
+    rows = [
+        (s.validator, *(f"{v:,}" for v in (s.minted, s.balances, s.credits, s.locks, s.burnt, s.difference)))
+        for s in report.supply
+    ]
+    head = ("validator", "#minted", "#balances", "#credits", "#locks", "#burnt", "#difference")
+    return _section(
+        "Supply", "Each validator's own count in uain; the difference must be 0.", _table(head, rows)
+    )
+
+
+def _documents(report: Report) -> str:
+    rows = [
+        (d.path, f"{d.bytes:,}", str(d.passages), str(d.sentences), d.refused or "read")
+        for d in report.documents
+    ]
+    head = ("file", "#bytes", "#passages", "#sentences", "state")
+    return _section("Documents", "The files that were named, and what became of them.", _table(head, rows))
+
+
+def _peers(report: Report) -> str:
+    rows = [(p.name, p.role, p.left or "running", p.peer, p.account) for p in report.peers]
+    table = _table(("name", "role", "state", "peer id", "account"), rows)
+    return _section("Processes", "Joined by nothing but libp2p over loopback.", table)
+
+
+# --- pieces -------------------------------------------------------------------------------------------
+
+
+def _marks(report: Report) -> list[charts.Mark]:
+    return [charts.Mark(kill.at_ms, f"{_clean(kill.seller)} killed") for kill in report.kills]
+
+
+def _sources(sources: Sequence[Source]) -> str:
+    return "".join(
+        f"<blockquote>{_text(s.quote)}"
+        f'<div class="dim small">{_text(s.path)}:{_lines(s)}'
+        f"{' · ' if s.heading else ''}{_text(s.heading)}</div>"
+        "</blockquote>"
+        for s in sources
+    )
+
+
+def _lines(source: Source) -> str:
+    if source.first_line == source.last_line:
+        return str(source.first_line)
+    return f"{source.first_line}–{source.last_line}"
+
+
+def _bill(task: TaskReport) -> str:
+    return (
+        f'<p class="dim small">Bill: {task.units:,} units, {esc(amount_text(task.paid))}, '
+        f"paid by {_text(task.buyer)} to {', '.join(_text(s) for s in task.sellers) or 'nobody'}.</p>"
+    )
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    return (
+        '<dl class="facts">'
+        + "".join(f"<div><dt>{esc(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts)
+        + "</dl>"
+    )
+
+
+def _section(title: str, caption: str, body: str) -> str:
+    return f'<section><h2>{esc(title)}</h2><p class="caption">{esc(caption)}</p>{body}</section>'
+
+
+def _badge(good: bool, word: str) -> str:
+    return f'<span class="badge {"ok" if good else "bad"}">{_text(word)}</span>'
+
+
+def _dim(text: str) -> str:
+    return f'<span class="dim">{_text(text)}</span>' if text else ""
+
+
+def _more(table: str) -> str:
+    return f"<details><summary>as a table</summary>{table}</details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a heading that starts with ``#`` makes its column one of numbers."""
+    kinds = [' class="num"' if name.startswith("#") else "" for name in head]
+    ths = "".join(
+        f"<th scope='col'{k}>{esc(n.removeprefix('#'))}</th>" for n, k in zip(head, kinds, strict=True)
+    )
+    trs = "".join(
+        "<tr>" + "".join(f"<td{k}>{_text(v)}</td>" for v, k in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{ths}</tr></thead><tbody>{trs}</tbody></table></div>'
+
+
+def _clean(text: str) -> str:
+    """Foreign text without control characters and direction overrides, its line breaks kept."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def _text(text: str) -> str:
+    return esc(printable(text))
