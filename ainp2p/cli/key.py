@@ -1,0 +1,146 @@
+"""`ainp2p key`: make, show, export and import encrypted keys."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ainp2p.cli import exit_codes
+from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.output import emit
+from ainp2p.errors import InvalidInput, KeystoreError
+from ainp2p.home import Home
+
+if TYPE_CHECKING:
+    from ainp2p.cli.command import Subparsers
+
+_EXPORT_SIZE_MAX = 8192  # bytes of text; an exported key has about 300
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the group to the command line."""
+    commands = add_group(
+        subparsers,
+        "key",
+        "keys: who an agent is, and what signs for it",
+        "ainp2p key new alice\nainp2p key show\nainp2p key export alice > alice.txt",
+    )
+    new = add_command(
+        commands,
+        "new",
+        "make a key and store it encrypted",
+        _new,
+        "ainp2p key new alice\nAINP2P_PASSPHRASE_FILE=secret.txt ainp2p key new alice --json",
+    )
+    new.add_argument("name", help="how you will call it; the file is $AINP2P_HOME/keys/NAME.key")
+    show = add_command(
+        commands,
+        "show",
+        "show the public half of one key, or of all; needs no passphrase",
+        _show,
+        "ainp2p key show\nainp2p key show alice --json",
+    )
+    show.add_argument("name", nargs="?", help="which key; all of them if left out")
+    export = add_command(
+        commands,
+        "export",
+        "print a key, still encrypted, as one line of text",
+        _export,
+        "ainp2p key export alice > alice.txt",
+    )
+    export.add_argument("name", help="which key")
+    import_ = add_command(
+        commands,
+        "import",
+        "store a key that was exported, after trying its passphrase",
+        _import,
+        "ainp2p key import alice alice.txt\nssh other ainp2p key export alice | ainp2p key import alice -",
+    )
+    import_.add_argument("name", help="how you will call it here")
+    import_.add_argument("file", help="what `ainp2p key export` printed, or a key file; - for standard input")
+
+
+def _new(args: argparse.Namespace) -> int:
+    from ainp2p.passphrase import read_passphrase
+    from ainp2p.protocol.context import Context
+    from ainp2p.protocol.identity import SEED_SIZE, Key
+    from ainp2p.protocol.keystore import write_key_file
+
+    path = Home.from_environment().key_file(args.name)
+    if path.exists():  # before a passphrase is asked for; the write refuses again, atomically
+        raise KeystoreError(f"{path} exists; keys are never overwritten: choose another name")
+    token_bytes = Context.system().token_bytes
+    key = Key(token_bytes(SEED_SIZE))
+    passphrase = read_passphrase(f"the new key {args.name!r}", confirm=True)
+    write_key_file(path, key, passphrase, token_bytes)
+    return _print_key(args, args.name, key.public, path)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from ainp2p.protocol.keystore import read_sealed, sealed_public
+
+    home = Home.from_environment()
+    names = [args.name] if args.name is not None else home.key_names()
+    if not names and not args.json:
+        emit(args, "there are no keys yet: `ainp2p key new NAME` makes one", {})
+    for name in names:
+        path = home.key_file(name)
+        _print_key(args, name, sealed_public(read_sealed(path)), path)
+    return exit_codes.OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ainp2p.protocol.identity import peer_id
+    from ainp2p.protocol.keystore import read_sealed, sealed_public
+
+    data = read_sealed(Home.from_environment().key_file(args.name))
+    text = base64.b64encode(data).decode()
+    emit(args, text, {"name": args.name, "peer_id": peer_id(sealed_public(data)), "key": text})
+    return exit_codes.OK
+
+
+def _import(args: argparse.Namespace) -> int:
+    from ainp2p.passphrase import read_passphrase
+    from ainp2p.protocol.context import Context
+    from ainp2p.protocol.keystore import open_key, store_sealed
+
+    path = Home.from_environment().key_file(args.name)
+    data = _exported(args.file)
+    key = open_key(data, read_passphrase(f"the key in {args.file}"))
+    store_sealed(path, data, Context.system().token_bytes)
+    return _print_key(args, args.name, key.public, path)
+
+
+def _exported(file: str) -> bytes:
+    """The bytes of a key file, from its exported text or as they are."""
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(_EXPORT_SIZE_MAX)
+        else:
+            with Path(file).open("rb") as opened:
+                data = opened.read(_EXPORT_SIZE_MAX)
+    except OSError as exc:
+        raise InvalidInput(f"{file} cannot be read: {exc.strerror}") from exc
+    try:
+        return base64.b64decode(data.strip(), validate=True)
+    except binascii.Error:
+        return data
+
+
+def _print_key(args: argparse.Namespace, name: str, public: bytes, path: Path) -> int:
+    from ainp2p.protocol.identity import did_key, peer_id
+
+    data = {
+        "name": name,
+        "peer_id": peer_id(public),
+        "did": did_key(public),
+        "public": public.hex(),
+        "file": str(path),
+    }
+    width = max(len(word) for word in data)
+    emit(args, "\n".join(f"{word:<{width}}  {value}" for word, value in data.items()), data)
+    return exit_codes.OK
