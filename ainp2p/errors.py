@@ -180,6 +180,10 @@ class InvalidOperation(LedgerError):
         self.rule = rule
 
 
+class NotYet(InvalidOperation):
+    """Not valid now, and may become so: keep it (within bounds) and check it again later."""
+
+
 class InvalidReceipt(InvalidOperation):
     """A receipt is not worth what it says: wrong lock, signature, order or amount."""
 

@@ -1,0 +1,148 @@
+"""Locks: deposits that are paid out by receipts, and the rules of SETTLE, CLOSE and REFUND.
+
+Pure values; whose signature a receipt bears is checked in `ainp2p.ledger.state`.
+
+    open ──SETTLE──► open ──CLOSE (receipt; by the closer, or expired)──► ended
+      └──────────────────────REFUND (expired)───────────────────────────► ended
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ainp2p.errors import InvalidOperation
+from ainp2p.ledger.amounts import share
+from ainp2p.ledger.operations import Close, KeySet, LockTerms, Settle, Share, lock_id
+from ainp2p.protocol.codec import Bytes32, Message, Uint
+
+Payment = tuple[int, bytes, int]  # index of the credit, account, uain (at least 1)
+
+
+class Lock(Message, frozen=True):
+    """A deposit's state after `seq` decided operations; `head` is the last one's id, at first the Lock's."""
+
+    id: Bytes32
+    seq: Uint
+    head: Bytes32
+    payer: Bytes32
+    beneficiaries: tuple[Share, ...]
+    deposit: Uint
+    paid: Uint
+    step: Uint
+    authority: KeySet
+    threshold: Uint
+    closer: Bytes32
+    expiry: Uint
+    purpose: Bytes32
+    ended: Uint  # 0 open, 1 ended: nothing can happen to it any more
+
+    @property
+    def held(self) -> int:
+        """What is still inside: the deposit less what was credited, dust included; 0 once it has ended."""
+        return 0 if self.ended else self.deposit - credited(self, self.paid)
+
+
+def open_lock(payer: bytes, operation: bytes, index: int, terms: LockTerms) -> Lock:
+    """The Lock that the SPEND with id `operation` opens at `index` of its locks."""
+    id_ = lock_id(operation, index)
+    return Lock(
+        id=id_,
+        seq=0,
+        head=id_,
+        payer=payer,
+        beneficiaries=terms.beneficiaries,
+        deposit=terms.deposit,
+        paid=0,
+        step=terms.step,
+        authority=terms.authority,
+        threshold=terms.threshold,
+        closer=terms.closer,
+        expiry=terms.expiry,
+        purpose=terms.purpose,
+        ended=0,
+    )
+
+
+def credited(lock: Lock, paid: int) -> int:
+    """What the beneficiaries have received in all when `paid` is paid: ∑⌊paid·pᵢ/P⌋."""
+    if len(lock.beneficiaries) == 1:
+        return paid
+    parts_sum = sum(beneficiary.parts for beneficiary in lock.beneficiaries)
+    return sum(share(paid, beneficiary.parts, parts_sum) for beneficiary in lock.beneficiaries)
+
+
+def after_settle(lock: Lock, settle: Settle, head: bytes) -> tuple[Lock, list[Payment]]:
+    """The Lock after this SETTLE with id `head`, and the credits that it makes.
+
+    Raises:
+        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``, ``"step"``.
+    """
+    _refuse_amount(lock, settle.cumulative)
+    if settle.cumulative - lock.paid < lock.step and settle.cumulative != lock.deposit:
+        raise InvalidOperation("step", f"{settle.cumulative - lock.paid} uain more, at least {lock.step}")
+    payments = _payments(lock, settle.cumulative)
+    return _moved(lock, head, settle.cumulative, ended=0), payments
+
+
+def after_close(lock: Lock, close: Close, head: bytes) -> tuple[Lock, list[Payment]]:
+    """The ended Lock after this CLOSE with id `head`, and the credits that it makes; the payer's is last.
+
+    Raises:
+        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``.
+    """
+    if close.context:
+        _refuse_amount(lock, close.cumulative)
+    else:
+        _refuse_ended(lock)
+        if close.cumulative != lock.paid:
+            raise InvalidOperation("cumulative", f"without a receipt exactly {lock.paid} uain")
+    payments = _payments(lock, close.cumulative)
+    return _moved(lock, head, close.cumulative, ended=1), payments + _rest(lock, close.cumulative)
+
+
+def after_refund(lock: Lock, head: bytes) -> tuple[Lock, list[Payment]]:
+    """The ended Lock after a REFUND with id `head`, and the payer's credit.
+
+    Raises:
+        InvalidOperation: rule ``"ended"``.
+    """
+    _refuse_ended(lock)
+    return _moved(lock, head, lock.paid, ended=1), _rest(lock, lock.paid)
+
+
+def _refuse_ended(lock: Lock) -> None:
+    if lock.ended:
+        raise InvalidOperation("ended", "the Lock has ended")
+
+
+def _refuse_amount(lock: Lock, cumulative: int) -> None:
+    _refuse_ended(lock)
+    if cumulative <= lock.paid:
+        raise InvalidOperation("cumulative", f"{cumulative} uain, already paid {lock.paid}")
+    if cumulative > lock.deposit:
+        raise InvalidOperation("above-deposit", f"{cumulative} uain of {lock.deposit}")
+
+
+def _payments(lock: Lock, cumulative: int) -> list[Payment]:
+    """What each beneficiary gets now: ⌊cumulative·pᵢ/P⌋ − ⌊paid·pᵢ/P⌋, so that rounding never accumulates."""
+    if len(lock.beneficiaries) == 1:
+        more = cumulative - lock.paid
+        return [(0, lock.beneficiaries[0].account, more)] if more else []
+    parts_sum = sum(beneficiary.parts for beneficiary in lock.beneficiaries)
+    payments = []
+    for index, beneficiary in enumerate(lock.beneficiaries):
+        before = share(lock.paid, beneficiary.parts, parts_sum)
+        more = share(cumulative, beneficiary.parts, parts_sum) - before
+        if more:
+            payments.append((index, beneficiary.account, more))
+    return payments
+
+
+def _rest(lock: Lock, paid: int) -> list[Payment]:
+    """What goes back to the payer when the Lock ends, dust included."""
+    rest = lock.deposit - credited(lock, paid)
+    return [(len(lock.beneficiaries), lock.payer, rest)] if rest else []
+
+
+def _moved(lock: Lock, head: bytes, paid: int, ended: int) -> Lock:
+    return msgspec.structs.replace(lock, seq=lock.seq + 1, head=head, paid=paid, ended=ended)
