@@ -8,7 +8,7 @@ label and dash as well, never by colour alone. Boxes are narrow (400 units): tex
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
@@ -18,6 +18,7 @@ _DASHES = ("none", "6 3", "2 2", "8 3 2 3")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 24  # room for axis labels around a plot
 
 Points = Sequence[tuple[int, int]]
+Hues = Mapping[str, int]  # which colour a name has, the same in all charts of a page
 
 
 def esc(text: object) -> str:
@@ -67,7 +68,7 @@ class Stream:
     amount: int
 
 
-def flows(title: str, streams: Sequence[Stream], unit: str) -> str:
+def flows(title: str, streams: Sequence[Stream], unit: str, hues: Hues) -> str:
     """Sources left, targets right, ribbons as wide as their amounts (a Sankey diagram of two columns)."""
     streams = [stream for stream in streams if stream.amount > 0]
     if not streams:
@@ -83,13 +84,12 @@ def flows(title: str, streams: Sequence[Stream], unit: str) -> str:
     ends = _stack(targets, scale, gap, height)
     body: list[str] = []
     out, into = dict(starts), dict(ends)
-    order = {name: i for i, name in enumerate([*sources, *targets])}
-    for s in sorted(streams, key=lambda s: (order[s.source], order[s.target])):
+    for s in sorted(streams, key=lambda s: (s.source, s.target)):
         thick = max(s.amount * scale, 0.8)
         y0, y1 = out[s.source], into[s.target]
         out[s.source] += s.amount * scale
         into[s.target] += s.amount * scale
-        body.append(_ribbon(left + bar, y0, right - bar, y1, thick, order[s.source], s, unit))
+        body.append(_ribbon(left + bar, y0, right - bar, y1, thick, hues.get(s.source, 0), s, unit))
     for names, at, x, anchor in ((sources, starts, left, "end"), (targets, ends, right - bar, "start")):
         for name, amount in names.items():
             tall = max(amount * scale, 1.5)
@@ -97,7 +97,7 @@ def flows(title: str, streams: Sequence[Stream], unit: str) -> str:
             middle = at[name] + tall / 2
             body.append(
                 f'<rect x="{x:.1f}" y="{at[name]:.1f}" width="{bar}" height="{tall:.1f}" rx="2" '
-                f'fill="{colour(order[name])}"/>'
+                f'fill="{colour(hues.get(name, 0))}"/>'
                 f'<text x="{label_x:.1f}" y="{middle - 1:.1f}" text-anchor="{anchor}" class="strong">'
                 f"{esc(clip(name, 14))}</text>"
                 f'<text x="{label_x:.1f}" y="{middle + 11:.1f}" text-anchor="{anchor}" class="dim">'
@@ -153,8 +153,8 @@ def lines(
     series: Sequence[tuple[str, Points]],
     *,
     unit: str,
+    hues: Hues,
     stepped: bool = False,
-    from_zero: bool = True,
     marks: Sequence[Mark] = (),
     until_ms: int | None = None,
 ) -> str:
@@ -164,7 +164,7 @@ def lines(
         return _nothing(title)
     height, floor_y = 200.0, 200.0 - _BOTTOM
     last = max(max(at for _, points in series for at, _ in points), until_ms or 0, 1)
-    low, high, ticks = _scale([value for _, points in series for _, value in points], from_zero)
+    low, high, ticks = _scale([value for _, points in series for _, value in points])
 
     def x(at_ms: float) -> float:
         return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(max(at_ms, 0), last) / last
@@ -175,23 +175,23 @@ def lines(
     body = [_grid_y(y(tick), short(tick)) for tick in ticks]
     body += [_tick_x(x(at), label, floor_y) for at, label in _times(last)]
     body += [_mark(x(mark.at_ms), mark.label, floor_y) for mark in marks]
-    for i, (name, points) in enumerate(series):
+    for name, points in series:
         if stepped and until_ms is not None:
             points = [*points, (until_ms, points[-1][1])]
         d = _path([(x(at), y(value)) for at, value in points], stepped)
-        dash = _DASHES[i % len(_DASHES)]
+        dash = _DASHES[hues.get(name, 0) % len(_DASHES)]
         body.append(
-            f'<path d="{d}" class="line" stroke="{colour(i)}" stroke-dasharray="{dash}">'
+            f'<path d="{d}" class="line" stroke="{colour(hues.get(name, 0))}" stroke-dasharray="{dash}">'
             f"<title>{esc(name)}</title></path>"
         )
     said = "; ".join(f"{name} ends at {points[-1][1]} {unit}" for name, points in series)
-    return svg(title, said, height, body) + legend([name for name, _ in series])
+    return svg(title, said, height, body) + legend([name for name, _ in series], hues)
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str], hues: Hues) -> str:
     """Which colour is whose, below a chart."""
     items = "".join(
-        f'<li><span style="background:{colour(i)}"></span>{esc(name)}</li>' for i, name in enumerate(names)
+        f'<li><span style="background:{colour(hues.get(name, 0))}"></span>{esc(name)}</li>' for name in names
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -224,11 +224,9 @@ def _mark(x: float, label: str, floor_y: float) -> str:
     )
 
 
-def _scale(values: Sequence[int], from_zero: bool) -> tuple[float, float, list[float]]:
-    """Lowest and highest value of an axis, and three to six round values between."""
-    low, high = float(min(0, *values) if from_zero else min(values)), float(max(values))
-    if low == high:
-        low, high = (low - 1, high + 1) if low else (0, 1)
+def _scale(values: Sequence[int]) -> tuple[float, float, list[float]]:
+    """Lowest and highest value of an axis, 0 among them, and three to six round values between."""
+    low, high = float(min(0, *values)), float(max(1, *values))
     step = _round_step((high - low) / 4)
     low, high = floor(low / step) * step, ceil(high / step) * step
     count = round((high - low) / step)
@@ -291,9 +289,9 @@ def spans(title: str, rows: Sequence[Span]) -> str:
             f"<g><title>{tip}</title>"
             f'<text x="{left - 6}" y="{y + 14:.1f}" text-anchor="end" class="strong">{esc(row.name)}</text>'
             f'<rect x="{left}" y="{y + 6:.1f}" width="{x(row.p99_us) - left:.1f}" height="8" rx="2" '
-            f'fill="{colour(i)}" opacity=".35"/>'
+            f'fill="{colour(0)}" opacity=".35"/>'
             f'<rect x="{left}" y="{y + 2:.1f}" width="{x(row.p50_us) - left:.1f}" height="16" rx="2" '
-            f'fill="{colour(i)}"/>'
+            f'fill="{colour(0)}"/>'
             f'<text x="{right + 6}" y="{y + 8:.1f}" class="strong">{duration(row.p50_us)}</text>'
             f'<text x="{right + 6}" y="{y + 20:.1f}" class="dim">p99 {duration(row.p99_us)}</text></g>'
         )

@@ -71,7 +71,8 @@ def _headline(report: Report) -> str:
         f'<header class="{"held" if report.held else "broken"}">'
         f'<div class="dim small">ainp2p swarm · network <code>{_text(s.network)}</code> · seed {s.seed}</div>'
         f'<h1>{esc(title)}</h1>{_facts(facts)}<ul class="checks">{checks}</ul>'
-        f"{f'<h2>Warnings</h2><ul>{notes}</ul>' if notes else ''}{_dim(s.sizing)}</header>"
+        f"{f'<h2>Warnings</h2><ul>{notes}</ul>' if notes else ''}"
+        f'<p class="sizing small">{_dim(s.sizing)}</p></header>'
     )
 
 
@@ -86,11 +87,8 @@ def _question(report: Report) -> str:
 
 
 def _payments(report: Report) -> str:
-    chart = charts.flows(
-        "Who paid whom",
-        [charts.Stream(_clean(f.buyer), _clean(f.seller), f.amount) for f in report.flows],
-        "uain",
-    )
+    streams = [charts.Stream(_clean(f.buyer), _clean(f.seller), f.amount) for f in report.flows]
+    chart = charts.flows("Who paid whom", streams, "uain", _hues(report))
     rows = [(f.buyer, f.seller, f"{f.amount:,}", f"{f.receipts:,}") for f in report.flows]
     return _section(
         "Who paid whom",
@@ -100,10 +98,14 @@ def _payments(report: Report) -> str:
 
 
 def _balances(report: Report) -> str:
+    changes = [
+        (_clean(s.name), [(at, value - s.points[0][1]) for at, value in s.points]) for s in report.balances
+    ]
     chart = charts.lines(
         "Balances over time",
-        [(_clean(s.name), s.points) for s in report.balances],
+        changes,
         unit="uain",
+        hues=_hues(report),
         stepped=True,
         marks=_marks(report),
         until_ms=report.took_ms,
@@ -111,7 +113,7 @@ def _balances(report: Report) -> str:
     rows = [(s.name, f"{s.points[0][1]:,}", f"{s.points[-1][1]:,}") for s in report.balances]
     return _section(
         "Balances over time",
-        "Available, locked and owed together, in uain, as each wallet sees it.",
+        "What each wallet has gained or spent since the start: available, locked and owed together, in uain.",
         chart + _more(_table(("account", "#first", "#last"), rows)),
     )
 
@@ -132,6 +134,7 @@ def _rates(report: Report) -> str:
         "Tokens per second",
         [(_clean(s.name), s.points) for s in report.rates],
         unit="tokens/s",
+        hues=_hues(report),
         marks=_marks(report),
         until_ms=report.took_ms,
     )
@@ -207,6 +210,12 @@ def _peers(report: Report) -> str:
 
 
 # --- pieces -------------------------------------------------------------------------------------------
+
+
+def _hues(report: Report) -> charts.Hues:
+    """One colour per trading peer, the same in every chart."""
+    traders = [_clean(peer.name) for peer in report.peers if peer.role in ("seller", "buyer")]
+    return {name: i for i, name in enumerate(traders)}
 
 
 def _marks(report: Report) -> list[charts.Mark]:
