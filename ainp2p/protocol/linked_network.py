@@ -1,0 +1,340 @@
+"""What both networks have in common: one link per peer, dialled once, handlers, watchers, addresses.
+
+A network derives from `LinkedNetwork` and adds how a byte stream to a peer is opened, and gossip and
+provider records. Not public: code above knows only the `Network` interface.
+
+When two peers dial each other at the same time, two links appear. Both sides keep for new calls the one
+that the peer with the smaller id has opened; the other serves what runs on it and is closed once it is
+idle. A link that appears long after the other one means that the peer has lost that one: it is replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Generic, TypeVar
+
+import trio
+
+from ainp2p.errors import Broken, Closed, Error, InvalidInput, NetworkError, Unreachable
+from ainp2p.protocol.context import Context
+from ainp2p.protocol.identity import public_from_peer_id
+from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Handler, PeerChange, PeerId, Published
+from ainp2p.protocol.peer_link import CLOSE_GRACE_S, ByteStream, PeerLink
+
+DIAL_TIMEOUT_S = 10.0
+CROSSING_S = 5.0  # links opened by both sides within this time: a simultaneous dial
+RETIRED_IDLE_S = 5.0  # a link that lost a simultaneous dial is looked at so often, and closed when idle
+PEERS_REMEMBERED_MAX = 4096
+ADDRESSES_PER_PEER_MAX = 16
+PUBLISHED_QUEUE_MAX = 1024  # messages that a slow reader of a topic may lag behind
+
+T = TypeVar("T")
+
+
+class Feed(Generic[T]):
+    """Items for one reader, who may be slow: the oldest are lost beyond `size_max`."""
+
+    def __init__(self, size_max: float = math.inf) -> None:
+        self._items: deque[T] = deque()
+        self._size_max = size_max
+        self._news = trio.Event()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        self._items.append(item)
+        if len(self._items) > self._size_max:
+            self._items.popleft()
+        self._news.set()
+
+    def replace(self, item: T, outdated: T) -> None:
+        """Put `item`; `outdated` is of no interest any more if it was not read yet."""
+        if outdated in self._items:
+            self._items.remove(outdated)
+        self.put(item)
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+    def __aiter__(self) -> Feed[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._items:
+            if self._closed:
+                raise Closed("the network was closed")
+            self._news = trio.Event()
+            await self._news.wait()
+        item = self._items.popleft()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return item
+
+
+class LinkedNetwork(ABC):
+    """A Network over links; lives as long as its nursery."""
+
+    def __init__(self, peer_id: PeerId, context: Context, nursery: trio.Nursery) -> None:
+        self._peer_id, self._context, self._nursery = peer_id, context, nursery
+        self._handlers: dict[str, Handler] = {}
+        self._links: dict[PeerId, PeerLink] = {}  # the one for new calls
+        self._retired: list[PeerLink] = []
+        self._dials: dict[PeerId, _Dial] = {}
+        self._known: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self._watchers: list[Feed[PeerChange]] = []
+        self._closed = False
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own peer id."""
+        return self._peer_id
+
+    @property
+    def context(self) -> Context:
+        """Clock and randomness."""
+        return self._context
+
+    @property
+    @abstractmethod
+    def addresses(self) -> tuple[str, ...]:
+        """Where we can be dialled."""
+
+    @abstractmethod
+    async def _open_stream(self, peer: PeerId, addresses: tuple[str, ...]) -> ByteStream:
+        """Dial; raises NetworkError."""
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """Answer calls to `protocol` from now on; one handler each."""
+        self._check_open()
+        if protocol in self._handlers:
+            raise InvalidInput(f"{protocol} is already served on this network")
+        self._handlers[protocol] = handler
+
+    async def request(
+        self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> bytes:
+        """One question, one answer."""
+        link = self._links.get(peer)
+        if link is None:
+            start = trio.current_time()
+            link = await self._linked(peer, timeout_s)
+            timeout_s -= trio.current_time() - start
+        return await link.request(protocol, body, timeout_s)
+
+    @asynccontextmanager
+    async def stream(
+        self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """One question, many chunks."""
+        link = self._links.get(peer) or await self._linked(peer, timeout_s)
+        async with link.stream(protocol, body, timeout_s) as chunks:
+            yield chunks
+
+    async def send(self, peer: PeerId, protocol: str, body: bytes) -> None:
+        """One-way."""
+        link = self._links.get(peer) or await self._linked(peer, DIAL_TIMEOUT_S)
+        await link.send(protocol, body)
+
+    # --- peers ----------------------------------------------------------------------------------
+
+    async def connect(self, address: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> PeerId:
+        """Dial a multiaddr that ends in ``/p2p/<peer id>``."""
+        peer = peer_of(address)
+        self.add_addresses(peer, (address,))
+        await self._linked(peer, timeout_s)
+        return peer
+
+    def add_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Remember where a peer can be dialled; the newest are tried first."""
+        if peer == self._peer_id or not addresses:
+            return
+        merged = dict.fromkeys((*addresses, *self._known.pop(peer, ())))
+        self._known[peer] = tuple(merged)[:ADDRESSES_PER_PEER_MAX]
+        if len(self._known) > PEERS_REMEMBERED_MAX:
+            self._known.popitem(last=False)
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """Peers with a live channel, sorted."""
+        return tuple(sorted(self._links))
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
+        """Peers that come and go: first those connected now, then each change."""
+        self._check_open()
+        feed: Feed[PeerChange] = Feed()
+        for peer in self.peers():
+            feed.put(PeerChange(peer, connected=True))
+        self._watchers.append(feed)
+        try:
+            yield feed
+        finally:
+            self._watchers.remove(feed)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close the channel to a peer; no error if there is none."""
+        links = [link for link in (*self._retired, *self._links.values()) if link.peer == peer]
+        for link in links:
+            link.close(Broken("disconnected"))
+        for link in links:
+            await link.closed.wait()
+        await trio.lowlevel.checkpoint()
+
+    # --- gossip and provider records: each network's own ----------------------------------------
+
+    @abstractmethod
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Best effort, to whoever subscribed."""
+
+    @abstractmethod
+    def subscribe(self, topic: str) -> AbstractAsyncContextManager[AsyncIterator[Published]]:
+        """Messages on a topic, ours excluded."""
+
+    @abstractmethod
+    async def provide(self, key: bytes) -> None:
+        """Announce that we have `key`."""
+
+    @abstractmethod
+    async def find_providers(self, key: bytes, *, limit: int = 20) -> list[PeerId]:
+        """Peers that announced `key`."""
+
+    # --- links ----------------------------------------------------------------------------------
+
+    async def _linked(self, peer: PeerId, timeout_s: float) -> PeerLink:
+        """The link to a peer, dialled if need be. One dial serves all who wait for it."""
+        self._check_open()
+        if peer == self._peer_id:
+            raise Unreachable("that is this peer itself")
+        with trio.move_on_after(timeout_s):
+            while (link := self._links.get(peer)) is None:
+                dial = self._dials.get(peer)
+                if dial is None:
+                    dial = self._dials[peer] = _Dial()
+                    self._nursery.start_soon(self._dial, peer, dial)
+                await dial.done.wait()
+                self._check_open()
+                if dial.fault is not None:
+                    raise Unreachable(f"{peer}: {dial.fault}") from dial.fault
+            return link
+        raise Unreachable(f"no connection to {peer} within {timeout_s:g} s")
+
+    async def _dial(self, peer: PeerId, dial: _Dial) -> None:
+        addresses = self._known.get(peer, ())
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                stream = await self._open_stream(peer, addresses)
+            self._adopt(peer, stream, ours=True)
+        except trio.TooSlowError:
+            dial.fault = Unreachable(f"did not answer within {DIAL_TIMEOUT_S:g} s")
+        except Error as fault:
+            dial.fault = fault
+        finally:
+            if self._dials.get(peer) is dial:
+                del self._dials[peer]
+            dial.done.set()
+
+    def _adopt(self, peer: PeerId, stream: ByteStream, *, ours: bool) -> PeerLink:
+        """Make a link of a stream that either side has opened, and choose which one is for new calls."""
+        link = PeerLink(peer, stream, self._handlers, ours=ours)
+        old = self._links.get(peer)
+        if old is None:
+            self._links[peer] = link
+            self._tell(peer, connected=True)
+        elif old.ours == ours or link.opened_at - old.opened_at > CROSSING_S:
+            self._links[peer] = link
+            old.close(Broken("the peer has connected anew"))
+        else:
+            keep = link if ours == (self._peer_id < peer) else old
+            self._links[peer] = keep
+            self._retired.append(old if keep is link else link)
+            self._nursery.start_soon(self._close_when_idle, self._retired[-1])
+        self._nursery.start_soon(self._run, link)
+        if (dial := self._dials.get(peer)) is not None:
+            dial.done.set()
+        return link
+
+    async def _run(self, link: PeerLink) -> None:
+        try:
+            await link.run()
+        finally:
+            if link in self._retired:
+                self._retired.remove(link)
+            if self._links.get(link.peer) is link:
+                spare = next((other for other in self._retired if other.peer == link.peer), None)
+                if spare is not None:
+                    self._retired.remove(spare)
+                    self._links[link.peer] = spare
+                else:
+                    del self._links[link.peer]
+                    self._tell(link.peer, connected=False)
+
+    async def _close_when_idle(self, link: PeerLink) -> None:
+        while link in self._retired:
+            with trio.move_on_after(RETIRED_IDLE_S):
+                await link.closed.wait()
+            if link in self._retired and link.idle:
+                link.close(Broken("another connection with this peer is in use"))
+                return
+
+    def _tell(self, peer: PeerId, *, connected: bool) -> None:
+        for watcher in self._watchers:  # unread news of this peer are outdated: the queue stays bounded
+            watcher.replace(PeerChange(peer, connected), PeerChange(peer, not connected))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this network was closed: open it with `async with` and use it inside")
+
+    async def _close(self) -> None:
+        """Hand over what is queued, end all links, tell all who wait."""
+        self._closed = True
+        links = [*self._links.values(), *self._retired]
+        with trio.CancelScope(deadline=trio.current_time() + CLOSE_GRACE_S, shield=True):
+            async with trio.open_nursery() as nursery:
+                for link in links:
+                    nursery.start_soon(link.flush)
+        for link in links:
+            link.close(Closed("this network was closed"))
+        for dial in self._dials.values():
+            dial.done.set()
+        for watcher in self._watchers:
+            watcher.close()
+
+
+class _Dial:
+    """A dial under way, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.fault: NetworkError | Error | None = None
+
+
+def peer_of(address: str) -> PeerId:
+    """The peer id at the end of a multiaddr.
+
+    Raises:
+        InvalidInput: it does not end in ``/p2p/<peer id>``.
+    """
+    head, mark, peer = address.rpartition("/p2p/")
+    if not mark or not head.startswith("/"):
+        raise InvalidInput(f"{address!r} is not an address that ends in /p2p/<peer id>")
+    public_from_peer_id(peer)
+    return peer
+
+
+@asynccontextmanager
+async def background() -> AsyncIterator[trio.Nursery]:
+    """A nursery that is cancelled when the block ends, and leaves the block's exception as it came."""
+    caught: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as exc:  # the caller's, not ours: keep it out of the group
+            caught = exc
+        nursery.cancel_scope.cancel()
+    if caught is not None:
+        raise caught
