@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from ainp2p.errors import StorageError
 
 Row = tuple[Any, ...]
+# One process at a time (and so no shared-memory file), a write-ahead log, an fsync for each commit.
+PRAGMAS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
 
 
 class Connection(Protocol):
@@ -141,8 +143,7 @@ class Database:
 
 
 def _prepare(connection: Connection) -> None:
-    """One process at a time (no shared memory file), a write-ahead log, and an fsync for each commit."""
-    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").fetchall()
     # Take the lock now: a second process must fail at the door, not at its first vote.
     connection.execute("BEGIN EXCLUSIVE")
