@@ -94,6 +94,8 @@ class LineView(_Lines):
 
     def show(self, event: ev.AnyEvent) -> None:
         self.board.apply(event)
+        if event.at_ms - self._summed_ms >= SUMMARY_MS or isinstance(event, ev.SwarmEnded):
+            self._sum_up(event.at_ms)
         match event:
             case ev.Progress(unit="token"):
                 self._tokens += event.units
@@ -104,8 +106,6 @@ class LineView(_Lines):
                 pass
             case _:
                 self._say(event.at_ms, sentence(event))
-        if event.at_ms - self._summed_ms >= SUMMARY_MS:
-            self._sum_up(event.at_ms)
 
     def _sum_up(self, at_ms: int) -> None:
         self._summed_ms = at_ms
@@ -121,13 +121,18 @@ class LineView(_Lines):
         self._write(f"{elapsed_ms / 1000:7.2f}  {words}")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # Rich's own would end the process
+        raise BrokenPipeError
+
+
 class LiveView:
     """A screen that is redrawn in place; what is final stays below when it ends."""
 
     def __init__(self, out: IO[str], *, size: tuple[int, int] | None = None) -> None:
         self.board = Board()
         width, height = size or (None, None)
-        console = Console(file=out, force_terminal=True, width=width, height=height, highlight=False)
+        console = _Console(file=out, force_terminal=True, width=width, height=height, highlight=False)
         self._live = Live(console=console, auto_refresh=False, screen=False, transient=False)
         self._console = console
         self._changed = True
