@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,8 +164,3 @@ def _tokens_max(config: Any, device: torch.device, dtype: str) -> int:
         size = int(torch.cuda.mem_get_info(device)[0] * GPU_FREE_SHARE)
     context: int = config.max_position_embeddings
     return max(size // per_token, min(context, 2048))
-
-
-def default_threads() -> int:
-    """All cores but one: that one is the event loop's."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)

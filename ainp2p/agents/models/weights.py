@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,9 +39,7 @@ def fetch(name: str, models: Path, say: Say = lambda text: None) -> Path:
         ModelError: it cannot be downloaded or converted, or its hash is wrong.
         StorageError: the disk is full or cannot be written.
     """
-    if name not in KNOWN:
-        raise ModelNotFound(f"no weights are known for {name!r}: there are {', '.join(KNOWN)}")
-    known = KNOWN[name]
+    known = KNOWN[checked_names([name])[0]]
     directory = models / known.directory_name
     if directory.is_dir():
         return directory
@@ -52,6 +50,18 @@ def fetch(name: str, models: Path, say: Say = lambda text: None) -> Path:
     except OSError as exc:
         raise StorageError(f"{models} cannot be written: {exc.strerror or exc}") from exc
     return directory
+
+
+def checked_names(names: Sequence[str]) -> list[str]:
+    """The names, if weights are known for all of them.
+
+    Raises:
+        ModelNotFound: for the first that is unknown.
+    """
+    for name in names:
+        if name not in KNOWN:
+            raise ModelNotFound(f"no weights are known for {name!r}: there are {', '.join(KNOWN)}")
+    return list(names)
 
 
 def fetched(models: Path) -> list[str]:
