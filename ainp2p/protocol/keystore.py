@@ -175,12 +175,12 @@ def store_sealed(path: Path, data: bytes, token_bytes: Callable[[int], bytes]) -
     """Store the bytes of a key file, as `write_key_file` does."""
     temporary = path.with_name(f".{path.name}.{token_bytes(8).hex()}.tmp")
     try:
-        _write_durably(temporary, data)
         try:
+            _write_durably(temporary, data)
             # Not a rename: a link fails where something exists, even if it came a moment ago.
             os.link(temporary, path)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         _sync_directory(path.parent)
     except FileExistsError as exc:
         raise KeystoreError(f"{path} exists; keys are never overwritten: choose another name") from exc
@@ -212,7 +212,7 @@ def read_sealed(path: Path) -> bytes:
         raise KeystoreError(f"there is no key file {path}: `ainp2p key new {path.stem}` makes one") from exc
     except OSError as exc:
         raise KeystoreError(f"{path} cannot be read: {exc.strerror}") from exc
-    with open(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise KeystoreError(f"{path} is no file")
@@ -221,7 +221,11 @@ def read_sealed(path: Path) -> bytes:
                 f"{path} is open to others (mode {stat.S_IMODE(mode):04o}): `chmod 600 {path}`, and think "
                 "about who has read it"
             )
-        data = file.read(FILE_SIZE_MAX + 1)
+        data = os.read(descriptor, FILE_SIZE_MAX + 1)
+    except OSError as exc:
+        raise KeystoreError(f"{path} cannot be read: {exc.strerror}") from exc
+    finally:
+        os.close(descriptor)
     if len(data) > FILE_SIZE_MAX:
         raise DamagedKeyFile(f"{path} is too large for a key file")
     return data
