@@ -39,8 +39,8 @@ def hashed(key: int, token: int) -> int:
 
 
 def gumbel_of(key: int, token: int) -> float:
-    """The noise of one token id: -log(-log(u)), with u in (0, 1) from the hash's upper 53 bits."""
-    u = ((hashed(key, token) >> 11) + 0.5) * 2.0**-53
+    """The noise of one token id: -log(-log(u)), with u from the hash's upper 52 bits: with 53, u could round to 1."""
+    u = ((hashed(key, token) >> 12) + 0.5) * 2.0**-52
     return -math.log(-math.log(u))
 
 
@@ -52,7 +52,7 @@ def gumbel(key: int, size: int, device: torch.device | str = "cpu") -> torch.Ten
     x = (x ^ _shifted(x, 30)) * _signed(_MIX_1)
     x = (x ^ _shifted(x, 27)) * _signed(_MIX_2)
     x = x ^ _shifted(x, 31)
-    u = (_shifted(x, 11).double() + 0.5) * 2.0**-53
+    u = (_shifted(x, 12).double() + 0.5) * 2.0**-52
     return -torch.log(-torch.log(u))
 
 
