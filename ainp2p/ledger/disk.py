@@ -1,23 +1,22 @@
-"""A SQLite database whose writes are collected and committed together, away from the event loop.
+"""A `Database` whose writes are collected and committed together, away from the event loop.
 
 Group commit: whatever is put while one fsync runs goes into the next, so 4,000 receipts a second cost as
-many fsyncs as the disk can do, and no more. `synced` returns when all that was put before is durable
-(WAL, synchronous = FULL). After one failed write nothing is written any more: a disk that lied once about
-an fsync is not asked again. This module knows no table; whoever opens it brings the schema.
+many fsyncs as the disk can do, and no more. `synced` returns when all that was put before is durable.
+This module knows no table; whoever opens it brings the schema.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
 from ainp2p.errors import Closed, StorageError
+from ainp2p.ledger.database import Database
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -37,8 +36,8 @@ async def run_in_thread(job: Callable[[], T]) -> T:
 class Disk:
     """One open database; `open_disk` makes it."""
 
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
-        self._connection, self._name = connection, name
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._queue: dict[Hashable, tuple[str, Row]] = {}
         self._reads: list[_Read] = []
         self._put = 0  # writes handed over, and how many of them are durable
@@ -85,14 +84,13 @@ class Disk:
 
     def read_now(self, sql: str, params: Row = ()) -> list[Row]:
         """Rows, in the event loop: for start-up, before anything is put."""
-        with _translated(self._name):
-            return self._connection.execute(sql, params).fetchall()
+        return self._database.execute(sql, params)
 
     def _check(self) -> None:
         if self._failed is not None:
             raise StorageError(str(self._failed)) from self._failed
         if self._closed:
-            raise Closed(f"{self._name} is closed")
+            raise Closed(f"{self._database.path} is closed")
 
     async def _run(self, run: Callable[[Callable[[], None]], Any]) -> None:
         """Commit what is put, as one transaction at a time, until cancelled."""
@@ -116,32 +114,18 @@ class Disk:
         progress.set()
 
     def _write(self, writes: Sequence[tuple[str, Row]], reads: Sequence[_Read]) -> None:
-        with _translated(self._name):
-            if writes:
-                self._connection.execute("BEGIN IMMEDIATE")
+        if writes:
+            with self._database.transaction():
                 for sql, params in writes:
-                    self._connection.execute(sql, params)
-                self._connection.execute("COMMIT")
-            for read in reads:
-                read.rows = self._connection.execute(read.sql, read.params).fetchall()
+                    self._database.execute(sql, params)
+        for read in reads:
+            read.rows = self._database.execute(read.sql, read.params)
 
 
 class _Read:
     def __init__(self, sql: str, params: Row) -> None:
         self.sql, self.params = sql, params
         self.rows: list[Row] | None = None
-
-
-class _translated:  # noqa: N801  # reads as a word in `with _translated(…)`
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if isinstance(exc, sqlite3.Error):
-            raise StorageError(f"{self._name}: {exc}; it is left as it is, nothing more is written") from exc
 
 
 @asynccontextmanager
@@ -159,9 +143,8 @@ async def open_disk(
     Raises:
         StorageError: it cannot be opened, is damaged, or another process has it open.
     """
-    name = "the database in memory" if path is None else str(path)
-    connection = _connect(path, schema, name)
-    disk = Disk(connection, name)
+    database = _open(path, schema)
+    disk = Disk(database)
     caught: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -175,32 +158,22 @@ async def open_disk(
         with trio.CancelScope(shield=True):
             await disk._commit(run)
         disk._closed = True
-        with suppress(sqlite3.Error):
-            connection.close()
+        database.close()
     if caught is not None:
         raise caught
 
 
-def _connect(path: Path | None, schema: str, name: str) -> sqlite3.Connection:
-    try:
-        if path is not None:
+def _open(path: Path | None, schema: str) -> Database:
+    if path is None:
+        database = Database(Path(":memory:"))
+    else:
+        try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
-        connection = sqlite3.connect(
-            path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN EXCLUSIVE")
-            for statement in filter(str.strip, schema.split(";")):
-                connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-    except (sqlite3.Error, OSError) as exc:
-        hint = ": another process has it open" if "locked" in str(exc) else ""
-        raise StorageError(f"{name} cannot be opened ({exc}){hint}") from exc
-    return connection
+        except OSError as exc:
+            raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
+        database = Database(path)
+    with database.transaction():
+        for statement in filter(str.strip, schema.split(";")):
+            database.execute(statement)
+    return database

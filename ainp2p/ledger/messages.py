@@ -33,6 +33,7 @@ OPERATIONS_MAX = 64  # in one message
 OBJECTS_MAX = 256  # followed by one stream
 CREDITS_PAGE_MAX = 128
 VALIDATORS_MAX = 128
+FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
 BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
 
 RawOperation = Annotated[bytes, msgspec.Meta(min_length=1, max_length=SIGNED_SIZE_MAX)]
@@ -48,9 +49,14 @@ Grade = Annotated[int, msgspec.Meta(ge=UNKNOWN, le=REFUSED)]
 
 
 class Submit(Message, frozen=True, tag=1):
-    """Encoded SignedOperations to decide. A repeat is no error: the answer says how far each has come."""
+    """Encoded SignedOperations to decide. A repeat is no error: the answer says how far each has come.
+
+    `everywhere` is 1 if the sender submits to the whole committee itself: then nobody need push them on, and
+    whoever misses one fetches it when a vote names it.
+    """
 
     operations: RawOperations
+    everywhere: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
 
 class PushOperations(Message, frozen=True, tag=2):
@@ -138,12 +144,12 @@ class Decided(Message, frozen=True):
 
 
 class Fetched(Message, frozen=True, tag=21):
-    """Answers FetchOperations: those that are held, in the order of the question.
+    """Answers FetchOperations in the order of the question, None for what is not held.
 
     An answer may stop early to stay within its size; ask again for the rest.
     """
 
-    operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+    operations: Annotated[tuple[Decided | None, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
 
 
 class ObjectHead(Message, frozen=True, tag=22):
@@ -169,10 +175,14 @@ class CreditEntry(Message, frozen=True):
 
 
 class CreditPage(Message, frozen=True, tag=23):
-    """Answers GetCredits; ask for those after the last entry until `more` is 0."""
+    """Answers GetCredits; ask for those after the last entry until `more` is 0.
+
+    `seq` is the account's at that moment: a page from before its last SPEND shows what that consumed.
+    """
 
     entries: Annotated[tuple[CreditEntry, ...], msgspec.Meta(max_length=CREDITS_PAGE_MAX)]
     more: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    seq: Uint
 
 
 class Height(Message, frozen=True):
@@ -189,7 +199,10 @@ class Heights(Message, frozen=True, tag=24):
 
 
 class Finals(Message, frozen=True, tag=25):
-    """One chunk of Follow: what has become final since the last one, in order of each object."""
+    """One chunk of Follow: what has become final since the last one, in order of each object.
+
+    The first chunk is empty and says that nothing will be missed from here on; so is one every few seconds.
+    """
 
     operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
 

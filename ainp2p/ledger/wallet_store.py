@@ -1,18 +1,17 @@
-"""What a wallet must not forget: what it has signed, the highest receipts, the Locks it cares about.
+"""What a wallet must not forget: what it has signed, and the highest receipts.
 
 *Sign once*: an operation is in the journal, durably, before any byte of it is sent, and there is at most one
 of ours for each (object, seq). After a crash the same bytes are sent again. Receipts are written by group
 commit, only the highest of each Lock. Balances are not kept: they are learnt again, with certificates.
 
     operations   ours and whatever concerned us; without a certificate while it is pending
-    notes        the caller's word for an operation, so that a repeated call finds the first one
+    notes        the caller's word for a payment, so that a repeated call finds the first one
     receipts     the highest of each Lock
-    locks        Locks in which we pay or are paid, by the operation that opened them
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,13 @@ FILE_NAME = "wallet.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS wallet (account BLOB NOT NULL, network BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS operations (
-    id BLOB PRIMARY KEY, object BLOB NOT NULL, seq INTEGER NOT NULL, signed BLOB NOT NULL,
-    certificate BLOB, at_ms INTEGER NOT NULL, UNIQUE (object, seq)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS notes (note BLOB PRIMARY KEY, operation BLOB NOT NULL) WITHOUT ROWID;
+    n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, object BLOB NOT NULL, seq INTEGER NOT NULL,
+    signed BLOB NOT NULL, certificate BLOB, at_ms INTEGER NOT NULL,
+    received INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0, UNIQUE (object, seq));
+CREATE TABLE IF NOT EXISTS notes (note BLOB PRIMARY KEY, operation BLOB NOT NULL, place INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS locks (lock BLOB PRIMARY KEY, opening BLOB NOT NULL) WITHOUT ROWID;
 """
+_SELECT = "SELECT id, signed, certificate, at_ms, received, spent FROM operations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,15 @@ class Recorded:
     Attributes:
         certificate: empty while it is pending.
         at_ms: when this wallet signed it or heard of it.
+        received: uain that it brought to the account; 0 while it is pending.
+        spent: uain that it took from it: outs, deposits and fee; 0 while it is pending.
     """
 
     parsed: ParsedOperation
     certificate: bytes
     at_ms: int
+    received: int
+    spent: int
 
 
 class WalletStore:
@@ -60,28 +64,40 @@ class WalletStore:
         """Return once all that was put before is durable."""
         await self._disk.synced()
 
-    def journal(self, parsed: ParsedOperation, notes: tuple[bytes, ...], at_ms: int) -> None:
-        """Write down an operation of ours, before it is sent."""
+    def journal(self, parsed: ParsedOperation, notes: Mapping[bytes, int], at_ms: int) -> None:
+        """Write down an operation of ours, before it is sent.
+
+        Args:
+            notes: the caller's word → the place of that out or Lock in the SPEND.
+        """
         operation = parsed.operation
         row = (parsed.id, operation.object, operation.seq, encode(parsed.signed), at_ms)
-        # No OR REPLACE: a second operation for one (object, seq) must fail, loudly, whatever the caller believes.
-        self._disk.put(
-            "INSERT INTO operations (id, object, seq, signed, at_ms) VALUES (?, ?, ?, ?, ?)", row
-        )
-        for note in notes:
-            self._disk.put("INSERT INTO notes VALUES (?, ?)", (note, parsed.id))
+        # No OR REPLACE: a second operation for one (object, seq) must fail, whatever the caller believes.
+        self._disk.put("INSERT INTO operations (id, object, seq, signed, at_ms) VALUES (?, ?, ?, ?, ?)", row)
+        for note, place in notes.items():
+            self._disk.put("INSERT INTO notes VALUES (?, ?, ?)", (note, parsed.id, place))
 
-    def put_final(self, parsed: ParsedOperation, certificate: bytes, at_ms: int) -> None:
+    def put_final(self, recorded: Recorded) -> None:
         """Keep a final operation; it takes the place of a pending one that lost its slot."""
-        operation = parsed.operation
+        operation, id_ = recorded.parsed.operation, recorded.parsed.id
         self._disk.put(
             "DELETE FROM operations WHERE object = ? AND seq = ? AND id != ?",
-            (operation.object, operation.seq, parsed.id),
+            (operation.object, operation.seq, id_),
         )
         self._disk.put(
-            "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET certificate = excluded.certificate",
-            (parsed.id, operation.object, operation.seq, encode(parsed.signed), certificate, at_ms),
+            "INSERT INTO operations (id, object, seq, signed, certificate, at_ms, received, spent) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            "certificate = excluded.certificate, received = excluded.received, spent = excluded.spent",
+            (
+                id_,
+                operation.object,
+                operation.seq,
+                encode(recorded.parsed.signed),
+                recorded.certificate,
+                recorded.at_ms,
+                recorded.received,
+                recorded.spent,
+            ),
         )
 
     def drop(self, parsed: ParsedOperation) -> None:
@@ -96,10 +112,6 @@ class WalletStore:
             (lock, encode(receipt)),
             replaces=("receipt", lock),
         )
-
-    def put_lock(self, lock: bytes, opening: bytes) -> None:
-        """Keep a Lock that concerns us; its opening operation must be put as well."""
-        self._disk.put("INSERT OR IGNORE INTO locks VALUES (?, ?)", (lock, opening))
 
     # --- reading: at start, before anything is put ------------------------------------------------
 
@@ -116,38 +128,40 @@ class WalletStore:
             raise StorageError("this directory holds the wallet of another account or network")
 
     def operations(self) -> list[Recorded]:
-        """All operations, oldest first.
+        """All operations, in the order in which they were first put.
 
         Raises:
             StorageError: a row is not what was written.
         """
-        rows = self._disk.read_now(
-            "SELECT id, signed, certificate, at_ms FROM operations ORDER BY at_ms, object, seq"
-        )
-        return [_recorded(*row) for row in rows]
+        return [_recorded(*row) for row in self._disk.read_now(f"{_SELECT} ORDER BY n")]
 
-    def notes(self) -> dict[bytes, bytes]:
-        """The caller's note → operation id."""
-        return dict(self._disk.read_now("SELECT note, operation FROM notes"))
+    async def history(self, limit: int) -> list[Recorded]:
+        """The last operations, newest first; may be called at any time."""
+        return [
+            _recorded(*row) for row in await self._disk.read(f"{_SELECT} ORDER BY n DESC LIMIT ?", (limit,))
+        ]
+
+    def notes(self) -> dict[bytes, tuple[bytes, int]]:
+        """The caller's note → operation id, and the place in it."""
+        rows = self._disk.read_now("SELECT note, operation, place FROM notes")
+        return {note: (operation, place) for note, operation, place in rows}
 
     def receipts(self) -> dict[bytes, SignedReceipt]:
         """Lock → its highest receipt."""
         rows = self._disk.read_now("SELECT lock, signed FROM receipts")
         return {lock: decode(signed, SignedReceipt) for lock, signed in rows}
 
-    def locks(self) -> dict[bytes, bytes]:
-        """Lock → the id of the operation that opened it."""
-        return dict(self._disk.read_now("SELECT lock, opening FROM locks"))
 
-
-def _recorded(id_: bytes, signed: bytes, certificate: bytes | None, at_ms: int) -> Recorded:
+def _recorded(
+    id_: bytes, signed: bytes, certificate: bytes | None, at_ms: int, received: int, spent: int
+) -> Recorded:
     try:
         parsed = parse(decode(signed, SignedOperation))
     except Error as exc:
         raise StorageError(f"the wallet's operation {id_.hex()} is damaged: {exc}") from exc
     if parsed.id != id_:
         raise StorageError(f"the wallet's operation {id_.hex()} is damaged: its bytes have another id")
-    return Recorded(parsed, certificate or b"", at_ms)
+    return Recorded(parsed, certificate or b"", at_ms, received, spent)
 
 
 @asynccontextmanager

@@ -1,0 +1,315 @@
+"""Keeping a Purse up to date: follow one validator's finals, and ask all of them when something is missing.
+
+    following ──a final operation──► learnt        following ──silence, a lie, a break──► the next validator
+    each time a stream begins, and at every gap: refresh = account, credits and Locks from all validators,
+    each with its proof, the newest proven one taken
+
+Whatever is learnt goes through `learn`, which the wallet gives. Runs as a task of the wallet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import trio
+
+from ainp2p.errors import Error, InvalidOperation, Malformed, NetworkError, NotFinal, RemoteError
+from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.messages import (
+    CREDITS_PAGE_MAX,
+    FOLLOW_BEAT_S,
+    OPERATIONS_MAX,
+    CreditPage,
+    Decided,
+    Fetched,
+    FetchOperations,
+    Finals,
+    Follow,
+    GetCredits,
+    GetObject,
+    ObjectHead,
+)
+from ainp2p.ledger.operations import ParsedOperation, Spend
+from ainp2p.ledger.proofs import Proofs, Proven, read_operation
+from ainp2p.ledger.purse import Purse
+from ainp2p.ledger.sync import ASK_TIMEOUT_S, Validators
+from ainp2p.protocol.network import PeerId
+
+RETRY_AFTER_S = 0.5  # until the next validator is tried; doubles while none can be followed
+RETRY_AFTER_MAX_S = 8.0
+LOCKS_AT_ONCE = 16
+_PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
+_CREDIT_PROOF = OPERATIONS_MAX  # operations asked for at a time
+_WRONG = (RemoteError, InvalidOperation)  # what a validator that lies, or errs, makes us raise
+
+
+class Mirror:
+    """One account's view of the ledger, kept by asking validators."""
+
+    def __init__(
+        self,
+        validators: Validators,
+        proofs: Proofs,
+        purse: Purse,
+        learn: Callable[[Proven, int], None],
+        on_lock: Callable[[Lock, bytes], None],
+    ) -> None:
+        """Prepare; nothing is asked before `run`.
+
+        Args:
+            learn: takes every operation that is proven final, and uain that it is known to have brought.
+            on_lock: called for each Lock whose state was taken from a proof, with its certificate.
+        """
+        self._validators, self._proofs, self._purse = validators, proofs, purse
+        self._learn, self._on_lock = learn, on_lock
+        self._gaps: set[bytes] = set()
+        self._gap = trio.Event()
+        self._busy = trio.Lock()
+        self.refreshed = trio.Event()  # set once, when the first refresh is done
+
+    def report_gap(self, object_: bytes) -> None:
+        """Something about this object was missed: ask for it soon."""
+        self._gaps.add(object_)
+        self._gap.set()
+
+    async def run(self) -> None:
+        """Follow and mend until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_forever)
+            nursery.start_soon(self._mend_forever)
+
+    # --- following --------------------------------------------------------------------------------
+
+    async def _follow_forever(self) -> None:
+        peers = [member.peer for member in self._validators.others]
+        self._validators.network.context.rng.shuffle(peers)  # wallets spread over the committee
+        pause_s, turn = RETRY_AFTER_S, 0
+        while peers:
+            try:
+                await self._follow(peers[turn % len(peers)])
+                pause_s = RETRY_AFTER_S
+            except Error:  # the world's or the validator's; the next one may do better
+                pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
+            turn += 1
+            await trio.sleep(pause_s)
+        await trio.sleep_forever()
+
+    async def _follow(self, peer: PeerId) -> None:
+        question = Follow((self._purse.id,))
+        timeout_s = 3 * FOLLOW_BEAT_S
+        async with self._validators.stream(peer, question, Finals, timeout_s=timeout_s) as chunks:
+            fresh = True
+            async for finals in chunks:
+                for decided in finals.operations:
+                    self._learn(self._proofs.operation(decided), 0)
+                if fresh:
+                    fresh = False
+                    self.report_gap(self._purse.id)
+
+    async def _mend_forever(self) -> None:
+        while True:
+            await self._gap.wait()
+            self._gap = trio.Event()
+            gaps, self._gaps = self._gaps, set()
+            try:
+                await self._mend(gaps)
+            except (NetworkError, *_WRONG):
+                self._gaps |= gaps
+                await trio.sleep(RETRY_AFTER_S)
+                self._gap.set()
+
+    async def _mend(self, gaps: set[bytes]) -> None:
+        if self._purse.id in gaps:
+            await self.refresh()
+        else:
+            for lock in sorted(gaps):
+                await self.fetch_lock(lock)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Learn the newest account, credits and Locks that validators can prove.
+
+        Raises:
+            TimedOut: no validator answers.
+        """
+        async with self._busy:
+            known = set(self._purse.credits)
+            jumped = await self._refresh_account()
+            # After a jump, what was consumed meanwhile must go; otherwise every SPEND was seen.
+            await self._refresh_credits(known if jumped else set())
+            await self._refresh_locks(id_ for id_, lock in self._purse.locks.items() if not lock.ended)
+            self.refreshed.set()
+
+    async def fetch_lock(self, id_: bytes) -> tuple[Lock, bytes]:
+        """The newest state of a Lock that validators can prove, and the certificate that does.
+
+        Raises:
+            NotFinal: none of those that answer knows it.
+            TimedOut: nobody answers.
+        """
+        answers = await self._validators.ask_all(GetObject(id_), ObjectHead)
+        best: tuple[Lock, list[Proven]] | None = None
+        for _, head in answers:
+            try:
+                lock, proof = self._proofs.lock(head)
+            except _WRONG:
+                continue  # it does not know the Lock, or makes one up
+            if lock.id == id_ and (best is None or lock.seq > best[0].seq):
+                best = lock, proof
+        if best is None:
+            raise NotFinal(f"no validator knows a final Lock {id_.hex()}: wait until its SPEND is final")
+        lock, proof = best
+        if not self._purse.concerns(lock):
+            return lock, proof[-1].certificate
+        if self._purse.adopt_lock(lock, proof[0].parsed):
+            self._on_lock(lock, proof[-1].certificate)
+        for proven in proof:
+            self._learn(proven, 0)
+        return self._purse.locks[id_], proof[-1].certificate
+
+    async def _refresh_account(self) -> bool:
+        """True if the account moved on by operations that were not seen."""
+        jumped = False
+        for _, head in await self._validators.ask_all(GetObject(self._purse.id), ObjectHead):
+            if not head.last:
+                continue  # nothing was spent yet
+            try:
+                account = self._proofs.account(head)
+                last = self._proofs.operation(head.last[0])
+            except _WRONG:
+                continue
+            if account.id == self._purse.id:
+                jumped |= self._purse.adopt_account(account)
+                self._learn(last, 0)
+        return jumped
+
+    async def _refresh_locks(self, ids: Iterable[bytes]) -> None:
+        limit = trio.CapacityLimiter(LOCKS_AT_ONCE)
+
+        async def one(id_: bytes) -> None:
+            async with limit:
+                with suppress(NotFinal, NetworkError):  # what is known stays; the next refresh asks again
+                    await self.fetch_lock(id_)
+
+        async with trio.open_nursery() as nursery:
+            for id_ in sorted(ids):
+                nursery.start_soon(one, id_)
+
+    async def _refresh_credits(self, doubtful: set[bytes]) -> None:
+        listed: dict[bytes, list[PeerId]] = {}
+        heard: list[PeerId] = []
+
+        async def one(peer: PeerId) -> None:
+            try:
+                ids = await self._list_credits(peer)
+            except (NetworkError, *_WRONG):
+                return
+            if ids is not None:
+                heard.append(peer)
+                for id_ in ids:
+                    listed.setdefault(id_, []).append(peer)
+
+        async with trio.open_nursery() as nursery:
+            for member in self._validators.others:
+                nursery.start_soon(one, member.peer)
+        if self._validators.is_quorum(heard):
+            self._purse.drop_credits(doubtful - listed.keys())
+        # One of them is correct, and has not seen it consumed: a lie would block the account's next SPEND.
+        sound = {id_: peers for id_, peers in listed.items() if self._validators.is_minority(peers)}
+        await self._prove_credits({id_: p for id_, p in sound.items() if id_ not in self._purse.credits})
+
+    async def _list_credits(self, peer: PeerId) -> list[bytes] | None:
+        """A validator's list of our unconsumed credits; None if it is behind our account."""
+        ids: list[bytes] = []
+        for _ in range(_PAGES_MAX):
+            question = GetCredits(self._purse.id, ids[-1] if ids else b"")
+            page = await self._validators.ask(peer, question, CreditPage)
+            if page.seq < self._purse.account.seq:
+                return None
+            ids += [entry.credit for entry in page.entries]
+            if ids != sorted(set(ids)) or (page.more and len(page.entries) < CREDITS_PAGE_MAX // 2):
+                raise Malformed("a page of credits out of order, or too short")
+            if not page.more:
+                return ids
+        return ids
+
+    # --- proving credits --------------------------------------------------------------------------
+
+    async def _prove_credits(self, wanted: dict[bytes, list[PeerId]]) -> None:
+        own = self._proofs.network
+        ids = sorted(id_ for id_ in wanted if id_[:32] != own)  # genesis grants were known from the start
+        for start in range(0, len(ids), _CREDIT_PROOF):
+            some = ids[start : start + _CREDIT_PROOF]
+            makers = {p.parsed.id: p for p in await self._fetch({id_[:32] for id_ in some}, wanted[some[0]])}
+            before = await self._fetch_before(makers.values(), wanted[some[0]])
+            for id_ in some:
+                maker = makers.get(id_[:32])
+                if maker is not None:
+                    await self._take_credit(id_, maker, before)
+
+    async def _take_credit(self, id_: bytes, maker: Proven, before: dict[bytes, ParsedOperation]) -> None:
+        operation = maker.parsed.operation
+        lock = None
+        try:
+            if not isinstance(operation.body, Spend):
+                lock = self._purse.locks.get(operation.object)
+                if lock is None:
+                    lock, _ = await self.fetch_lock(operation.object)
+            account, amount = self._proofs.credit(id_, maker.parsed, lock, before.get(operation.previous))
+        except (NotFinal, NetworkError, *_WRONG):
+            return  # not proven now; the next refresh tries again
+        if account == self._purse.id:
+            self._learn(maker, amount)
+            self._purse.add_credit(id_, amount)
+
+    async def _fetch(self, ids: Iterable[bytes], peers: list[PeerId]) -> list[Proven]:
+        """Proven final operations; those that nobody proves are left out."""
+        missing, found = set(ids), []
+        for peer in peers:
+            for decided in await self._fetch_from(peer, missing):
+                try:
+                    proven = self._proofs.operation(decided)
+                except _WRONG:
+                    continue
+                if proven.parsed.id in missing:
+                    missing.discard(proven.parsed.id)
+                    found.append(proven)
+            if not missing:
+                break
+        return found
+
+    async def _fetch_before(
+        self, makers: Iterable[Proven], peers: list[PeerId]
+    ) -> dict[bytes, ParsedOperation]:
+        """The operations before these on their Locks. Named by their hash, they need no certificate."""
+        ids = {
+            m.parsed.operation.previous
+            for m in makers
+            if not isinstance(m.parsed.operation.body, Spend) and m.parsed.operation.seq > 1
+        }
+        found: dict[bytes, ParsedOperation] = {}
+        for peer in peers:
+            for decided in await self._fetch_from(peer, ids - found.keys()):
+                try:
+                    parsed = read_operation(decided.operation)
+                except _WRONG:
+                    continue
+                found[parsed.id] = parsed
+        return {id_: parsed for id_, parsed in found.items() if id_ in ids}
+
+    async def _fetch_from(self, peer: PeerId, ids: Iterable[bytes]) -> list[Decided]:
+        wanted, got = sorted(ids), list[Decided]()
+        while wanted:
+            try:
+                answer = await self._validators.ask(
+                    peer, FetchOperations(tuple(wanted[:OPERATIONS_MAX])), Fetched, timeout_s=ASK_TIMEOUT_S
+                )
+            except (NetworkError, RemoteError):
+                break
+            got += [decided for decided in answer.operations if decided is not None]
+            if len(answer.operations) == 0:
+                break
+            wanted = wanted[len(answer.operations) :]
+        return got

@@ -1,0 +1,237 @@
+"""What one account has, as far as its wallet knows: account, credits, the Locks that concern it. No I/O.
+
+Only final operations change it, each once, in whatever order they are heard of; what cannot be placed (an
+earlier one is missing) is named as a gap, to be closed from a validator's proof. A Purse believes what it is
+given: certificates are checked by whoever gives.
+
+    seen for the first time ──apply──► known, maybe with a Gap ──adopt──► known
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ainp2p.errors import InvalidOperation
+from ainp2p.ledger.accounts import Account, after_spend, unopened_account
+from ainp2p.ledger.amounts import share
+from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.locks import Lock, Payment, after_close, after_refund, after_settle, open_lock
+from ainp2p.ledger.operations import (
+    Close,
+    Inception,
+    ParsedOperation,
+    Settle,
+    Spend,
+    credit_id,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Money of one account, in uain.
+
+    Attributes:
+        available: can be spent now.
+        locked: in own open Locks, not yet credited to anybody.
+        owed: promised to us by receipts and not settled yet.
+        total: all three.
+    """
+
+    available: int
+    locked: int
+    owed: int
+
+    @property
+    def total(self) -> int:
+        """Everything together."""
+        return self.available + self.locked + self.owed
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one final operation did to the account.
+
+    Attributes:
+        received: uain credited to it.
+        spent: uain that left its balance: outs, deposits and fee.
+        locks: Locks that were opened, paid or ended, as they are after it.
+        gap: an object (the account or a Lock) whose earlier operations are missing here.
+    """
+
+    received: int = 0
+    spent: int = 0
+    locks: tuple[Lock, ...] = ()
+    gap: bytes | None = None
+
+
+class Purse:
+    """One account's part of the ledger.
+
+    Attributes:
+        account: its newest known state.
+        credits: unconsumed final credits: id → uain.
+        locks: Locks in which it pays, is paid, or whose closer is its key, ended ones included.
+        opened_ms: Lock → timestamp of the SPEND that opened it.
+    """
+
+    def __init__(self, genesis: Genesis, network: bytes, inception: Inception, key: bytes) -> None:
+        self.account: Account = unopened_account(network, inception)
+        self.credits: dict[bytes, int] = {}
+        self.locks: dict[bytes, Lock] = {}
+        self.opened_ms: dict[bytes, int] = {}
+        self._key = key
+        self._parameters = genesis.parameters
+        self._applied: set[bytes] = set()
+        self._consumed: set[bytes] = set()
+        for index, grant in enumerate(genesis.grants):
+            if unopened_account(network, grant.inception).id == self.id:
+                self.credits[credit_id(network, index)] = grant.amount
+
+    @property
+    def id(self) -> bytes:
+        """The account's id."""
+        return self.account.id
+
+    def has(self, operation: bytes) -> bool:
+        """Whether this final operation was applied."""
+        return operation in self._applied
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def apply(self, parsed: ParsedOperation) -> Effect:
+        """Take in a final operation; a repeat has no effect."""
+        if parsed.id in self._applied:
+            return Effect()
+        body = parsed.operation.body
+        effect = self._spend(parsed, body) if isinstance(body, Spend) else self._on_lock(parsed)
+        if effect.gap is None or isinstance(body, Spend):
+            self._applied.add(parsed.id)
+        return effect
+
+    def adopt_account(self, account: Account) -> bool:
+        """Replace the account by a proven newer state; if True, its credits must be listed anew."""
+        if account.seq <= self.account.seq:
+            return False
+        self.account = account
+        return True
+
+    def adopt_lock(self, lock: Lock, opening: ParsedOperation) -> bool:
+        """Take in a proven state of a Lock; True if it is news."""
+        known = self.locks.get(lock.id)
+        if known is not None and known.seq >= lock.seq:
+            return False
+        self.locks[lock.id] = lock
+        self.opened_ms[lock.id] = opening.operation.timestamp or 0
+        return True
+
+    def add_credit(self, id_: bytes, amount: int) -> None:
+        """Take in a proven credit, unless it is known to be consumed."""
+        if id_ not in self._consumed:
+            self.credits[id_] = amount
+
+    def drop_credits(self, ids: set[bytes]) -> None:
+        """Forget credits that validators no longer hold: an operation that we never saw consumed them."""
+        for id_ in ids & self.credits.keys():
+            del self.credits[id_]
+
+    def concerns(self, lock: Lock) -> bool:
+        """Whether the account pays, is paid, or closes."""
+        return (
+            lock.payer == self.id
+            or lock.closer == self._key
+            or any(beneficiary.account == self.id for beneficiary in lock.beneficiaries)
+        )
+
+    def _spend(self, parsed: ParsedOperation, body: Spend) -> Effect:
+        spent, gap = 0, None
+        if parsed.operation.object == self.id:
+            spent = _cost(body)
+            gap = self._own_spend(parsed, body)
+        outs = [(i, out.account, out.amount) for i, out in enumerate(body.outs)]
+        opened = []
+        for index, terms in enumerate(body.locks):
+            lock = open_lock(parsed.operation.object, parsed.id, index, terms)
+            if self.concerns(lock):
+                self.adopt_lock(lock, parsed)
+                opened.append(self.locks[lock.id])
+        return Effect(self._receive(parsed.id, outs), spent, tuple(opened), gap)
+
+    def _own_spend(self, parsed: ParsedOperation, body: Spend) -> bytes | None:
+        operation, account = parsed.operation, self.account
+        known = [self.credits.get(id_) for id_ in body.credits]
+        self._consumed.update(body.credits)
+        for id_ in body.credits:
+            self.credits.pop(id_, None)
+        if operation.seq <= account.seq:
+            return None
+        amounts = [amount for amount in known if amount is not None]
+        if operation.previous != account.head or len(amounts) != len(known):
+            return self.id
+        self.account = after_spend(account, operation, body, sum(amounts), self._parameters, parsed.id)
+        return None
+
+    def _on_lock(self, parsed: ParsedOperation) -> Effect:
+        lock = self.locks.get(parsed.operation.object)
+        if lock is None:
+            return Effect(gap=parsed.operation.object)
+        if parsed.operation.seq <= lock.seq:
+            return Effect()  # its credits were or will be proven one by one
+        if parsed.operation.previous != lock.head:
+            return Effect(gap=lock.id)
+        after, payments = lock_step(lock, parsed)
+        self.locks[lock.id] = after
+        return Effect(self._receive(parsed.id, payments), 0, (after,))
+
+    def _receive(self, operation: bytes, payments: list[Payment]) -> int:
+        received = 0
+        for index, account, amount in payments:
+            if account == self.id:
+                self.add_credit(credit_id(operation, index), amount)
+                received += amount
+        return received
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def balance(self, pending: Spend | None, promised: Mapping[bytes, int]) -> Balance:
+        """Where the account's money is.
+
+        Args:
+            pending: its own SPEND that is on its way, counted as if it were final.
+            promised: Lock → the cumulative amount of the best receipt, for Locks that pay us.
+        """
+        held = self.account.balance + sum(self.credits.values())
+        locked = sum(lock.held for lock in self.locks.values() if lock.payer == self.id)
+        if pending is not None:
+            held -= _cost(pending)
+            locked += sum(terms.deposit for terms in pending.locks)
+        owed = sum(
+            self._owed(self.locks[id_], amount) for id_, amount in promised.items() if id_ in self.locks
+        )
+        return Balance(held, locked, owed)
+
+    def _owed(self, lock: Lock, cumulative: int) -> int:
+        if lock.ended or cumulative <= lock.paid:
+            return 0
+        parts_sum = sum(beneficiary.parts for beneficiary in lock.beneficiaries)
+        return sum(
+            share(cumulative, b.parts, parts_sum) - share(lock.paid, b.parts, parts_sum)
+            for b in lock.beneficiaries
+            if b.account == self.id
+        )
+
+
+def lock_step(lock: Lock, parsed: ParsedOperation) -> tuple[Lock, list[Payment]]:
+    """A Lock after its next operation, and the credits that it makes."""
+    body = parsed.operation.body
+    if isinstance(body, Settle):
+        return after_settle(lock, body, parsed.id)
+    if isinstance(body, Close):
+        return after_close(lock, body, parsed.id)
+    if isinstance(body, Spend):
+        raise InvalidOperation("object", "a SPEND is on an account, this is a Lock")
+    return after_refund(lock, parsed.id)
+
+
+def _cost(spend: Spend) -> int:
+    return spend.fee + sum(out.amount for out in spend.outs) + sum(terms.deposit for terms in spend.locks)

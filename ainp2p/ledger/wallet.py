@@ -1,0 +1,531 @@
+"""A wallet: one account on a Network, and the receipts that pay it.
+
+*Sign once.* An operation is composed on final state, signed, journalled (fsync) and only then sent, to every
+validator, until a certificate says that it is final. After a crash the same bytes are sent again. A call that
+gives up waiting raises `NotFinal` or `TimedOut`; the journal goes on, and a repetition under the same `note`
+finds the first payment instead of making a second one.
+
+Writes on one object are serial: what is wanted of the account meanwhile is collected into its next SPEND. A
+receipt is durable before `accept` returns. Only the payee settles, as `SettlePolicy` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ainp2p.errors import (
+    Closed,
+    InvalidInput,
+    InvalidOperation,
+    InvalidReceipt,
+    NotFinal,
+    NotYet,
+    TimedOut,
+)
+from ainp2p.ledger.disk import run_in_thread
+from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.mirror import Mirror
+from ainp2p.ledger.operations import (
+    Inception,
+    Operation,
+    ParsedOperation,
+    Share,
+    SignedOperation,
+    Signer,
+    Spend,
+    lock_id,
+    parse,
+    plain_inception,
+    purpose_digest,
+)
+from ainp2p.ledger.ordering import Orders
+from ainp2p.ledger.proofs import Proofs, Proven
+from ainp2p.ledger.purse import Balance, Purse
+from ainp2p.ledger.receipts import (
+    Booked,
+    ReceiptBook,
+    SignedReceipt,
+    close_operation,
+    read_receipt,
+    refund_operation,
+    settle_operation,
+)
+from ainp2p.ledger.settling import DEFAULT_POLICY, SettlePolicy, Settler
+from ainp2p.ledger.spending import Deposit, Payment, Plan, Wish, plan_spend
+from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.wallet_store import Recorded, WalletStore, open_wallet_store
+from ainp2p.ledger.writing import Writer
+from ainp2p.protocol.network import Network
+
+FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
+READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """A payment that is final.
+
+    Attributes:
+        operation: the id of the operation that carries it.
+        certificate: proves it to anybody who has the genesis.
+        place: its index among the SPEND's outs (or Locks).
+    """
+
+    operation: bytes
+    certificate: bytes
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """A final Lock, as it is by its newest operation known here, and the certificate of that."""
+
+    lock: Lock
+    certificate: bytes
+
+    @property
+    def id(self) -> bytes:
+        """The Lock's id."""
+        return self.lock.id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still pay."""
+        return not self.lock.ended
+
+
+@dataclass(frozen=True, slots=True)
+class WalletStatistics:
+    """What goes on inside."""
+
+    pending: int
+    waiting: int
+    locks: int
+    head_seq: int
+    refreshed: bool
+
+
+class Wallet:
+    """One account; `open_wallet` makes it.
+
+    Attributes:
+        account_id: 32 bytes.
+        book: the receipts that pay us. Use `accept`, which also makes them durable.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        genesis: Genesis,
+        signer: Signer,
+        store: WalletStore,
+        inception: Inception,
+        policy: SettlePolicy,
+    ) -> None:
+        self._context = network.context
+        self._network_id = genesis.network_id
+        self._parameters = genesis.parameters
+        self._signer, self._inception, self._store = signer, inception, store
+        self._purse = Purse(genesis, self._network_id, inception, signer.public)
+        self._proofs = Proofs(genesis)
+        validators = Validators(network, genesis)
+        self._writer = Writer(validators, self._proofs, store, self._learn, self._on_dropped)
+        self._mirror = Mirror(validators, self._proofs, self._purse, self._learn, self._on_lock)
+        self._settler = Settler(self, self._purse, policy, self._parameters)
+        self._orders = Orders(self.account_id, self._writer, signer, self._plan, self.now_ms)
+        self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
+        self._unplaced_receipts: dict[bytes, SignedReceipt] = {}  # their Lock is not known yet
+        self._closed = False
+        self.book = ReceiptBook(self._network_id)
+
+    @property
+    def account_id(self) -> bytes:
+        """The account's id."""
+        return self._purse.id
+
+    def now_ms(self) -> int:
+        """The time by the network's context."""
+        return self._context.now_ms()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def balance(self) -> Balance:
+        """What the account has, as of now; a payment under way counts as made.
+
+        Raises:
+            TimedOut: no validator has answered since the wallet was opened.
+        """
+        await self._ready()
+        pending = self._writer.pending_on(self.account_id)
+        spend = pending.parsed.operation.body if pending is not None else None
+        assert spend is None or isinstance(spend, Spend)
+        promised = {lock.id: lock.paid + self.book.unsettled(lock.id) for lock in self.book.locks()}
+        return self._purse.balance(spend, promised)
+
+    async def refresh(self) -> None:
+        """Ask all validators for the newest proven state, without waiting for what they announce.
+
+        Raises:
+            TimedOut: nobody answers.
+        """
+        self._check_open()
+        await self._mirror.refresh()
+
+    async def lock(self, lock: bytes) -> LockState:
+        """A final Lock, ours or anybody's; receipts for it are accepted from now on if it pays us.
+
+        Raises:
+            NotFinal: no validator that answers knows it.
+            TimedOut: nobody answers.
+        """
+        self._check_open()
+        known = self._purse.locks.get(lock)
+        if known is not None and lock in self._certificates:
+            return LockState(known, self._certificates[lock])
+        return LockState(*await self._mirror.fetch_lock(lock))
+
+    async def locks(self) -> list[LockState]:
+        """Open Locks in which the account pays, is paid, or closes; the first to expire first."""
+        await self._ready()
+        locks = sorted(self._purse.locks.values(), key=lambda lock: (lock.expiry, lock.id))
+        return [LockState(lock, self._certificates.get(lock.id, b"")) for lock in locks if not lock.ended]
+
+    async def history(self, limit: int = 100) -> list[Recorded]:
+        """Operations of ours, and those that concerned us, newest first."""
+        self._check_open()
+        return await self._store.history(limit)
+
+    def statistics(self) -> WalletStatistics:
+        """How much is under way."""
+        return WalletStatistics(
+            pending=len(self._writer),
+            waiting=len(self._orders),
+            locks=len(self._purse.locks),
+            head_seq=self._purse.account.seq,
+            refreshed=self._mirror.refreshed.is_set(),
+        )
+
+    # --- spending ---------------------------------------------------------------------------------
+
+    async def send(
+        self, to: bytes, amount: int, *, note: bytes | None = None, timeout_s: float = FINALITY_TIMEOUT_S
+    ) -> Final:
+        """Pay `amount` uain to an account; returns once it is final.
+
+        Args:
+            note: names this payment for ever: a call with the same note is the same payment.
+
+        Raises:
+            InsufficientFunds: nothing was signed.
+            NotFinal, TimedOut: not final in time; it is journalled and goes on. Ask again with the same note.
+        """
+        if amount < 1 or len(to) != 32:
+            raise InvalidInput("a payment is at least 1 uain, to an account's 32-byte id")
+        return await self._order(Payment(to, amount), note, timeout_s)
+
+    async def open_lock(
+        self,
+        beneficiaries: Sequence[tuple[bytes, int]],
+        closer: bytes,
+        deposit: int,
+        step: int,
+        life_ms: int,
+        purpose: bytes = b"",
+        *,
+        authority: Sequence[bytes] = (),
+        threshold: int = 1,
+        note: bytes | None = None,
+        timeout_s: float = FINALITY_TIMEOUT_S,
+    ) -> LockState:
+        """Put a deposit behind receipts that this account's key will sign; returns once it is final.
+
+        Args:
+            beneficiaries: (account, parts) of everybody who is paid.
+            closer: the key that may end it early: normally the payee's.
+            step: a SETTLE pays at least so many uain.
+            authority: keys that sign receipts instead of ours, `threshold` of them.
+
+        Raises:
+            As `send`.
+        """
+        wish = Deposit(
+            beneficiaries=tuple(Share(account, parts) for account, parts in beneficiaries),
+            deposit=deposit,
+            step=step,
+            authority=tuple(authority) or (self._signer.public,),
+            threshold=threshold,
+            closer=closer,
+            life_ms=life_ms,
+            purpose=purpose_digest(purpose),
+        )
+        if deposit < 1 or step < 1 or not 0 < life_ms <= self._parameters.lock_life_ms_max:
+            raise InvalidInput(
+                "a deposit and its step are at least 1 uain, and its life at most "
+                f"{self._parameters.lock_life_ms_max} ms on this network"
+            )
+        final = await self._order(wish, note, timeout_s)
+        return await self.lock(lock_id(final.operation, final.place))
+
+    async def _order(self, wish: Wish, note: bytes | None, timeout_s: float) -> Final:
+        self._check_open()
+        deadline = trio.current_time() + timeout_s
+        named = self._orders.named(note) if note is not None else None
+        if named is None:
+            pending, place = await self._orders.place(wish, note, deadline)
+            return Final(pending.id, await self._writer.final(pending, deadline), place)
+        operation, place = named
+        under_way = self._writer.pending_on(self.account_id)
+        if under_way is not None and under_way.id == operation:
+            return Final(operation, await self._writer.final(under_way, deadline), place)
+        return Final(operation, self._writer.finals.get(operation, b""), place)
+
+    def _plan(self, wishes: list[Wish]) -> Plan:
+        return plan_spend(
+            wishes,
+            self._purse.account,
+            self._purse.credits,
+            self._parameters,
+            network=self._network_id,
+            now_ms=self.now_ms(),
+            inception=self._inception,
+        )
+
+    async def _write_account(self) -> None:
+        await self._mirror.refreshed.wait()  # an operation on a stale head would be a second one in its slot
+        await self._orders.run()
+
+    # --- being paid -------------------------------------------------------------------------------
+
+    async def accept(self, signed: SignedReceipt) -> Booked:
+        """Take a receipt; it is durable when this returns, and will be settled by the policy.
+
+        Raises:
+            As `ReceiptBook.accept`: InvalidReceipt, BadSignature, Malformed; nothing has changed then.
+            StorageError: it may not survive a crash; deliver nothing for it.
+        """
+        self._check_open()
+        booked = self.book.accept(signed, self.now_ms())
+        await self.save_receipts()
+        self._settler.note(booked.receipt.lock)
+        return booked
+
+    async def save_receipts(self) -> None:
+        """Make durable what `book.accept` took; many at once cost one fsync."""
+        for lock, best in self.book.take_unsaved():
+            self._store.put_receipt(lock, best)
+        await self._store.synced()
+
+    async def settle(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
+        """Turn a Lock's highest receipt into credits; returns once that is final. Nothing new: no operation.
+
+        Raises:
+            InvalidReceipt: rule ``"lock"``: no receipt is held for it.
+            InvalidOperation: rule ``"step"``: too little for a SETTLE; `close` the Lock instead.
+            NotFinal, TimedOut: not final in time; it is journalled and goes on.
+        """
+
+        def make(state: Lock) -> SignedOperation | None:
+            best = self.book.highest(state.id)
+            if best is None:
+                raise InvalidReceipt("lock", "no receipt is held for this Lock")
+            cumulative = read_receipt(best.body).cumulative
+            if state.ended or cumulative <= state.paid:
+                return None
+            if cumulative - state.paid < state.step and cumulative != state.deposit:
+                raise InvalidOperation("step", f"{cumulative - state.paid} uain, at least {state.step}")
+            return settle_operation(state, best)
+
+        return await self._write_lock(lock, make, timeout_s)
+
+    async def close(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
+        """End a Lock whose closer we are, at the highest receipt; the rest goes back to its payer.
+
+        Raises:
+            InvalidOperation: rule ``"closer"``: the key is another's, and the Lock has not expired.
+            NotFinal, TimedOut: not final in time; it is journalled and goes on.
+        """
+
+        def make(state: Lock) -> SignedOperation | None:
+            if state.ended:
+                return None
+            ours = self.is_closer(state)
+            if not ours and self.now_ms() < state.expiry:
+                raise InvalidOperation("closer", "only the closer's key ends a Lock before it expires")
+            best = self.book.highest(state.id)
+            return close_operation(self._network_id, state, best, self._signer if ours else None)
+
+        return await self._write_lock(lock, make, timeout_s)
+
+    async def refund(self, lock: bytes, *, timeout_s: float | None = None) -> LockState:
+        """End an expired Lock; what is left goes back to its payer. Validators wait before they agree.
+
+        Raises:
+            NotYet: rule ``"not-expired"``.
+            NotFinal, TimedOut: not final in time; it is journalled and goes on.
+        """
+        gates_s = (self._parameters.gate_hold_ms + self._parameters.gate_contact_ms) / 1000
+
+        def make(state: Lock) -> SignedOperation | None:
+            if state.ended:
+                return None
+            if self.now_ms() < state.expiry:
+                raise NotYet("not-expired", f"in {state.expiry - self.now_ms()} ms")
+            return refund_operation(self._network_id, state)
+
+        return await self._write_lock(lock, make, timeout_s or FINALITY_TIMEOUT_S + gates_s)
+
+    async def settle_all(self) -> None:
+        """Settle everything that can be; what fails stays for the next time."""
+        await self._settler.settle_all()
+
+    async def close_all(self) -> list[LockState]:
+        """End every open Lock whose closer we are: how a payee leaves, or a reopened wallet settles up."""
+        await self._ready()
+        ids = [lock.id for lock in self._purse.locks.values() if not lock.ended and self.is_closer(lock)]
+        ended: list[LockState] = []
+
+        async def close(id_: bytes) -> None:
+            ended.append(await self.close(id_))
+
+        async with trio.open_nursery() as nursery:
+            for id_ in sorted(ids):
+                nursery.start_soon(close, id_)
+        return sorted(ended, key=lambda state: state.id)
+
+    def is_closer(self, lock: Lock) -> bool:
+        """Whether our key may end this Lock early."""
+        return lock.closer == self._signer.public
+
+    async def _write_lock(
+        self, id_: bytes, make: Callable[[Lock], SignedOperation | None], timeout_s: float
+    ) -> LockState:
+        self._check_open()
+        deadline = trio.current_time() + timeout_s
+        state = await self.lock(id_)
+        with trio.move_on_at(deadline):
+            await self._writer.free(id_)
+        if self._writer.pending_on(id_) is not None:
+            raise NotFinal("an earlier operation on this Lock is not decided; it goes on by itself")
+        signed = make(self._purse.locks.get(id_, state.lock))
+        if signed is None:
+            return await self.lock(id_)
+        pending = self._writer.register(parse(signed))
+        await self._writer.send(pending, {}, self.now_ms())
+        await self._writer.final(pending, deadline)
+        return await self.lock(id_)
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def _learn(self, proven: Proven, received: int) -> None:
+        """Take in a final operation, ours or another's, once; where it leaves a gap, ask."""
+        parsed, operation = proven.parsed, proven.parsed.operation
+        if not self._purse.has(parsed.id):
+            effect = self._purse.apply(parsed)
+            received = max(received, effect.received)
+            for lock in effect.locks:
+                self._on_lock(lock, proven.certificate)
+            if effect.gap is not None:
+                self._mirror.report_gap(effect.gap)
+            if effect.gap is None or operation.object == self.account_id or received:
+                recorded = Recorded(parsed, proven.certificate, self.now_ms(), received, effect.spent)
+                self._store.put_final(recorded)
+        self._writer.note_final(proven)
+
+    def _on_dropped(self, parsed: ParsedOperation) -> None:
+        self._orders.forget(parsed.id)
+        self._mirror.report_gap(parsed.operation.object)
+
+    def _on_lock(self, lock: Lock, certificate: bytes) -> None:
+        """A Lock that concerns us has a new state."""
+        self._certificates[lock.id] = certificate
+        if lock.threshold == 1 and len(lock.authority) == 1:
+            self.book.watch(lock)
+            kept = self._unplaced_receipts.pop(lock.id, None)
+            if kept is not None:
+                self.book.restore(kept)
+        self._settler.note(lock.id)
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Take up where the journal ends: what is pending is sent again, the same bytes."""
+        self._store.claim(self.account_id, self._network_id)
+        self._orders.notes = self._store.notes()
+        self._unplaced_receipts = self._store.receipts()
+        for recorded in self._store.operations():
+            if recorded.certificate:
+                self._writer.finals[recorded.parsed.id] = recorded.certificate
+                for lock in self._purse.apply(recorded.parsed).locks:
+                    self._on_lock(lock, recorded.certificate)
+            else:
+                self._writer.resume(recorded.parsed)
+
+    async def _ready(self) -> None:
+        self._check_open()
+        with trio.move_on_after(READY_TIMEOUT_S):
+            await self._mirror.refreshed.wait()
+        if not self._mirror.refreshed.is_set():
+            raise TimedOut("no validator has answered yet: check the network, or ask again")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the wallet was closed")
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._writer.run)
+            nursery.start_soon(self._mirror.run)
+            nursery.start_soon(self._write_account)
+            nursery.start_soon(self._settler.run)
+
+
+@asynccontextmanager
+async def open_wallet(
+    network: Network,
+    genesis: Genesis,
+    signer: Signer,
+    directory: Path | None,
+    *,
+    inception: Inception | None = None,
+    policy: SettlePolicy = DEFAULT_POLICY,
+    run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
+) -> AsyncIterator[Wallet]:
+    """Open the account of `signer`'s key; leaving the block settles what is owed, for a few seconds at most.
+
+    Args:
+        directory: where the journal and the receipts are; None: in memory, for tests and throw-away agents.
+        inception: of the account; by default the plain one of the signer's key.
+        run_disk: `disk.run_inline` in simulations.
+
+    Raises:
+        StorageError: the directory cannot be used, is in use, or belongs to another account.
+    """
+    inception = inception or plain_inception(signer.public)
+    caught: Exception | None = None
+    async with open_wallet_store(directory, run=run_disk) as store:
+        wallet = Wallet(network, genesis, signer, store, inception, policy)
+        wallet._restore()
+        await store.synced()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wallet._run)
+            try:
+                yield wallet
+                with trio.move_on_after(policy.at_close_s):
+                    await wallet.settle_all()
+            except Exception as exc:  # the caller's, not ours: keep it out of the group
+                caught = exc
+            finally:
+                wallet._closed = True
+            nursery.cancel_scope.cancel()
+    if caught is not None:
+        raise caught
+
+
+__all__ = ["Balance", "Final", "LockState", "Operation", "SettlePolicy", "Wallet", "open_wallet"]
