@@ -171,6 +171,11 @@ class Commitments:
             PolicyRefused: the breaker has tripped since; the job ends with what was signed.
             InvalidInput: no such open job, or a negative amount.
         """
+        self.check(job, amount).spent += amount
+        self._changed_jobs.add(job)
+
+    def check(self, job: bytes, amount: int) -> Commitment:
+        """Raise as `spend` would, and change nothing."""
         commitment = self.open(job)
         if amount < 0:
             raise InvalidInput(f"{amount} uain cannot be spent")
@@ -178,8 +183,7 @@ class Commitments:
             raise refusal
         if commitment.spent + amount > commitment.bound:
             raise BudgetExceeded("reserved", commitment.spent + amount, commitment.bound)
-        commitment.spent += amount
-        self._changed_jobs.add(job)
+        return commitment
 
     def settle(self, job: bytes, now_ms: int, *, failed: bool | None = None) -> int:
         """End a job: what was not spent comes back. Returns that; 0 for a job that is not open.

@@ -15,7 +15,7 @@ Skill code is given no reference to a vault. `signer` gives an object that signs
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -135,13 +135,23 @@ class Vault:
                 after a crash, ``"above-deposit"``.
             InvalidInput: nothing is reserved for this job, or no receipt has such numbers.
         """
+        return self.sign_shared_receipt([(job, amount)], lock, units, context)
+
+    def sign_shared_receipt(
+        self, shares: Sequence[tuple[bytes, int]], lock: bytes, units: int, context: bytes
+    ) -> SignedReceipt:
+        """As `sign_receipt`, one receipt for several parallel jobs on a Lock: (job, uain) each; all or nothing."""
         self._check()
-        if job not in self._durable:
-            raise InvalidInput("nothing is reserved for this job: reserve its worst case first")
-        self._promises.refuse(lock, self._commitments.open(job).counterparty, amount, units, context)
-        self._commitments.spend(job, amount)
+        total = sum(amount for _, amount in shares)
+        for job, amount in shares:
+            if job not in self._durable:
+                raise InvalidInput("nothing is reserved for this job: reserve its worst case first")
+            self._promises.refuse(lock, self._commitments.open(job).counterparty, total, units, context)
+            self._commitments.check(job, amount)
+        for job, amount in shares:
+            self._commitments.spend(job, amount)
         self._dirty.set()
-        return self._promises.sign(lock, amount, units, context)
+        return self._promises.sign(lock, total, units, context)
 
     async def learn_receipt(self, signed: SignedReceipt) -> None:
         """After a crash: go on from the receipt that the payee shows, if it is higher than what is known.
