@@ -93,7 +93,7 @@ def after_close(lock: Lock, close: Close, head: bytes) -> tuple[Lock, list[Payme
     if close.context:
         _refuse_amount(lock, close.cumulative)
     else:
-        _refuse_ended(lock)
+        refuse_ended(lock)
         if close.cumulative != lock.paid:
             raise InvalidOperation("cumulative", f"without a receipt exactly {lock.paid} uain")
     payments = _payments(lock, close.cumulative)
@@ -106,17 +106,18 @@ def after_refund(lock: Lock, head: bytes) -> tuple[Lock, list[Payment]]:
     Raises:
         InvalidOperation: rule ``"ended"``.
     """
-    _refuse_ended(lock)
+    refuse_ended(lock)
     return _moved(lock, head, lock.paid, ended=1), _rest(lock, lock.paid)
 
 
-def _refuse_ended(lock: Lock) -> None:
+def refuse_ended(lock: Lock) -> None:
+    """Raise InvalidOperation, rule ``"ended"``, for a Lock to which nothing can happen any more."""
     if lock.ended:
         raise InvalidOperation("ended", "the Lock has ended")
 
 
 def _refuse_amount(lock: Lock, cumulative: int) -> None:
-    _refuse_ended(lock)
+    refuse_ended(lock)
     if cumulative <= lock.paid:
         raise InvalidOperation("cumulative", f"{cumulative} uain, already paid {lock.paid}")
     if cumulative > lock.deposit:

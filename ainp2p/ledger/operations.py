@@ -258,8 +258,7 @@ def _check_spend(operation: Operation, body: Spend, signed: SignedOperation) -> 
         _check_inception(operation, body.inception)
     _check_set(body.credits, "credit-order")
     for out in body.outs:
-        if out.amount == 0:
-            raise InvalidOperation("amount", "an out of 0 uain")
+        _refuse_zero(out.amount)
     for terms in body.locks:
         _check_terms(terms)
     checked_sum([body.fee, *(out.amount for out in body.outs), *(terms.deposit for terms in body.locks)])
@@ -274,8 +273,7 @@ def _check_inception(operation: Operation, inception: Inception) -> None:
 
 
 def _check_terms(terms: LockTerms) -> None:
-    if terms.deposit == 0:
-        raise InvalidOperation("amount", "a deposit of 0 uain")
+    _refuse_zero(terms.deposit)
     if terms.step == 0:
         raise InvalidOperation("step", "at least 1 uain")
     _check_set(tuple(share.account for share in terms.beneficiaries), "beneficiaries")
@@ -301,6 +299,11 @@ def _check_on_lock(operation: Operation, body: Settle | Close | Refund, signed: 
         raise InvalidOperation("proof", "a CLOSE without context has no units and no receipt")
     if not bare and (len(body.context) != 32 or not signed.signatures):
         raise InvalidOperation("proof", "a receipt has a context of 32 bytes and signatures")
+
+
+def _refuse_zero(amount: int) -> None:
+    if amount == 0:
+        raise InvalidOperation("amount", "outs and deposits are at least 1 uain")
 
 
 def _check_set(items: tuple[bytes, ...], rule: str) -> None:

@@ -13,7 +13,15 @@ from ainp2p.errors import InvalidOperation, NotYet
 from ainp2p.ledger.accounts import Account, account_digest, after_spend, spending_key, unopened_account
 from ainp2p.ledger.amounts import checked_sum
 from ainp2p.ledger.genesis import Genesis, Parameters
-from ainp2p.ledger.locks import Lock, Payment, after_close, after_refund, after_settle, open_lock
+from ainp2p.ledger.locks import (
+    Lock,
+    Payment,
+    after_close,
+    after_refund,
+    after_settle,
+    open_lock,
+    refuse_ended,
+)
 from ainp2p.ledger.operations import (
     SIGN_CLOSE,
     SIGN_OPERATION,
@@ -282,8 +290,7 @@ class State:
             if operation.object in self.accounts:
                 raise InvalidOperation("object", "on a Lock only, this is an account")
             raise NotYet("unknown-lock", "the SPEND that opens it is not there yet")
-        if lock.ended:
-            raise InvalidOperation("ended", "the Lock has ended")
+        refuse_ended(lock)
         _refuse_slot(operation, lock.seq, lock.head)
         return lock
 
