@@ -53,6 +53,7 @@ class BuyerMeter:
         self._waiting: dict[int, Chunk] = {}
         self._waiting_bytes = 0
         self._asked: tuple[Position, int] | None = None
+        self._fault: RemoteError | None = None
 
     def open_job(self, terms: Terms, now_ms: int, *, units: int = 0, ids: Iterable[int] = ()) -> None:
         """Begin a job, or go on with one of which `units` came (and are signed for) already.
@@ -91,8 +92,11 @@ class BuyerMeter:
 
         Raises:
             Overcharged: it says more units than it has, or goes beyond limit, budget, deposit or reader.
-            RemoteError: it breaks the order, or its job is unknown or over. Nothing of it was counted.
+            RemoteError: it breaks the order, or its job is unknown or over. Nothing of it was counted;
+                the Lock cannot go on with this seller.
         """
+        if self._fault is not None:
+            raise self._fault
         if chunk.n <= self._chain.n:
             return []
         self._bought(chunk.job)
@@ -101,9 +105,15 @@ class BuyerMeter:
                 raise RemoteError(f"two different chunks have the number {chunk.n}")
             return []
         self._waiting_bytes += len(chunk.data)
-        ready = []
+        ready: list[Chunk] = []
         while (following := self._waiting.get(self._chain.n + 1)) is not None:
-            self._check(following, now_ms)
+            try:
+                self._check(following, now_ms)
+            except RemoteError as exc:
+                if not ready:
+                    raise
+                self._fault = exc  # what came before the fault still arrives
+                break
             self._drop_waiting(following)
             self._count(following)
             ready.append(following)
