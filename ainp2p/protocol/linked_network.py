@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -28,6 +28,8 @@ from ainp2p.protocol.peer_link import CLOSE_GRACE_S, ByteStream, PeerLink
 DIAL_TIMEOUT_S = 10.0
 CROSSING_S = 5.0  # links opened by both sides within this time: a simultaneous dial
 RETIRED_IDLE_S = 5.0  # a link that lost a simultaneous dial is looked at so often, and closed when idle
+REDIAL_S = 5.0  # between attempts to find lost bootstrap peers again, half to one and a half times
+REDIALS_WHEN_ALONE = 4  # remembered peers tried in each such round when nobody is connected
 PEERS_REMEMBERED_MAX = 4096
 ADDRESSES_PER_PEER_MAX = 16
 PUBLISHED_QUEUE_MAX = 1024  # messages that a slow reader of a topic may lag behind
@@ -185,6 +187,52 @@ class LinkedNetwork(ABC):
             await link.closed.wait()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def known_addresses(self) -> dict[PeerId, tuple[str, ...]]:
+        """Peers and where they were last known to be; worth keeping for the next start."""
+        return dict(self._known)
+
+    async def bootstrap(self, addresses: Iterable[str]) -> None:
+        """Dial these peers, wait for the first or for all to fail, and keep dialling those that are lost.
+
+        Raises:
+            InvalidInput: one of them is not an address that ends in ``/p2p/<peer id>``.
+        """
+        peers = [peer_of(address) for address in addresses]
+        for peer, address in zip(peers, addresses, strict=True):
+            self.add_addresses(peer, (address,))
+        others = [peer for peer in dict.fromkeys(peers) if peer != self._peer_id]
+        if not others:
+            return
+        connected, failed = trio.Event(), list[PeerId]()
+
+        async def dial(peer: PeerId) -> None:
+            try:
+                await self._linked(peer, DIAL_TIMEOUT_S)
+            except Error:
+                failed.append(peer)
+            if len(failed) in (0, len(others)) or peer not in failed:
+                connected.set()
+
+        for peer in others:
+            self._nursery.start_soon(dial, peer)
+        self._nursery.start_soon(self._stay_connected, others)
+        await connected.wait()
+
+    async def _stay_connected(self, peers: list[PeerId]) -> None:
+        """Dial lost bootstrap peers again; when alone, some remembered peers too."""
+        while not self._closed:
+            await trio.sleep(REDIAL_S * (0.5 + self._context.rng.random()))
+            wanted = [peer for peer in peers if peer not in self._links]
+            if not self._links:
+                strangers = [peer for peer in self._known if peer not in peers]
+                self._context.rng.shuffle(strangers)
+                wanted += strangers[:REDIALS_WHEN_ALONE]
+            for peer in wanted:
+                if peer not in self._links and peer not in self._dials and not self._closed:
+                    dial = self._dials[peer] = _Dial()
+                    self._nursery.start_soon(self._dial, peer, dial)
+
     # --- gossip and provider records: each network's own ----------------------------------------
 
     @abstractmethod
@@ -251,14 +299,21 @@ class LinkedNetwork(ABC):
         else:
             keep = link if ours == (self._peer_id < peer) else old
             self._links[peer] = keep
-            self._retired.append(old if keep is link else link)
-            self._nursery.start_soon(self._close_when_idle, self._retired[-1])
+            self._retire(old if keep is link else link)
         self._nursery.start_soon(self._run, link)
         if (dial := self._dials.get(peer)) is not None:
             dial.done.set()
         return link
 
+    def _retire(self, link: PeerLink) -> None:
+        for other in self._retired:  # at most one per peer, however often it crosses us
+            if other.peer == link.peer:
+                other.close(Broken("the peer has connected anew"))
+        self._retired.append(link)
+        self._nursery.start_soon(self._close_when_idle, link)
+
     async def _run(self, link: PeerLink) -> None:
+        """Carry a link to its end, then forget it."""
         try:
             await link.run()
         finally:

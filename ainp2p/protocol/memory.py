@@ -449,8 +449,7 @@ async def open_memory_network(
     async with background() as nursery:
         network = MemoryNetwork(hub, peer, context or hub.context(peer), nursery)
         try:
-            for address in bootstrap:
-                await network.connect(address)
+            await network.bootstrap(bootstrap)
             yield network
         finally:
             await network._close()

@@ -77,7 +77,8 @@ class PeerLink:
         self.peer, self.ours = peer, ours
         self.opened_at = trio.current_time()
         self.closed = trio.Event()
-        self._stream, self._handlers = stream, handlers
+        self.wire = stream
+        self._handlers = handlers
         self._core = Channel(self.opened_at)
         self._nursery: trio.Nursery | None = None
         self._reason: Exception | None = None  # why it is over
@@ -114,7 +115,7 @@ class PeerLink:
             self.close(Broken("the connection was given up"))
             self.closed.set()
             with trio.CancelScope(deadline=trio.current_time() + CLOSE_GRACE_S, shield=True):
-                await self._stream.aclose()
+                await self.wire.aclose()
 
     def close(self, reason: Exception) -> None:
         """End it: handlers are cancelled, callers get `Broken`, or `Closed` if that is the reason."""
@@ -347,7 +348,7 @@ class PeerLink:
     async def _read(self) -> None:
         core, on = self._core, self._on
         while True:
-            data = await self._stream.read()
+            data = await self.wire.read()
             if not data:
                 raise Broken("the peer closed the connection")
             core.receive_data(data, trio.current_time())
@@ -359,7 +360,7 @@ class PeerLink:
         while True:
             data = self._core.data_to_send()
             if data:
-                await self._stream.write(data)
+                await self.wire.write(data)
                 self._settle()
             else:
                 self._flushed.unpark_all()
