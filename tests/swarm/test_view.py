@@ -88,7 +88,7 @@ def test_lines_sum_up_what_happens_all_the_time() -> None:
     ]
     shown(LineView(out), events)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 3
     assert sum(int(re.findall(r"(\d+) tokens", line)[0]) for line in lines) == 300
 
 
