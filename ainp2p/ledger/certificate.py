@@ -8,14 +8,14 @@ validators of equal weight and full batches that makes 1.2 kB. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import msgspec
 
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.merkle import merkle_path, root_from_path
+from ainp2p.ledger.merkle import root_from_path
 from ainp2p.ledger.votelog import (
     BATCH_VERSION,
     COMMIT,
@@ -26,8 +26,8 @@ from ainp2p.ledger.votelog import (
     Header,
     VoteBatch,
     commit_entry,
+    justification_at,
     lock_entry,
-    split_entries,
 )
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Signature, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import verify
@@ -155,8 +155,7 @@ def _lightest_quorum(places: Iterable[Place], committee: Committee) -> list[Plac
 
 
 def _certified(batch: VoteBatch, position: int) -> CertifiedVote:
-    leaves: Sequence[bytes] = split_entries(batch.entries)
-    header, leaf = batch.header, leaves[position]
+    header = batch.header
     return CertifiedVote(
         member=batch.member,
         height=header.height,
@@ -164,8 +163,8 @@ def _certified(batch: VoteBatch, position: int) -> CertifiedVote:
         timestamp=header.timestamp,
         count=header.count,
         position=position,
-        justification=leaf[37:] or None,
-        path=merkle_path(leaves, position),
+        justification=justification_at(batch.entries, position),
+        path=batch.path(position),
         signature=batch.signature,
     )
 

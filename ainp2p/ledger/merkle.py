@@ -19,24 +19,31 @@ _NODE = b"ainp2p/node/1"
 EMPTY_ROOT = digest(b"ainp2p/noleaf/1")  # the root over nothing: an idle validator's batch
 
 
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The 32-byte root over `leaves`, in their order."""
-    level = _hash_leaves(leaves)
-    if not level:
-        return EMPTY_ROOT
-    while len(level) > 1:
-        level = _level_above(level)
-    return level[0]
+class MerkleTree:
+    """All hashes over `leaves`, in their order.
 
+    Attributes:
+        root: 32 bytes.
+    """
 
-def merkle_path(leaves: Sequence[bytes], index: int) -> bytes:
-    """The siblings from leaf `index` up to the root, joined: at most 32 bytes for each halving."""
-    level, path = _hash_leaves(leaves), b""
-    while len(level) > 1:
-        if index ^ 1 < len(level):
-            path += level[index ^ 1]
-        level, index = _level_above(level), index >> 1
-    return path
+    __slots__ = ("_levels", "root")
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        level = [blake2b(leaf, digest_size=HASH_SIZE, person=_LEAF).digest() for leaf in leaves]
+        self._levels = [level]
+        while len(level) > 1:
+            level = _level_above(level)
+            self._levels.append(level)
+        self.root = level[0] if level else EMPTY_ROOT
+
+    def path(self, index: int) -> bytes:
+        """The siblings from leaf `index` up to the root, joined: at most 32 bytes for each halving."""
+        path = b""
+        for level in self._levels[:-1]:
+            if index ^ 1 < len(level):
+                path += level[index ^ 1]
+            index >>= 1
+        return path
 
 
 def root_from_path(leaf: bytes, index: int, count: int, path: bytes) -> bytes:
@@ -57,10 +64,6 @@ def root_from_path(leaf: bytes, index: int, count: int, path: bytes) -> bytes:
     if at != len(path):
         raise Malformed(f"a Merkle path of {len(path)} bytes where {at} are needed")
     return node
-
-
-def _hash_leaves(leaves: Sequence[bytes]) -> list[bytes]:
-    return [blake2b(leaf, digest_size=HASH_SIZE, person=_LEAF).digest() for leaf in leaves]
 
 
 def _level_above(level: list[bytes]) -> list[bytes]:

@@ -26,7 +26,7 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.merkle import merkle_root
+from ainp2p.ledger.merkle import MerkleTree
 from ainp2p.ledger.operations import Signer
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Signature, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import digest, verify
@@ -94,6 +94,11 @@ def read_votes(entries: bytes) -> list[Vote]:
     ]
 
 
+def justification_at(entries: bytes, position: int) -> bytes | None:
+    """The justification of the LOCK at this position, None where there is none."""
+    return split_entries(entries)[position][_SHORT.size :] or None
+
+
 def _all_short(entries: bytes) -> bool:
     """Whether all records are LOCKs without justification and COMMITs: nearly always, and read in bulk."""
     return len(entries) % _SHORT.size == 0 and not entries[:: _SHORT.size].strip(b"\x01\x02")
@@ -121,7 +126,7 @@ class SignedBatch(Message, frozen=True):
     entries: Annotated[bytes, msgspec.Meta(max_length=ENTRIES_SIZE_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class VoteBatch:
     """A batch whose header fits its entries.
 
@@ -139,6 +144,13 @@ class VoteBatch:
     signature: bytes
     entries: bytes
     votes: list[Vote]
+    _tree: MerkleTree | None = None
+
+    def path(self, position: int) -> bytes:
+        """The Merkle path of one entry; the tree is kept, since who asks for one asks for many."""
+        if self._tree is None:
+            self._tree = MerkleTree(split_entries(self.entries))
+        return self._tree.path(position)
 
 
 _read_batch = fast_decoder(SignedBatch, size_max=BATCH_SIZE_MAX)
@@ -207,7 +219,7 @@ def _member(header: Header, committee: Committee) -> int:
 
 def _parsed(raw: bytes, batch: SignedBatch, header: Header, member: int) -> VoteBatch:
     leaves = split_entries(batch.entries)
-    if len(leaves) != header.count or merkle_root(leaves) != header.root:
+    if len(leaves) != header.count or MerkleTree(leaves).root != header.root:
         raise Malformed("a batch's entries are not those that its header names")
     votes = read_votes(batch.entries)
     return VoteBatch(raw, batch_id(batch.header), member, header, batch.signature, batch.entries, votes)
@@ -297,7 +309,7 @@ class OwnLog:
             height=self.height + 1,
             previous=self.head,
             timestamp=now,
-            root=merkle_root(leaves),
+            root=MerkleTree(leaves).root,
             count=len(leaves),
         )
         batch = sign_batch(header, leaves, self._signer, self._member)

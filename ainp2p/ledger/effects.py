@@ -1,0 +1,155 @@
+"""What a validator's core hands out: things to send, and things to write. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.operations import ParsedOperation, SignedOperation
+from ainp2p.ledger.store import Decided
+from ainp2p.ledger.votelog import VoteBatch
+from ainp2p.protocol.codec import Message, Uint
+
+TWO_BATCHES, TWO_LOCKS, TWO_OPERATIONS = 1, 2, 3
+
+
+class Evidence(Message, frozen=True):
+    """Proof, for anybody, of what a correct party never does; kept for ever.
+
+    TWO_BATCHES: two batches of one validator at one height. TWO_LOCKS: two batches in which a validator
+    LOCKs two operations in one (slot, view), then those two encoded SignedOperations. TWO_OPERATIONS: two
+    encoded SignedOperations for one (account, seq), signed by one key.
+    """
+
+    kind: Uint
+    culprit: bytes  # the validator's key, or the account's id
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """An operation that has just become final and was applied here; `Validator.certificate` proves it."""
+
+    parsed: ParsedOperation
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """An operation newly found valid, to push to members; `source` brought it ("": we made it ourselves)."""
+
+    parsed: ParsedOperation
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An operation to fetch: `holders` (validators' keys) voted for it and so have it, or had it."""
+
+    id: bytes
+    holders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Batches `first` … `last` of a validator's log to fetch, from it or from anybody who has them."""
+
+    validator: bytes
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class Effects:
+    """What to do now, in any order.
+
+    Attributes:
+        operations: push to members that may lack them.
+        batches: our own, on disk: push to the rest of the committee.
+        finals: newly final, in an order in which they can be applied.
+        wanted: operations that votes name and that are not held.
+        gaps: batches that are missing before one that came.
+        evidence: newly found.
+    """
+
+    operations: list[Push] = field(default_factory=list)
+    batches: list[VoteBatch] = field(default_factory=list)
+    finals: list[Final] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decided operation to store, and where a quorum's COMMITs for it are."""
+
+    decided: Decided
+    places: tuple[Place, ...]
+
+
+@dataclass(slots=True)
+class Records:
+    """Everything that one write makes durable together. `own` batches may be sent only afterwards.
+
+    Attributes:
+        segment: the number of this write, from 1 on.
+        operations: bodies that the validator's own votes or held receipts rest on.
+        floors: None, or (member → the height from which a restart needs its batches, the first segment
+            of operations that it needs).
+    """
+
+    segment: int
+    own: list[VoteBatch]
+    others: list[VoteBatch]
+    operations: list[SignedOperation]
+    decided: list[Record]
+    evidence: list[Evidence]
+    floors: tuple[dict[int, int], int] | None = None
+
+
+@dataclass(slots=True)
+class Restored:
+    """What a restart finds.
+
+    Attributes:
+        segment: the last write's number, 0 if there was none.
+        batches: per member, in rising heights without a gap, up to the last one held.
+        operations: bodies with the segment that holds them.
+    """
+
+    segment: int
+    batches: list[list[bytes]]
+    operations: list[tuple[int, SignedOperation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A decided operation in the journal."""
+
+    signed: SignedOperation
+    places: tuple[Place, ...]
+
+
+class Journal(Protocol):
+    """A validator's disk: `validator_store.SqliteJournal`, or a fake that loses what was not written."""
+
+    def write(self, records: Records) -> None:
+        """Make all of it durable, or none; it is on disk when this returns.
+
+        Raises:
+            StorageError: it is not; nothing will be written any more.
+        """
+
+    def restore(self, members: int) -> Restored:
+        """What was written, from the last floors on."""
+
+    def batch(self, member: int, height: int) -> bytes | None:
+        """One stored batch."""
+
+    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+        """Up to `limit` stored batches of one validator from height `first` on."""
+
+    def find(self, id_: bytes) -> Found | None:
+        """A stored decided operation by its id."""

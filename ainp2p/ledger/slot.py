@@ -1,0 +1,298 @@
+"""Counting votes: candidates, slots, and the two thresholds at which something happens. No I/O.
+
+A *slot* is (object, seq); its *candidates* are operations that want to be the one decided there. A vote
+names an operation only, so votes are counted per operation, also for one that is not held yet:
+
+    (unknown) ──named by a vote──► named ──its bytes arrive──► held
+    votes:  quorum of LOCK(v, x) ──► x is prepared in v        quorum of COMMIT(v, x) ──► x is final
+
+Whose turn it is, and whether an operation is valid, is the validator's matter.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ainp2p.errors import InvalidOperation
+from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.operations import ParsedOperation, SignedOperation
+from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
+
+SlotId = tuple[bytes, int]  # object, seq
+
+
+class Count:
+    """The votes of one kind in one view for one candidate; `mask` has a bit per member."""
+
+    __slots__ = ("mask", "places", "weight")
+
+    def __init__(self) -> None:
+        self.mask = 0
+        self.weight = 0
+        self.places: list[Place] = []
+
+
+class Candidate:
+    """An operation that is not decided: its votes, and its bytes once they are held.
+
+    Attributes:
+        counts: by (view, kind) packed into one integer, since it is looked up for every vote.
+        parsed: the operation, None while it is only named.
+        verified: its proof was checked against the object's keys.
+        prepared: the highest view with a quorum of LOCKs, or None.
+        final: the view with a quorum of COMMITs, or None.
+        rivals: whether its slot has other candidates.
+        valid_since: when it was first found valid, for the gate D; None before.
+        segment: number of the journal's write that holds its bytes; 0 while none does.
+    """
+
+    __slots__ = (
+        "ask_at",
+        "asked",
+        "blocked_by",
+        "counts",
+        "final",
+        "id",
+        "parsed",
+        "prepared",
+        "proofs",
+        "rivals",
+        "segment",
+        "source",
+        "valid_since",
+        "verified",
+    )
+
+    def __init__(self, id_: bytes) -> None:
+        self.id = id_
+        self.counts: dict[int, Count] = {}
+        self.parsed: ParsedOperation | None = None
+        self.proofs: list[ParsedOperation] = []  # further ones with the same id and another proof
+        self.verified = False
+        self.prepared: int | None = None
+        self.final: int | None = None
+        self.rivals = False
+        self.valid_since: int | None = None
+        self.segment = 0
+        self.source = ""  # the peer whose quota it uses while it waits
+        self.blocked_by = b""
+        self.ask_at = self.asked = 0  # ms; how often others were asked for it
+
+    @property
+    def slot(self) -> SlotId:
+        """The slot of a held operation."""
+        assert self.parsed is not None
+        return self.parsed.operation.object, self.parsed.operation.seq
+
+    @property
+    def proof(self) -> SignedOperation:
+        """A held operation as it travels."""
+        assert self.parsed is not None
+        return self.parsed.signed
+
+    def voters(self) -> int:
+        """A bit for each member that voted for it."""
+        mask = 0
+        for count in self.counts.values():
+            mask |= count.mask
+        return mask
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot as its validator sees it: the candidates held, and the votes that it has cast itself."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    locked: dict[int, bytes] = field(default_factory=dict)  # view → operation
+    committed: dict[int, bytes] = field(default_factory=dict)
+
+    def lock(self, view: int, operation: bytes) -> None:
+        """Note that we LOCK `operation` in `view`.
+
+        Raises:
+            InvalidOperation: rule ``"locked"``: we LOCKed another one ("at most once per (slot, view)").
+        """
+        if self.locked.setdefault(view, operation) != operation:
+            raise InvalidOperation("locked", f"another operation is LOCKed in view {view} of this slot")
+
+    def commit(self, view: int, operation: bytes) -> bool:
+        """Note that we COMMIT `operation` in `view`; False if we had already.
+
+        Raises:
+            InvalidOperation: rule ``"committed"``: we COMMITted another one there.
+        """
+        if operation == self.committed.get(view):
+            return False
+        if self.committed.setdefault(view, operation) != operation:
+            raise InvalidOperation("committed", f"another operation is COMMITted in view {view} of this slot")
+        return True
+
+
+@dataclass(slots=True)
+class Counted:
+    """What one batch of votes brought.
+
+    Attributes:
+        named: operations of which nothing was known.
+        prepared, final: (candidate, view) that have just reached a quorum.
+        doubled: places of two LOCKs by one validator in one view of one slot.
+    """
+
+    named: list[Candidate] = field(default_factory=list)
+    prepared: list[tuple[Candidate, int]] = field(default_factory=list)
+    final: list[tuple[Candidate, int]] = field(default_factory=list)
+    doubled: list[tuple[Place, Place]] = field(default_factory=list)
+
+
+class VoteTable:
+    """All candidates of an epoch and their votes, and the ids that were decided lately.
+
+    Attributes:
+        owed: per member, how many counts it was the first to open: what a member that votes for things
+            nobody has can make others remember. Freed when the candidate goes.
+    """
+
+    def __init__(self, committee: Committee, *, decided_max: int) -> None:
+        self._committee = committee
+        self.candidates: dict[bytes, Candidate] = {}
+        self.slots: dict[SlotId, Slot] = {}
+        self.owed = [0] * len(committee.keys)
+        self._decided: dict[bytes, None] = {}
+        self._decided_order: deque[bytes] = deque()
+        self._decided_max = decided_max
+
+    # --- votes ----------------------------------------------------------------------------------
+
+    def count(self, batch: VoteBatch) -> Counted:
+        """Count a batch's votes; those for operations decided lately are passed over.
+
+        A repeated vote changes nothing. This loop runs eight times per decided operation at n = 4: it is
+        written for speed.
+        """
+        found = Counted()
+        member, height, quorum = batch.member, batch.header.height, self._committee.quorum
+        bit, weight = 1 << member, self._committee.weights[member]
+        candidates, decided = self.candidates, self._decided
+        for position, (kind, view, id_) in enumerate(batch.votes):
+            candidate = candidates.get(id_)
+            if candidate is None:
+                if id_ in decided:
+                    continue
+                candidate = candidates[id_] = Candidate(id_)
+                found.named.append(candidate)
+            key = view << 2 | kind
+            count = candidate.counts.get(key)
+            if count is None:
+                count = candidate.counts[key] = Count()
+                self.owed[member] += 1
+            elif count.mask & bit:
+                continue
+            place = (member, height, position)
+            count.mask |= bit
+            count.places.append(place)
+            before = count.weight
+            count.weight = after = before + weight
+            if before < quorum <= after:
+                (found.prepared if kind == LOCK else found.final).append((candidate, view))
+            if candidate.rivals and kind == LOCK:
+                self._look_for_doubles(candidate, key, place, found)
+        for candidate, view in found.prepared:
+            candidate.prepared = view if candidate.prepared is None else max(view, candidate.prepared)
+        for candidate, view in found.final:
+            candidate.final = view if candidate.final is None else candidate.final
+        return found
+
+    def _look_for_doubles(self, candidate: Candidate, key: int, place: Place, found: Counted) -> None:
+        for rival in self.slots[candidate.slot].candidates:
+            count = rival.counts.get(key)
+            if rival is not candidate and count is not None:
+                found.doubled += [(other, place) for other in count.places if other[0] == place[0]]
+
+    # --- candidates -----------------------------------------------------------------------------
+
+    def hold(self, parsed: ParsedOperation) -> tuple[Candidate, list[tuple[Place, Place]]]:
+        """Put an operation's bytes to its candidate and into its slot; also the doubled LOCKs this shows."""
+        candidate = self.candidates.get(parsed.id)
+        if candidate is None:
+            candidate = self.candidates[parsed.id] = Candidate(parsed.id)
+        if candidate.parsed is not None:
+            return candidate, []
+        candidate.parsed = parsed
+        slot = self.slots.get(candidate.slot)
+        if slot is None:
+            slot = self.slots[candidate.slot] = Slot()
+        slot.candidates.append(candidate)
+        if len(slot.candidates) == 1:
+            return candidate, []
+        found = Counted()
+        for each in slot.candidates:
+            each.rivals = True
+        for key, count in candidate.counts.items():
+            if key & 3 == LOCK:
+                for place in count.places:
+                    self._look_for_doubles(candidate, key, place, found)
+        return candidate, found.doubled
+
+    def slot_of(self, candidate: Candidate) -> Slot:
+        """The slot that a held candidate is in."""
+        return self.slots[candidate.slot]
+
+    def places(self, candidate: Candidate, kind: int, view: int) -> list[Place]:
+        """Where the votes of this kind and view are."""
+        return candidate.counts[view << 2 | kind].places
+
+    def decide(self, candidate: Candidate) -> list[Candidate]:
+        """Forget a decided slot, all its candidates and their votes; returns the losers."""
+        slot = self.slots.pop(candidate.slot)
+        for each in slot.candidates:
+            self._remove(each)
+        self.remember(candidate.id)
+        return [each for each in slot.candidates if each is not candidate]
+
+    def let_go(self, candidate: Candidate) -> None:
+        """Forget a candidate's bytes, and all of it if nobody voted for it; our own votes stay noted."""
+        if candidate.parsed is not None:
+            slot = self.slots[candidate.slot]
+            slot.candidates.remove(candidate)
+            if not slot.candidates and not slot.locked and not slot.committed:
+                del self.slots[candidate.slot]
+        candidate.parsed, candidate.verified, candidate.rivals = None, False, False
+        if not candidate.counts:
+            self.candidates.pop(candidate.id, None)
+
+    def drop(self, candidate: Candidate) -> None:
+        """Forget a candidate and the votes for it."""
+        self.let_go(candidate)
+        self._remove(candidate)
+
+    def _remove(self, candidate: Candidate) -> None:
+        self.candidates.pop(candidate.id, None)
+        for count in candidate.counts.values():
+            self.owed[count.places[0][0]] -= 1
+
+    def remember(self, decided: bytes) -> None:
+        """Pass over late votes for this operation; of too many such ids the oldest is forgotten."""
+        if decided not in self._decided:
+            self._decided[decided] = None
+            self._decided_order.append(decided)
+            if len(self._decided_order) > self._decided_max:
+                del self._decided[self._decided_order.popleft()]
+
+    def was_decided(self, id_: bytes) -> bool:
+        """Whether this operation was decided lately (an older one may be forgotten)."""
+        return id_ in self._decided
+
+    def lowest_heights(self) -> dict[int, int]:
+        """Per member, the lowest height of its batches that a candidate's vote is in."""
+        lowest: dict[int, int] = {}
+        for candidate in self.candidates.values():
+            for count in candidate.counts.values():
+                for member, height, _ in count.places:
+                    if height < lowest.get(member, height + 1):
+                        lowest[member] = height
+        return lowest
+
+
+__all__ = ["COMMIT", "LOCK", "Candidate", "Count", "Counted", "Slot", "SlotId", "VoteTable"]

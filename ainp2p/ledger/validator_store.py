@@ -1,0 +1,163 @@
+"""A validator's disk: vote logs, bodies that votes rest on, decided operations, evidence.
+
+One SQLite file holds these tables and the `Store`'s; each write is one transaction and one fsync, so votes,
+the operations they name and the state they led to are never apart. Blocking: see `Database`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ainp2p.errors import Error, StorageError
+from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.database import Database
+from ainp2p.ledger.effects import Evidence, Found, Record, Records, Restored
+from ainp2p.ledger.operations import SignedOperation
+from ainp2p.ledger.store import Store
+from ainp2p.protocol.codec import encode, fast_decoder
+
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS vote_batches (member INTEGER, height INTEGER, raw BLOB NOT NULL,
+       PRIMARY KEY (member, height)) WITHOUT ROWID""",
+    # One row per write: encoded SignedOperations, each after its length. A row per operation costs more.
+    "CREATE TABLE IF NOT EXISTS vote_operations (segment INTEGER PRIMARY KEY, joined BLOB NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS vote_finals (id BLOB PRIMARY KEY, object BLOB NOT NULL,
+       seq INTEGER NOT NULL, places BLOB NOT NULL) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS vote_evidence (n INTEGER PRIMARY KEY, evidence BLOB NOT NULL)",
+    # member −1: the last segment written; −2: the first one needed; else: the first height needed.
+    "CREATE TABLE IF NOT EXISTS vote_floors (member INTEGER PRIMARY KEY, floor INTEGER NOT NULL)",
+)
+_LAST, _FIRST = -1, -2
+_PLACE = struct.Struct(">BIB")
+_LENGTH = struct.Struct(">I")
+_read_signed = fast_decoder(SignedOperation)
+_read_evidence = fast_decoder(Evidence, size_max=1 << 20)
+
+
+class SqliteJournal:
+    """The `effects.Journal` on a `Database`, beside the `Store` in the same one."""
+
+    def __init__(self, database: Database, store: Store) -> None:
+        """Use the tables, or make them.
+
+        Raises:
+            StorageError: they cannot be used.
+        """
+        self._database, self._store = database, store
+        with database.transaction():
+            for table in _TABLES:
+                database.execute(table)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def write(self, records: Records) -> None:
+        """Make all of it durable, or none; it is on disk when this returns.
+
+        Raises:
+            StorageError: it is not; nothing will be written any more.
+        """
+        many = self._database.executemany
+        with self._database.transaction():
+            self._store.commit([record.decided for record in records.decided])
+            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?)", map(_final_row, records.decided))
+            many(
+                "INSERT INTO vote_batches VALUES (?, ?, ?)",
+                [(b.member, b.header.height, b.raw) for b in (*records.others, *records.own)],
+            )
+            if records.operations:
+                row = (records.segment, _join(records.operations))
+                self._database.execute("INSERT INTO vote_operations VALUES (?, ?)", row)
+            many(
+                "INSERT INTO vote_evidence (evidence) VALUES (?)",
+                [(encode(evidence),) for evidence in records.evidence],
+            )
+            floors = {_LAST: records.segment}
+            if records.floors is not None:
+                heights, floors[_FIRST] = records.floors
+                floors.update(heights)
+                self._database.execute("DELETE FROM vote_operations WHERE segment < ?", (floors[_FIRST],))
+            many("INSERT OR REPLACE INTO vote_floors VALUES (?, ?)", sorted(floors.items()))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def restore(self, members: int) -> Restored:
+        """What was written, from the last floors on.
+
+        Raises:
+            StorageError: a row is damaged.
+        """
+        execute = self._database.execute
+        floors: dict[int, int] = dict(execute("SELECT member, floor FROM vote_floors"))
+        operations = [
+            (segment, signed)
+            for segment, joined in execute("SELECT segment, joined FROM vote_operations ORDER BY segment")
+            for signed in self._split(joined)
+        ]
+        batches = [
+            [
+                raw
+                for (raw,) in execute(
+                    "SELECT raw FROM vote_batches WHERE member = ? AND height >= ? ORDER BY height",
+                    (member, floors.get(member, 0)),
+                )
+            ]
+            for member in range(members)
+        ]
+        return Restored(floors.get(_LAST, 0), batches, operations)
+
+    def batch(self, member: int, height: int) -> bytes | None:
+        """One stored batch."""
+        rows = self._database.execute(
+            "SELECT raw FROM vote_batches WHERE member = ? AND height = ?", (member, height)
+        )
+        return rows[0][0] if rows else None
+
+    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+        """Up to `limit` stored batches of one validator from height `first` on."""
+        rows = self._database.execute(
+            "SELECT raw FROM vote_batches WHERE member = ? AND height >= ? ORDER BY height LIMIT ?",
+            (member, first, limit),
+        )
+        return [raw for (raw,) in rows]
+
+    def find(self, id_: bytes) -> Found | None:
+        """A stored decided operation by its id."""
+        rows = self._database.execute("SELECT object, seq, places FROM vote_finals WHERE id = ?", (id_,))
+        if not rows:
+            return None
+        object_, seq, places = rows[0]
+        stored = self._store.history(object_, seq, 1)[0]
+        return Found(stored.signed, tuple(_PLACE.iter_unpack(places)))
+
+    def evidence(self) -> list[Evidence]:
+        """All evidence, oldest first."""
+        rows = self._database.execute("SELECT evidence FROM vote_evidence ORDER BY n")
+        return [_read_evidence(raw) for (raw,) in rows]
+
+    def _split(self, joined: bytes) -> list[SignedOperation]:
+        operations, at = [], 0
+        try:
+            while at < len(joined):
+                (length,) = _LENGTH.unpack_from(joined, at)
+                at += _LENGTH.size + length
+                operations.append(_read_signed(joined[at - length : at]))
+        except (Error, struct.error) as exc:
+            raise StorageError(f"{self._database.path} is damaged: an operation cannot be read") from exc
+        return operations
+
+
+def _join(operations: list[SignedOperation]) -> bytes:
+    parts = []
+    for operation in operations:
+        raw = encode(operation)
+        parts += [_LENGTH.pack(len(raw)), raw]
+    return b"".join(parts)
+
+
+def _final_row(record: Record) -> tuple[bytes, bytes, int, bytes]:
+    operation = record.decided.parsed.operation
+    return record.decided.parsed.id, operation.object, operation.seq, _pack(record.places)
+
+
+def _pack(places: tuple[Place, ...]) -> bytes:
+    return b"".join([_PLACE.pack(*place) for place in places])
