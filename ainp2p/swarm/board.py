@@ -212,8 +212,9 @@ class Board:
     def _(self, event: ev.TaskTakenOver) -> None:
         task = self._task(event.task)
         task.takeover = event
-        self._works(task, event.seller_before)
-        self._works(task, event.seller)
+        for seller in (event.seller_before, event.seller):
+            if seller not in task.sellers:
+                self._works(task, seller)
         self.takeovers.append(event)
 
     @_apply.register

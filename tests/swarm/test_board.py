@@ -88,3 +88,15 @@ def test_events_in_any_order_neither_raise_nor_lose_money(events: list[ev.AnyEve
 )
 def test_percentiles_are_by_nearest_rank(values: list[int], per_mille: int, expected: int) -> None:
     assert percentile(values, per_mille) == expected
+
+
+def test_a_takeover_that_is_heard_late_does_not_name_a_seller_twice() -> None:
+    taken = ev.TaskTakenOver(at_ms=3, task="t", seller_before="ada", seller="bela", kept=1, lost=0, step=8)
+    board = board_after(
+        [
+            ev.TaskMoved(at_ms=1, task="t", state="working", seller="ada"),
+            ev.TaskMoved(at_ms=2, task="t", state="working", seller="bela"),
+            taken,
+        ]
+    )
+    assert board.tasks["t"].sellers == ["ada", "bela"]
