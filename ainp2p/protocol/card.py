@@ -1,0 +1,155 @@
+"""Signed agent cards: who an agent is, where it is, what it can do and for how much.
+
+A card is a claim by the agent's current key. What others check without asking anybody: the signature,
+that the key makes the peer id, that the agent id belongs to the inception, times, sizes and shapes.
+Whether the seller's speed or model is as it says is seen by hiring it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from ainp2p.errors import BadSignature, Expired, InvalidInput, Malformed
+from ainp2p.protocol import canonical_json
+from ainp2p.protocol.codec import Bytes32, Message, Positive, Text, Uint
+from ainp2p.protocol.identity import digest, peer_id
+from ainp2p.protocol.messages import CLOCK_SKEW_MAX_MS, Signed, Signer, open_, seal
+from ainp2p.protocol.price import Price
+
+PROTOCOL = "/ainp2p/card/1"
+PURPOSE = b"ainp2p/card/1"
+
+LIFE_MS = 120_000
+RENEW_MS = 40_000  # so that two announcements may be lost
+SIZE_MAX = 48 * 1024  # bytes; a card fits one frame, with others around it
+SKILLS_MAX = 16
+ADDRESSES_MAX = 16
+LINEAGE_MAX = 16
+SCHEMA_SIZE_MAX = 8 * 1024
+
+_Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=128)]
+_Schema = Annotated[bytes, msgspec.Meta(max_length=SCHEMA_SIZE_MAX)]
+_Address = Annotated[bytes, msgspec.Meta(min_length=1, max_length=256)]
+
+Binding = Callable[[bytes, bytes, bytes, bytes], bool]
+"""(network, agent id, inception, key) → whether this key speaks for this agent; the ledger knows."""
+
+
+class SkillCard(Message, frozen=True):
+    """One skill in a card: an offer, while the card lives."""
+
+    name: _Name
+    description: Text
+    input_schema: _Schema  # JSON Schema, as canonical JSON
+    output_schema: _Schema
+    price: Text
+    model: Bytes32 | None  # hash of the weights; None: no model, or an unnamed one
+    speed: Uint  # milli-units per second, measured by the agent itself; 0: not yet
+    free: Uint  # slots free now
+    slots: Positive
+    window: Positive
+    step: Positive
+
+    @property
+    def unit(self) -> str:
+        """What speed, window and step count."""
+        return Price.from_wire(self.price).unit
+
+
+class Card(Message, frozen=True, tag=1):
+    """What an agent says of itself; travels inside `Signed` by its current key."""
+
+    network: Bytes32
+    agent: Bytes32
+    inception: Annotated[bytes, msgspec.Meta(max_length=4096)]  # the ledger's; the agent id is its hash
+    peer: Annotated[bytes, msgspec.Meta(max_length=64)]
+    addresses: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
+    name: _Name
+    skills: Annotated[tuple[SkillCard, ...], msgspec.Meta(max_length=SKILLS_MAX)]
+    lineage: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=LINEAGE_MAX)]  # agents it descends from
+    terms: Text  # free text, such as a link to conditions
+    issued: Uint
+    expires: Uint
+    sequence: Uint  # grows with each card of this agent
+
+    def skill(self, name: bytes) -> SkillCard | None:
+        """The skill of that name, if it is offered."""
+        return next((skill for skill in self.skills if skill.name == name), None)
+
+
+def skill_digest(network: bytes, name: bytes) -> bytes:
+    """The key under which providers of a skill are found in the DHT."""
+    return digest(b"ainp2p/skill/1", network, name)
+
+
+def sign_card(signer: Signer, card: Card) -> Signed:
+    """Sign one's own card.
+
+    Raises:
+        InvalidInput: others would refuse it.
+    """
+    try:
+        _check_contents(card, signer.public)
+        signed = seal(signer, PURPOSE, card)
+        _check_size(signed)
+        open_(signed, PURPOSE, Card, size_max=SIZE_MAX)
+    except (Malformed, BadSignature) as exc:
+        raise InvalidInput(f"this card would be refused: {exc}") from exc
+    return signed
+
+
+def verify_card(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) -> Card:
+    """Check all that can be checked of a card without asking anybody.
+
+    Whether it is newer than the one held is the table's matter (`agents.card_table`).
+
+    Raises:
+        BadSignature: forged: the signature, the peer id or the agent id does not fit the key.
+        Expired: too old, or from too far in the future.
+        Malformed: too large, of another network, or contradicting itself.
+    """
+    _check_size(signed)
+    card = open_(signed, PURPOSE, Card, size_max=SIZE_MAX)
+    if card.network != network:
+        raise Malformed("a card of another network")
+    _check_times(card, now_ms)
+    _check_contents(card, signed.key)
+    if not bound(card.network, card.agent, card.inception, signed.key):
+        raise BadSignature("this key does not speak for the agent that the card names")
+    return card
+
+
+def _check_size(signed: Signed) -> None:
+    if len(signed.body) > SIZE_MAX:
+        raise Malformed(f"a card of {len(signed.body)} bytes, at most {SIZE_MAX} are read")
+
+
+def _check_times(card: Card, now_ms: int) -> None:
+    if not 0 < card.expires - card.issued <= LIFE_MS:
+        raise Malformed(f"a card lives at most {LIFE_MS} ms")
+    if card.expires <= now_ms:
+        raise Expired(f"the card expired {now_ms - card.expires} ms ago")
+    if card.issued > now_ms + CLOCK_SKEW_MAX_MS:
+        raise Expired(f"the card was issued {card.issued - now_ms} ms in the future: is a clock wrong?")
+
+
+def _check_contents(card: Card, key: bytes) -> None:
+    peer = peer_id(key).encode()
+    if card.peer != peer:
+        raise BadSignature("the card's peer id is not that of its key")
+    if any(not address.endswith(b"/p2p/" + peer) for address in card.addresses):
+        raise Malformed("an address in a card ends in /p2p/<its own peer id>")
+    if len({skill.name for skill in card.skills}) != len(card.skills):
+        raise Malformed("a skill is named twice")
+    for skill in card.skills:
+        Price.from_wire(skill.price)
+        if skill.window < skill.step:
+            raise Malformed("a window is not below its step")
+        if skill.free > skill.slots:
+            raise Malformed("more slots are free than there are")
+        for schema in (skill.input_schema, skill.output_schema):
+            if not isinstance(canonical_json.decode(schema, size_max=SCHEMA_SIZE_MAX), dict | bool):
+                raise Malformed("a JSON schema is an object")
