@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import socket
 import struct
 import threading
@@ -254,12 +255,11 @@ def fix_read_exactly() -> None:
 
 
 def fix_logging() -> None:
-    """libp2p logs expected ends of streams as errors, some of them to the root logger."""
+    """libp2p logs expected ends of streams as warnings and errors, some of them to the root logger."""
     from libp2p.network.connection import swarm_connection
 
-    logger = logging.getLogger("libp2p")
-    if logger.level == logging.NOTSET:  # a user who wants to hear it has set a level
-        logger.setLevel(logging.CRITICAL)
+    if not os.environ.get("LIBP2P_DEBUG"):  # libp2p's own switch: who sets it wants to hear
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     swarm_connection.logging = logging.getLogger("libp2p.network.connection.swarm_connection")
 
 
@@ -543,18 +543,24 @@ class Libp2pNetwork(LinkedNetwork):
 
     async def _open_stream(self, peer: PeerId, addresses: tuple[str, ...]) -> ByteStream:
         id_ = self._id(peer)
-        if not self._live_connections(id_):
-            with suppress(Exception):  # what identify and the DHT have heard
-                addresses = (*addresses, *map(str, self._host.get_peerstore().addrs(id_)))
-            if not addresses:
-                raise Unreachable(f"no address of {peer} is known: connect to it, or add_addresses")
-            await self._dial_addresses(id_, tuple(dict.fromkeys(addresses)))
+        if connections := self._live_connections(id_):
+            try:
+                return await self._open_channel(id_)
+            except Unreachable:  # half-open, or closing: dial anew
+                for connection in connections:
+                    self._nursery.start_soon(_close_quietly, connection)
+        with suppress(Exception):  # what identify and the DHT have heard
+            addresses = (*addresses, *map(str, self._host.get_peerstore().addrs(id_)))
+        if not addresses:
+            raise Unreachable(f"no address of {peer} is known: connect to it, or add_addresses")
+        await self._dial_addresses(id_, tuple(dict.fromkeys(addresses)))
+        return await self._open_channel(id_)
+
+    async def _open_channel(self, id_: Any) -> ByteStream:
         try:
             return _Libp2pStream(await self._host.new_stream(id_, [CHANNEL_PROTOCOL]))
         except Exception as exc:
-            for connection in self._live_connections(id_):  # perhaps half-open: do not try it again
-                self._nursery.start_soon(_close_quietly, connection)
-            raise Unreachable(f"no channel with {peer}: {exc}") from exc
+            raise Unreachable(f"no channel with {id_}: {exc}") from exc
 
     async def _dial_addresses(self, id_: Any, addresses: tuple[str, ...]) -> None:
         """The first address that answers wins. libp2p's own `dial_peer` tries one TCP address only."""
@@ -584,20 +590,17 @@ class Libp2pNetwork(LinkedNetwork):
     def _live_connections(self, id_: Any) -> list[Any]:
         return [connection for connection in self._swarm.get_connections(id_) if not connection.is_closed]
 
-    async def _run(self, link: PeerLink) -> None:
+    def _forget(self, link: PeerLink) -> None:
         """A link's end takes its connection along: a dead one would be tried again and again."""
-        try:
-            await super()._run(link)
-        finally:
-            stream = link.wire
-            assert isinstance(stream, _Libp2pStream)
-            others = [other.wire for other in (*self._links.values(), *self._retired)]
-            shared = any(
-                isinstance(other, _Libp2pStream) and other.stream.muxed_conn is stream.stream.muxed_conn
-                for other in others
-            )
-            if not shared and not self._closed:
-                self._nursery.start_soon(_close_quietly, stream.stream.swarm_conn)
+        super()._forget(link)
+        if not self._closed:
+            self._nursery.start_soon(self._close_unused, link)
+
+    async def _close_unused(self, link: PeerLink) -> None:
+        await link.closed.wait()
+        connection = _connection(link)
+        if all(_connection(other) is not connection for other in (*self._links.values(), *self._retired)):
+            await _close_quietly(connection)
 
     async def _connected(self, connection: Any) -> None:
         """libp2p has a new connection: hold the peer to one of each direction, tell the DHT."""
@@ -715,6 +718,12 @@ class Libp2pNetwork(LinkedNetwork):
         for peer, addresses in found.items():
             self.add_addresses(peer, tuple(_with_peer(address, peer) for address in addresses))
         return list(found)
+
+
+def _connection(link: PeerLink) -> Any:
+    """The libp2p connection that carries a link."""
+    assert isinstance(link.wire, _Libp2pStream)
+    return link.wire.stream.swarm_conn
 
 
 def _with_peer(address: str, peer: PeerId) -> str:

@@ -288,45 +288,41 @@ class LinkedNetwork(ABC):
 
     def _adopt(self, peer: PeerId, stream: ByteStream, *, ours: bool) -> PeerLink:
         """Make a link of a stream that either side has opened, and choose which one is for new calls."""
-        link = PeerLink(peer, stream, self._handlers, ours=ours)
+        link = PeerLink(peer, stream, self._handlers, ours=ours, on_close=self._forget)
         old = self._links.get(peer)
         if old is None:
             self._links[peer] = link
             self._tell(peer, connected=True)
         elif old.ours == ours or link.opened_at - old.opened_at > CROSSING_S:
             self._links[peer] = link
-            old.close(Broken("the peer has connected anew"))
+            old.close(Broken("connected anew"))
         else:
             keep = link if ours == (self._peer_id < peer) else old
             self._links[peer] = keep
             self._retire(old if keep is link else link)
-        self._nursery.start_soon(self._run, link)
+        self._nursery.start_soon(link.run)
         if (dial := self._dials.get(peer)) is not None:
             dial.done.set()
         return link
 
     def _retire(self, link: PeerLink) -> None:
-        for other in self._retired:  # at most one per peer, however often it crosses us
-            if other.peer == link.peer:
-                other.close(Broken("the peer has connected anew"))
+        for other in [other for other in self._retired if other.peer == link.peer]:
+            other.close(Broken("connected anew"))  # one per peer, however often it crosses us
         self._retired.append(link)
         self._nursery.start_soon(self._close_when_idle, link)
 
-    async def _run(self, link: PeerLink) -> None:
-        """Carry a link to its end, then forget it."""
-        try:
-            await link.run()
-        finally:
-            if link in self._retired:
-                self._retired.remove(link)
-            if self._links.get(link.peer) is link:
-                spare = next((other for other in self._retired if other.peer == link.peer), None)
-                if spare is not None:
-                    self._retired.remove(spare)
-                    self._links[link.peer] = spare
-                else:
-                    del self._links[link.peer]
-                    self._tell(link.peer, connected=False)
+    def _forget(self, link: PeerLink) -> None:
+        """A link is over: new calls go over another one, or dial."""
+        if link in self._retired:
+            self._retired.remove(link)
+        if self._links.get(link.peer) is link:
+            spare = next((other for other in self._retired if other.peer == link.peer), None)
+            if spare is not None:
+                self._retired.remove(spare)
+                self._links[link.peer] = spare
+            else:
+                del self._links[link.peer]
+                self._tell(link.peer, connected=False)
 
     async def _close_when_idle(self, link: PeerLink) -> None:
         while link in self._retired:

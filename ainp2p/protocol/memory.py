@@ -434,6 +434,8 @@ class MemoryNetwork(LinkedNetwork):
         return found
 
     async def _close(self) -> None:
+        if self._closed:
+            return
         await super()._close()
         self._hub._leave(self)
         for subscription in self._subscriptions:

@@ -1,7 +1,8 @@
 """What one end of a channel has yet to write: whole frames, and bodies that go out in pieces, in turn.
 
-Small frames keep their order. At most `bodies_at_once` large bodies are under way and take turns, one
-piece each; a write carries at most one piece, so what is small waits for two writes at most. No I/O.
+Frames keep their order, and a body begins after the frames that were queued before it. At most
+`bodies_at_once` bodies are under way and take turns, one piece each; a write carries at most one piece,
+so what is small waits for no body. No I/O.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from ainp2p.protocol.frames import HEADER, PAYLOAD_MAX, WRITE_SIZE_MAX
 class Body:
     """One body on its way out in pieces."""
 
-    __slots__ = ("_at", "_body", "_head", "call", "more")
+    __slots__ = ("_at", "_body", "_head", "after", "call", "more")
 
     def __init__(self, call: int, head: bytes, body: bytes, more: int) -> None:
         """`head`: the first frame's header and fields, made for a full payload; `more`: the kind after it."""
         self.call, self.more = call, more
         self._head, self._body = head, body
         self._at = 0
+        self.after = 0  # how many frames go before it
 
     @property
     def begun(self) -> bool:
@@ -51,16 +53,19 @@ class Outbox:
         self._under_way: deque[Body] = deque()
         self._waiting: deque[Body] = deque()
         self._piece_is_next = True
+        self._frames_put = self._frames_sent = 0
         self.queued_bytes = 0
 
     def put(self, frame: bytes) -> None:
         """Queue one whole frame behind the others."""
         self._frames.append(frame)
+        self._frames_put += 1
         self.queued_bytes += len(frame)
 
     def put_body(self, body: Body) -> None:
         """Queue a body that does not fit into one frame."""
         self.queued_bytes += body.left
+        body.after = self._frames_put
         if len(self._under_way) < self._bodies_at_once:
             self._under_way.append(body)
         else:
@@ -82,27 +87,35 @@ class Outbox:
         done: Body | None = None
         parts: list[bytes] = []
         room = WRITE_SIZE_MAX
-        if self._under_way and (self._piece_is_next or not self._frames):
-            body = self._under_way.popleft()
+        body = self._next_body() if self._piece_is_next or not self._frames else None
+        self._piece_is_next = body is None
+        if body is not None:
             left = body.left
             parts.append(body.next_frame())
-            self.queued_bytes -= left - body.left
             room -= len(parts[0])
+            self.queued_bytes -= left - body.left
             if body.left:
                 self._under_way.append(body)
             else:
                 done = body
                 self._fill()
-            self._piece_is_next = False
-        else:
-            self._piece_is_next = True
-        frames = self._frames
+        frames, queued = self._frames, len(self._frames)
         while frames and len(frames[0]) <= room:
             frame = frames.popleft()
             room -= len(frame)
             self.queued_bytes -= len(frame)
             parts.append(frame)
+        self._frames_sent += queued - len(frames)
         return b"".join(parts), done
+
+    def _next_body(self) -> Body | None:
+        """Take the body whose turn it is, of those that may begin."""
+        for _ in range(len(self._under_way)):
+            body = self._under_way.popleft()
+            if body.after <= self._frames_sent:
+                return body
+            self._under_way.append(body)
+        return None
 
     def __bool__(self) -> bool:
         return bool(self._frames or self._under_way)

@@ -71,10 +71,16 @@ class PeerLink:
     """The channel with one peer. Give `run` a task; everything else may be called from any other."""
 
     def __init__(
-        self, peer: PeerId, stream: ByteStream, handlers: Mapping[str, Handler], *, ours: bool
+        self,
+        peer: PeerId,
+        stream: ByteStream,
+        handlers: Mapping[str, Handler],
+        *,
+        ours: bool,
+        on_close: Callable[[PeerLink], None],
     ) -> None:
-        """`ours`: we opened it. `handlers` may grow later."""
-        self.peer, self.ours = peer, ours
+        """`ours`: we opened it. `handlers` may grow later. `on_close` is told once, as soon as it is over."""
+        self.peer, self.ours, self._on_close = peer, ours, on_close
         self.opened_at = trio.current_time()
         self.closed = trio.Event()
         self.wire = stream
@@ -122,6 +128,7 @@ class PeerLink:
         if self._reason is not None:
             return
         self._reason = reason
+        self._on_close(self)
         for call in [*self._calls.values(), *self._small, *self._large]:
             self._end(call, self._fault())
         self._calls.clear()
@@ -303,7 +310,10 @@ class PeerLink:
         except Refused as exc:
             no = exc
         except Exception as exc:
-            no = self._internal(event.protocol, exc)
+            if scope.cancel_called or self._reason is not None:  # what it fails of is that nobody waits
+                no = Refused("cancelled")
+            else:
+                no = self._internal(event.protocol, exc)
         del self._scopes[call]
         if self._reason is None:
             self._finish(event, body, no)
