@@ -1,0 +1,206 @@
+"""How many operations one validator of four decides per second of CPU: signatures, votes, state and disk.
+
+The other three validators' vote batches, and all operations, are made beforehand. What is timed is what one
+validator does for each operation: parse it, verify its owner's signature, check it, LOCK, COMMIT, sign and
+write its own batches, open the others', count eight votes, apply, and store it with its certificate's parts.
+Nothing of the network. `verify` is the same machine's bare Ed25519 verification, the ceiling.
+
+    python benchmarks/ledger_pipeline.py [--accounts 1024] [--rounds 4] [--profile] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import nacl.bindings
+
+from ainp2p.ledger import accounts
+from ainp2p.ledger.database import Database
+from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
+from ainp2p.ledger.merkle import MerkleTree
+from ainp2p.ledger.operations import SignedOperation, operation_id, parse, plain_inception, sign_operation
+from ainp2p.ledger.state import State
+from ainp2p.ledger.store import Store
+from ainp2p.ledger.validator import Validator
+from ainp2p.ledger.validator_store import SqliteJournal
+from ainp2p.ledger.votelog import BATCH_VERSION, ENTRIES_MAX, Header, commit_entry, lock_entry, sign_batch
+from ainp2p.protocol.identity import Key
+
+NOW = 1_700_000_000_000  # ms
+VALIDATORS = 4
+FAN_OUT = 64  # accounts that one granted account funds
+GOAL = 8_000  # decided operations per CPU-second
+
+
+def seeded_key(*parts: object) -> Key:
+    return Key(repr(parts).encode().ljust(32, b".")[:32])
+
+
+class Scene:
+    """A network, its accounts, and rounds of operations in which each account spends once."""
+
+    def __init__(self, account_count: int) -> None:
+        self.validators = sorted((seeded_key("v", i) for i in range(VALIDATORS)), key=lambda key: key.public)
+        self.funders = [seeded_key("f", i) for i in range(-(-account_count // FAN_OUT))]
+        self.people = [seeded_key("p", i) for i in range(account_count)]
+        self.genesis = new_genesis(
+            "benchmark",
+            NOW,
+            [(key.public, 1, []) for key in self.validators],
+            [(plain_inception(key.public), 10**9) for key in self.funders],
+            None,
+            DEVELOPMENT,
+        )
+        self.network = self.genesis.network_id
+        self.truth = State(self.genesis)  # what the operations are made against
+
+    def _account(self, key: Key) -> accounts.Account:
+        unopened = accounts.unopened_account(self.network, plain_inception(key.public))
+        return self.truth.accounts.get(unopened.id, unopened)
+
+    def spend(self, key: Key, outs: Sequence[tuple[bytes, int]]) -> SignedOperation:
+        account = self._account(key)
+        operation = accounts.spend(
+            account,
+            self.truth.credits_of(account.id),
+            self.genesis.parameters,
+            network=self.network,
+            now_ms=NOW,
+            outs=outs,
+            inception=None if account.seq else plain_inception(key.public),
+        )
+        signed = sign_operation(operation, key)
+        self.truth.apply(parse(signed))
+        return signed
+
+    def funding(self) -> list[SignedOperation]:
+        ids = [self._account(key).id for key in self.people]
+        return [
+            self.spend(key, [(id_, 10_000) for id_ in ids[i * FAN_OUT : (i + 1) * FAN_OUT]])
+            for i, key in enumerate(self.funders)
+        ]
+
+    def round(self, number: int) -> list[SignedOperation]:
+        """Everybody pays 5 uain to somebody else, and consumes what has come in."""
+        ids = [self._account(key).id for key in self.people]
+        count = len(ids)
+        return [self.spend(key, [(ids[(i * 7 + number) % count], 5)]) for i, key in enumerate(self.people)]
+
+
+class Others:
+    """The vote logs of validators 1 to 3."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._heads = {i: (0, scene.network) for i in range(1, VALIDATORS)}
+
+    def batches(self, ids: list[bytes], entry: Callable[[int, bytes], bytes]) -> list[bytes]:
+        """One batch of each, with a vote in view 0 for each of at most 256 operations."""
+        leaves, raws = [entry(0, id_) for id_ in ids], []
+        for member, (height, head) in self._heads.items():
+            key = self._scene.validators[member]
+            header = Header(
+                version=BATCH_VERSION,
+                network=self._scene.network,
+                epoch=0,
+                validator=key.public,
+                height=height + 1,
+                previous=head,
+                timestamp=NOW,
+                root=MerkleTree(leaves).root,
+                count=len(leaves),
+            )
+            batch = sign_batch(header, leaves, key, member)
+            self._heads[member] = (height + 1, batch.id)
+            raws.append(batch.raw)
+        return raws
+
+
+Group = tuple[list[SignedOperation], list[bytes], list[bytes]]  # operations, others' LOCKs, others' COMMITs
+
+
+def groups(operations: list[SignedOperation], others: Others) -> Iterator[Group]:
+    for at in range(0, len(operations), ENTRIES_MAX):
+        chunk = operations[at : at + ENTRIES_MAX]
+        ids = [operation_id(signed.raw) for signed in chunk]
+        yield chunk, others.batches(ids, lock_entry), others.batches(ids, commit_entry)
+
+
+def decide(validator: Validator, work: Sequence[Group], now: int) -> int:
+    """Play the network's part; returns how many operations became final."""
+    final = 0
+    for operations, locks, commits in work:
+        for signed in operations:
+            validator.handle_operation(signed, now)
+        now += 20
+        final += len(validator.tick(now).finals)
+        for raw in locks:
+            final += len(validator.handle_batch(raw, now).finals)
+        now += 20
+        final += len(validator.tick(now).finals)
+        for raw in commits:
+            final += len(validator.handle_batch(raw, now).finals)
+    return final + len(validator.tick(now + 2_000).finals)
+
+
+def bare_verifications_per_s(count: int = 2_000) -> float:
+    key = seeded_key("bare")
+    signed = key.sign(b"purpose", bytes(32)) + b"purpose\0" + bytes(32)
+    start = time.process_time()
+    for _ in range(count):
+        nacl.bindings.crypto_sign_open(signed, key.public)
+    return count / (time.process_time() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--accounts", type=int, default=1024, help="that spend once in each round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--profile", action="store_true", help="print where the time goes")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    scene = Scene(arguments.accounts)
+    others = Others(scene)
+    opening = list(groups(scene.funding(), others)) + list(groups(scene.round(0), others))
+    rounds = [list(groups(scene.round(n + 1), others)) for n in range(arguments.rounds)]
+    with tempfile.TemporaryDirectory() as folder, Database(Path(folder) / "validator.db") as database:
+        store = Store(database, scene.genesis)
+        journal = SqliteJournal(database, store)
+        validator = Validator(scene.validators[0], scene.genesis, store.load(), journal)
+        for key in scene.validators[1:]:
+            validator.handle_height(key.public, 0, NOW)
+        decide(validator, opening, NOW)
+        profile = cProfile.Profile()
+        if arguments.profile:
+            profile.enable()
+        wall, cpu = time.perf_counter(), time.process_time()
+        decided = sum(decide(validator, work, NOW + 10_000 * (n + 1)) for n, work in enumerate(rounds))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        profile.disable()
+        assert validator.state.root() == scene.truth.root()
+        assert store.load().root() == scene.truth.root()
+    verify = bare_verifications_per_s()
+    figures = {
+        "ledger_decided_per_cpu_s": round(decided / cpu),
+        "ledger_us_per_operation": round(1e6 * cpu / decided, 1),
+        "ledger_wall_s": round(wall, 2),
+        "ledger_decided": decided,
+        "ledger_verify_per_cpu_s": round(verify),
+        "ledger_ratio_to_verify": round(decided / cpu / verify, 3),
+        "ledger_goal_per_cpu_s": GOAL,
+    }
+    if arguments.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(35)
+    print(json.dumps(figures) if arguments.json else "\n".join(f"{k:28} {v}" for k, v in figures.items()))
+
+
+if __name__ == "__main__":
+    main()

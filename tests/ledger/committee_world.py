@@ -1,0 +1,419 @@
+"""A committee of validator cores in virtual time, from a seed, with an auditor that watches every step.
+
+No trio: a heap of events calls the cores directly. Messages are lost, doubled, delayed and cut by
+partitions; validators crash between any two steps and come back with what their journal was given.
+The auditor knows nothing of the cores' insides: it reads what they send, announce and store.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ainp2p.errors import Error, StorageError
+from ainp2p.ledger import accounts
+from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.effects import Effects, Found, Records, Restored
+from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
+from ainp2p.ledger.operations import ParsedOperation, SignedOperation, account_id, parse, sign_operation
+from ainp2p.ledger.state import State
+from ainp2p.ledger.validator import FINAL, Validator
+from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
+from ainp2p.protocol.identity import Key
+from tests.ledger.world import NOW, inception_of, key_of
+
+ASK_EVERY_MS = 500  # heights, by whoever runs a validator
+
+
+def validator_key(index: int) -> Key:
+    return key_of(f"validator {index}")
+
+
+def committee_genesis(
+    weights: Sequence[int],
+    names: Sequence[str] = ("alice", "bob", "carol"),
+    purse: int = 1_000_000,
+    parameters: Parameters = DEVELOPMENT,
+) -> Genesis:
+    return new_genesis(
+        "committee",
+        NOW,
+        [(validator_key(i).public, weight, []) for i, weight in enumerate(weights)],
+        [(inception_of(name), purse) for name in names],
+        None,
+        parameters,
+    )
+
+
+class MemoryJournal:
+    """A disk that keeps what was written, and nothing else; `Validator`s come and go."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.segment = 0
+        self.raw: dict[tuple[int, int], bytes] = {}
+        self.segments: dict[int, list[SignedOperation]] = {}
+        self.finals: dict[bytes, Found] = {}
+        self.order: list[ParsedOperation] = []
+        self.floors: dict[int, int] = {}
+        self.evidence: list[Any] = []
+        self.writes = 0
+        self.broken = False
+
+    def state(self) -> State:
+        """Invariant 9: what was stored replays."""
+        state = State(self.genesis)
+        for parsed in self.order:
+            state.apply(parsed)
+        return state
+
+    def write(self, records: Records) -> None:
+        if self.broken:
+            raise StorageError("disk I/O error")
+        self.writes += 1
+        self.segment = records.segment
+        for batch in (*records.others, *records.own):
+            assert (batch.member, batch.header.height) not in self.raw
+            self.raw[batch.member, batch.header.height] = batch.raw
+        self.segments[records.segment] = records.operations
+        for record in records.decided:
+            self.order.append(record.decided.parsed)
+            self.finals[record.decided.parsed.id] = Found(record.decided.parsed.signed, record.places)
+        self.evidence += records.evidence
+        if records.floors is not None:
+            self.floors, first = records.floors
+            self.segments = {n: kept for n, kept in self.segments.items() if n >= first}
+
+    def restore(self, members: int) -> Restored:
+        batches: list[list[bytes]] = [[] for _ in range(members)]
+        for member, height in sorted(self.raw):
+            if height >= self.floors.get(member, 0):
+                batches[member].append(self.raw[member, height])
+        operations = [(n, signed) for n, each in sorted(self.segments.items()) for signed in each]
+        return Restored(self.segment, batches, operations)
+
+    def batch(self, member: int, height: int) -> bytes | None:
+        return self.raw.get((member, height))
+
+    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+        found = []
+        while len(found) < limit and (raw := self.raw.get((member, first + len(found)))) is not None:
+            found.append(raw)
+        return found
+
+    def find(self, id_: bytes) -> Found | None:
+        return self.finals.get(id_)
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+def demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Broken(what)
+
+
+class Auditor:
+    """Invariants 1 to 6 of LEDGER.md, over everything that correct validators send and announce."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.committee = Committee.of(genesis)
+        self.operations: dict[bytes, ParsedOperation] = {}
+        self.decided: dict[tuple[bytes, int], bytes] = {}
+        self.locks: dict[tuple[int, bytes, int, int], bytes] = {}  # member, object, seq, view → operation
+        self.locked_by: dict[tuple[int, bytes], set[int]] = {}  # view, operation → members
+        self.consumed: dict[bytes, bytes] = {}  # credit → operation
+
+    def knows(self, signed: SignedOperation) -> None:
+        parsed = parse(signed)
+        self.operations[parsed.id] = parsed
+
+    def sees_batch(self, batch: VoteBatch, journal: MemoryJournal) -> None:
+        """A batch that its validator lets others see."""
+        demand(journal.batch(batch.member, batch.header.height) == batch.raw, "sent before it was on disk")
+        for kind, view, id_ in batch.votes:
+            operation = self.operations[id_].operation
+            if kind == LOCK:
+                slot = (batch.member, operation.object, operation.seq, view)
+                demand(self.locks.setdefault(slot, id_) == id_, "6: two LOCKs in one (slot, view)")
+                self.locked_by.setdefault((view, id_), set()).add(batch.member)
+            else:
+                locked = self.committee.weight_of(self.locked_by.get((view, id_), set()))
+                # Byzantine LOCKs are not seen here: more than a third must still be correct ones.
+                demand(locked >= self.committee.minority, "COMMIT without a prepared certificate")
+
+    def sees_final(self, parsed: ParsedOperation) -> None:
+        operation = parsed.operation
+        slot = (operation.object, operation.seq)
+        demand(self.decided.setdefault(slot, parsed.id) == parsed.id, "3: two operations in one slot")
+        for credit in getattr(operation.body, "credits", ()):
+            demand(self.consumed.setdefault(credit, parsed.id) == parsed.id, "4: a credit consumed twice")
+
+    def sees_state(self, state: State) -> None:
+        demand(state.supply().total == self.genesis.supply, "1: supply")
+        demand(all(account.balance >= 0 for account in state.accounts.values()), "2: a negative balance")
+        demand(all(0 <= lock.paid <= lock.deposit for lock in state.locks.values()), "2: paid")
+
+
+@dataclass
+class Faults:
+    """What the network does to a message between two validators."""
+
+    loss: float = 0.0
+    double: float = 0.0
+    delay_ms: tuple[int, int] = (1, 5)
+    cut: Callable[[int, int], bool] = lambda a, b: False
+
+
+@dataclass
+class Node:
+    """One validator, or the place where it was."""
+
+    index: int
+    journal: MemoryJournal
+    validator: Validator | None = None
+    batches: list[VoteBatch] = field(default_factory=list)
+    voting_since: int | None = None
+
+
+class CommitteeWorld:
+    """n validators, people with accounts, and a clock that jumps."""
+
+    def __init__(
+        self,
+        weights: Sequence[int] = (1, 1, 1, 1),
+        names: Sequence[str] = ("alice", "bob", "carol"),
+        seed: int = 0,
+        parameters: Parameters = DEVELOPMENT,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.names = tuple(names)
+        self.genesis = committee_genesis(weights, names, parameters=parameters)
+        self.network = self.genesis.network_id
+        self.parameters = self.genesis.parameters
+        self.committee = Committee.of(self.genesis)
+        # Members are sorted by key: node i is the one with place i.
+        by_key = {validator_key(i).public: validator_key(i) for i in range(len(weights))}
+        self.keys = [by_key[key] for key in self.committee.keys]
+        self.ids = {name: account_id(self.network, inception_of(name)) for name in names}
+        self.auditor = Auditor(self.genesis)
+        self.faults = Faults()
+        self.now = NOW
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+        self.finals: list[list[bytes]] = [[] for _ in weights]
+        self.pushed: list[ParsedOperation] = []
+        self.nodes = [Node(i, MemoryJournal(self.genesis)) for i in range(len(weights))]
+        self.refusals: list[str] = []
+        for node in self.nodes:
+            self.start(node.index)
+            self.at(self.now, lambda i=node.index: self._ask_heights(i))
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def at(self, when: int, what: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, what))
+
+    def run(self, ms: int) -> None:
+        """Let `ms` of virtual time pass."""
+        end = self.now + ms
+        while self._events and self._events[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+        self.now = end
+
+    def run_until(self, condition: Callable[[], bool], limit_ms: int = 60_000) -> int:
+        """How long it took until `condition` held."""
+        start = self.now
+        while not condition():
+            demand(self.now - start < limit_ms, f"10: not settled after {limit_ms} ms")
+            self.run(10)
+        return self.now - start
+
+    # --- validators -----------------------------------------------------------------------------
+
+    def start(self, index: int) -> Validator:
+        node = self.nodes[index]
+        validator = Validator(self.keys[index], self.genesis, node.journal.state(), node.journal)
+        node.validator = validator
+        self._schedule(node, validator)
+        return validator
+
+    def crash(self, index: int) -> None:
+        """Everything is lost that the journal was not given."""
+        self.nodes[index].validator = None
+
+    def validator(self, index: int) -> Validator:
+        validator = self.nodes[index].validator
+        assert validator is not None
+        return validator
+
+    @property
+    def alive(self) -> list[Validator]:
+        return [node.validator for node in self.nodes if node.validator is not None]
+
+    def _schedule(self, node: Node, validator: Validator) -> None:
+        def tick() -> None:
+            if node.validator is validator and validator.due <= self.now:
+                self.act(node.index, lambda: validator.tick(self.now))
+
+        if validator.due < 2**60:
+            self.at(max(validator.due, self.now + 1), tick)
+
+    def act(self, index: int, step: Callable[[], Effects]) -> Effects:
+        """One step of a validator, the auditor's look at it, and what it sends."""
+        node = self.nodes[index]
+        validator = self.validator(index)
+        try:
+            effects = step()
+        except StorageError:
+            raise
+        except Error as exc:
+            self.refusals.append(f"{type(exc).__name__}: {exc}")
+            effects = Effects()
+        for final in effects.finals:
+            self.auditor.sees_final(final.parsed)
+            self.finals[index].append(final.parsed.id)
+        if effects.finals:
+            self.auditor.sees_state(validator.state)
+        for push in effects.operations:
+            self.auditor.knows(push.parsed.signed)
+            self.pushed.append(push.parsed)
+            if not push.source.startswith("validator"):
+                for other in self._others(index):
+                    self.send_operation(index, other, push.parsed.signed)
+        for batch in effects.batches:
+            self.auditor.sees_batch(batch, node.journal)
+            node.batches.append(batch)
+            for other in self._others(index):
+                self.send_batch(index, other, batch.raw)
+        for wanted in effects.wanted:
+            holders = [self.committee.index[key] for key in wanted.holders if key != self.keys[index].public]
+            self._fetch_operation(index, self.rng.choice(holders or self._others(index)), wanted.id)
+        for gap in effects.gaps:
+            self._fetch_batches(index, self.rng.choice(self._others(index)), gap.validator, gap.first)
+        self._schedule(node, validator)
+        return effects
+
+    # --- the network between them -----------------------------------------------------------------
+
+    def _others(self, index: int) -> list[int]:
+        return [i for i in range(len(self.nodes)) if i != index]
+
+    def send(self, source: int, target: int, deliver: Callable[[Validator], Effects]) -> None:
+        """Deliver to a validator, if the network and it are there then."""
+        copies = 2 if self.rng.random() < self.faults.double else 1
+        for _ in range(copies):
+            if self.rng.random() < self.faults.loss:
+                continue
+
+            def arrive() -> None:
+                validator = self.nodes[target].validator
+                if validator is not None and not self.faults.cut(source, target) and not validator.halted:
+                    self.act(target, lambda: deliver(validator))
+
+            self.at(self.now + self.rng.randint(*self.faults.delay_ms), arrive)
+
+    def send_operation(self, source: int, target: int, signed: SignedOperation) -> None:
+        self.send(source, target, lambda v: v.handle_operation(signed, self.now, f"validator {source}"))
+
+    def send_batch(self, source: int, target: int, raw: bytes) -> None:
+        self.send(source, target, lambda v: v.handle_batch(raw, self.now))
+
+    def _fetch_operation(self, index: int, holder: int, id_: bytes) -> None:
+        def answer(validator: Validator) -> Effects:
+            signed = validator.operation(id_)
+            if signed is not None:
+                self.send_operation(holder, index, signed)
+            return Effects()
+
+        self.send(index, holder, answer)
+
+    def _fetch_batches(self, index: int, holder: int, key: bytes, first: int) -> None:
+        def answer(validator: Validator) -> Effects:
+            for raw in validator.batches(key, first, 64):
+                self.send_batch(holder, index, raw)
+            return Effects()
+
+        self.send(index, holder, answer)
+
+    def _ask_heights(self, index: int) -> None:
+        """What a validator's shell does on and on: compare heights with the others, fetch what is missing."""
+        self.at(self.now + ASK_EVERY_MS, lambda: self._ask_heights(index))
+        if self.nodes[index].validator is None:
+            return
+        for other in self._others(index):
+            self.send(index, other, lambda v, other=other: self._tell_heights(v, other, index))
+
+    def _tell_heights(self, validator: Validator, source: int, target: int) -> Effects:
+        heights = validator.heights()
+
+        def compare(asking: Validator) -> Effects:
+            for key, height in heights.items():
+                held = asking.heights()[key]
+                if height > held and key != self.keys[target].public:
+                    self._fetch_batches(target, source, key, held + 1)
+            ours = heights[self.keys[target].public]
+            return asking.handle_height(self.keys[source].public, ours, self.now)
+
+        self.send(source, target, compare)
+        return Effects()
+
+    # --- people -----------------------------------------------------------------------------------
+
+    def spend(
+        self, name: str, outs: Sequence[tuple[str, int]] = (), at: int | None = None, **more: Any
+    ) -> SignedOperation:
+        """The next SPEND of `name`, on the final head that one validator shows."""
+        state = (self.alive[0] if at is None else self.validator(at)).state
+        id_ = self.ids[name]
+        account = state.accounts.get(id_) or accounts.unopened_account(self.network, inception_of(name))
+        operation = accounts.spend(
+            account,
+            state.credits_of(id_),
+            self.parameters,
+            network=self.network,
+            now_ms=self.now,
+            outs=[(self.ids[to], amount) for to, amount in outs],
+            inception=None if account.seq else inception_of(name),
+            **more,
+        )
+        return self.known(sign_operation(operation, key_of(name)))
+
+    def known(self, signed: SignedOperation) -> SignedOperation:
+        self.auditor.knows(signed)
+        return signed
+
+    def submit(self, signed: SignedOperation, to: Sequence[int] | None = None) -> bytes:
+        """A client hands an operation to validators; returns its id."""
+        self.auditor.knows(signed)
+        for index in range(len(self.nodes)) if to is None else to:
+            validator = self.nodes[index].validator
+            if validator is not None and not validator.halted:
+                self.act(index, lambda v=validator: v.handle_operation(signed, self.now, "client"))
+        return parse(signed).id
+
+    def is_final(self, id_: bytes, at: Sequence[int] | None = None) -> bool:
+        """Whether it is final at all (or at these) living validators."""
+        which = range(len(self.nodes)) if at is None else at
+        there = [self.nodes[i].validator for i in which]
+        return all(validator.status(id_) == FINAL for validator in there if validator is not None)
+
+    def decide(self, signed: SignedOperation, limit_ms: int = 60_000) -> int:
+        """Submit to all and wait until it is final everywhere; returns how long that took."""
+        id_ = self.submit(signed)
+        return self.run_until(lambda: self.is_final(id_), limit_ms)
+
+    def demand_equal(self) -> None:
+        """Invariant 5: equal frontiers, equal roots."""
+        roots = {validator.state.root() for validator in self.alive}
+        demand(len(roots) == 1, "5: states differ")
+
+
+__all__ = ["COMMIT", "Auditor", "Broken", "CommitteeWorld", "Faults", "MemoryJournal", "demand"]
