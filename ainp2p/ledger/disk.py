@@ -143,10 +143,11 @@ async def open_disk(
     Raises:
         StorageError: it cannot be opened, is damaged, or another process has it open.
     """
-    database = _open(path, schema)
+    database = open_database(path)
     disk = Disk(database)
     caught: Exception | None = None
     try:
+        _make_tables(database, schema)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(disk._run, run)
             try:
@@ -163,17 +164,23 @@ async def open_disk(
         raise caught
 
 
-def _open(path: Path | None, schema: str) -> Database:
+def open_database(path: Path | None) -> Database:
+    """A database file for its owner only, in a directory that is made where absent; None: in memory.
+
+    Raises:
+        StorageError: it cannot be opened, is damaged, or another process has it open.
+    """
     if path is None:
-        database = Database(Path(":memory:"))
-    else:
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
-        except OSError as exc:
-            raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
-        database = Database(path)
+        return Database(Path(":memory:"))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
+    except OSError as exc:
+        raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
+    return Database(path)
+
+
+def _make_tables(database: Database, schema: str) -> None:
     with database.transaction():
         for statement in filter(str.strip, schema.split(";")):
             database.execute(statement)
-    return database

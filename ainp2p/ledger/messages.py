@@ -213,7 +213,8 @@ class Statistics(Message, frozen=True, tag=26):
     Attributes:
         decided: operations decided since the genesis.
         pending: operations held and not decided.
-        behind: 1 while it is catching up and does not vote.
+        behind: 1 if its disk forgot votes, so that it casts none in this epoch.
+        voting: 1 while it casts votes; 0 until it has learnt that its disk forgot none.
     """
 
     validator: Bytes32
@@ -228,6 +229,7 @@ class Statistics(Message, frozen=True, tag=26):
     burnt: Uint
     state_root: Bytes32
     behind: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    voting: Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
 class AskPurse(Message, frozen=True, tag=30):

@@ -1,0 +1,134 @@
+"""A validator's answers, made from what its core holds. No I/O but the core's own reading.
+
+Every answer stays within its bounds by stopping early; the caller asks again for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ainp2p.errors import LedgerError, RemoteError
+from ainp2p.ledger.messages import (
+    BODY_SIZE_MAX,
+    CREDITS_PAGE_MAX,
+    FINAL,
+    REFUSED,
+    CreditEntry,
+    CreditPage,
+    Decided,
+    Fetched,
+    GetCredits,
+    Height,
+    Heights,
+    ObjectHead,
+    Statistics,
+    Status,
+    Statuses,
+)
+from ainp2p.ledger.operations import ParsedOperation, Spend, lock_id
+from ainp2p.ledger.state import Supply
+from ainp2p.ledger.validator import Validator
+from ainp2p.protocol.codec import encode
+
+ANSWER_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more item always fits
+_RULE_SIZE_MAX = 64
+
+
+class Answers:
+    """Reads one Validator for others.
+
+    Attributes:
+        openings: Lock → id of the SPEND that opened it; whoever applies operations tells `note_opened`.
+    """
+
+    def __init__(self, validator: Validator) -> None:
+        self._validator = validator
+        self.openings: dict[bytes, bytes] = {}
+        self._counted: tuple[int, Supply, bytes] | None = None  # decided, supply, root
+
+    def note_opened(self, parsed: ParsedOperation) -> None:
+        """A SPEND is final: remember the Locks that it opened."""
+        body = parsed.operation.body
+        if isinstance(body, Spend):
+            for index in range(len(body.locks)):
+                self.openings[lock_id(parsed.id, index)] = parsed.id
+
+    def status(self, id_: bytes, refused: LedgerError | RemoteError | None = None) -> Status:
+        """How far an operation has come; `refused` is what the core said when it was handed over."""
+        if refused is not None:
+            rule = getattr(refused, "rule", None) or type(refused).__name__
+            return Status(id_, REFUSED, b"", str(rule).encode()[:_RULE_SIZE_MAX])
+        grade = self._validator.status(id_)
+        certificate = self._validator.certificate(id_) if grade == FINAL else None
+        return Status(id_, grade, certificate or b"")
+
+    def statuses(self, ids: Iterable[bytes]) -> Statuses:
+        """How far these operations have come."""
+        return Statuses(tuple(self.status(id_) for id_ in ids))
+
+    def decided(self, id_: bytes) -> Decided | None:
+        """An operation that is held, with its certificate if it is final."""
+        signed = self._validator.operation(id_)
+        if signed is None:
+            return None
+        return Decided(encode(signed), self._validator.certificate(id_) or b"")
+
+    def fetched(self, ids: Iterable[bytes]) -> Fetched:
+        """Operations by id."""
+        found: list[Decided | None] = []
+        size = 0
+        for id_ in ids:
+            decided = self.decided(id_)
+            found.append(decided)
+            size += len(decided.operation) + len(decided.certificate) if decided is not None else 0
+            if size > ANSWER_SIZE_MAX:
+                break
+        return Fetched(tuple(found))
+
+    def object_head(self, id_: bytes) -> ObjectHead:
+        """The newest decided state of an object, and the operations that prove it."""
+        state = self._validator.state
+        found = state.accounts.get(id_) or state.locks.get(id_)
+        if found is None:
+            return ObjectHead(id_, b"", (), ())
+        opening = self.decided(self.openings[id_]) if id_ in self.openings else None
+        last = self.decided(found.head) if found.seq else None
+        return ObjectHead(id_, encode(found), _maybe(opening), _maybe(last))
+
+    def credit_page(self, question: GetCredits) -> CreditPage:
+        """Unconsumed credits of an account, a page at a time."""
+        state = self._validator.state
+        credits = state.credits_of(question.account)
+        ids = sorted(id_ for id_ in credits if id_ > question.after)
+        page = tuple(CreditEntry(id_, credits[id_]) for id_ in ids[:CREDITS_PAGE_MAX])
+        return CreditPage(page, int(len(ids) > len(page)), state.head(question.account)[0])
+
+    def heights(self) -> Heights:
+        """How many batches of each validator are held."""
+        return Heights(tuple(Height(key, height) for key, height in self._validator.heights().items()))
+
+    def statistics(self, validator: bytes, peers: int) -> Statistics:
+        """Figures of this validator; supply and root are counted anew only after something was decided."""
+        core, state = self._validator.statistics(), self._validator.state
+        if self._counted is None or self._counted[0] != core.decided:
+            self._counted = core.decided, state.supply(), state.root()
+        _, supply, root = self._counted
+        return Statistics(
+            validator=validator,
+            network=state.network,
+            decided=core.decided,
+            pending=core.candidates,
+            height=core.height,
+            peers=peers,
+            balances=supply.balances,
+            credits=supply.credits,
+            locks=supply.locks,
+            burnt=supply.burnt,
+            state_root=root,
+            behind=int(core.behind),
+            voting=int(core.voting),
+        )
+
+
+def _maybe(decided: Decided | None) -> tuple[Decided, ...]:
+    return () if decided is None else (decided,)

@@ -1,0 +1,210 @@
+"""How a validator gets what it lacks: operations that votes name, batches below a gap, whole vote logs.
+
+    votes name an unknown operation ──► FetchOperations from one that voted for it
+    a batch came before the ones below it ──► FetchBatches from its validator, or from anybody
+    just started, or away for a while ──► GetHeights from all ──► FetchBatches of whatever is longer there
+
+What comes is handed to the core, which checks it; whatever fails is asked for again by the core's own timers
+or by the next round of heights. So nothing here needs to be reliable, only bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from ainp2p.errors import Error, NetworkError, NotYet, RemoteError
+from ainp2p.ledger.effects import Gap, Wanted
+from ainp2p.ledger.messages import (
+    OPERATIONS_MAX,
+    FetchBatches,
+    Fetched,
+    FetchOperations,
+    GetHeights,
+    Heights,
+    PushBatch,
+)
+from ainp2p.ledger.sync import Validators
+from ainp2p.protocol.network import PeerId
+
+WANTED_MAX = 65_536  # operations asked for; above it the core asks again later
+FETCHES_AT_ONCE = 4
+FIRST_ROUNDS_S = 1.0  # between rounds of heights until we may vote
+ROUNDS_S = 10.0  # afterwards, from one random member
+CHUNK_TIMEOUT_S = 5.0
+BUSY_PAUSE_S = 0.1  # the core has too many votes for operations that are still on their way
+_BUSY_TRIES = 100
+
+
+class Core(Protocol):
+    """What the service lets us do with the Validator; each call returns when it is done."""
+
+    @property
+    def voting(self) -> bool:
+        """Whether it casts votes."""
+
+    def heights(self) -> dict[bytes, int]:
+        """Per validator, how many batches are held."""
+
+    async def take_operation(self, encoded: bytes, source: str) -> None:
+        """Handle an encoded SignedOperation that was fetched."""
+
+    async def take_batch(self, raw: bytes) -> None:
+        """Handle a batch that was fetched."""
+
+    async def take_height(self, member: bytes, height: int) -> None:
+        """A member has told how many of our batches it holds."""
+
+
+class CatchUp:
+    """The validator's asking tasks."""
+
+    def __init__(self, validators: Validators, core: Core, own_key: bytes) -> None:
+        self._validators, self._core, self._own_key = validators, core, own_key
+        self._peer_of = {member.key: member.peer for member in validators.members}
+        self._rng = validators.network.context.rng
+        self._wanted: dict[bytes, tuple[bytes, ...]] = {}
+        self._gaps: deque[Gap] = deque(maxlen=64)
+        self._fetching: set[bytes] = set()  # validators whose log is being fetched
+        self._news = trio.Event()
+
+    def want(self, wanted: Iterable[Wanted], gaps: Iterable[Gap]) -> None:
+        """Ask for these soon."""
+        for each in wanted:
+            if len(self._wanted) < WANTED_MAX:
+                self._wanted[each.id] = each.holders
+        self._gaps.extend(gaps)
+        if self._wanted or self._gaps:
+            self._news.set()
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fetch_forever)
+            nursery.start_soon(self._compare_forever)
+
+    # --- operations and gaps ----------------------------------------------------------------------
+
+    async def _fetch_forever(self) -> None:
+        limit = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._news.wait()
+                self._news = trio.Event()
+                while self._gaps:
+                    nursery.start_soon(self._limited, limit, self._fetch_gap, self._gaps.popleft())
+                for peer, ids in self._assign().items():
+                    await limit.acquire_on_behalf_of(ids)
+                    nursery.start_soon(self._release_after, limit, peer, ids)
+
+    def _assign(self) -> dict[PeerId, tuple[bytes, ...]]:
+        """Whom to ask for what now: one message to each, any holder for each operation."""
+        asks: dict[PeerId, list[bytes]] = {}
+        for id_, holders in list(self._wanted.items()):
+            peers = [self._peer_of[key] for key in holders if key != self._own_key]
+            peer = self._rng.choice(peers or [member.peer for member in self._validators.others])
+            asked = asks.setdefault(peer, [])
+            if len(asked) < OPERATIONS_MAX:
+                asked.append(id_)
+                del self._wanted[id_]
+        if self._wanted:
+            self._news.set()
+        return {peer: tuple(ids) for peer, ids in asks.items()}
+
+    async def _release_after(self, limit: trio.CapacityLimiter, peer: PeerId, ids: tuple[bytes, ...]) -> None:
+        try:
+            await self._fetch_operations(peer, ids)
+        finally:
+            limit.release_on_behalf_of(ids)
+
+    async def _fetch_operations(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
+        try:
+            answer = await self._validators.ask(peer, FetchOperations(ids), Fetched)
+        except (NetworkError, RemoteError):
+            return
+        for decided in answer.operations:
+            if decided is not None:
+                await _tolerating(self._core.take_operation(decided.operation, peer))
+
+    async def _limited(
+        self, limit: trio.CapacityLimiter, call: Callable[[Gap], Awaitable[None]], gap: Gap
+    ) -> None:
+        async with limit:
+            await call(gap)
+
+    async def _fetch_gap(self, gap: Gap) -> None:
+        peers = [member.peer for member in self._validators.others]
+        self._rng.shuffle(peers)
+        own_peer = self._peer_of.get(gap.validator)
+        if own_peer in peers:  # its own log is longest there
+            peers.remove(own_peer)
+            peers.insert(0, own_peer)
+        for peer in peers[:3]:
+            if await self._fetch_log(peer, gap.validator, gap.first):
+                return
+
+    # --- vote logs --------------------------------------------------------------------------------
+
+    async def _compare_forever(self) -> None:
+        others = [member.peer for member in self._validators.others]
+        while others:
+            first = not self._core.voting
+            asked = others if first else [self._rng.choice(others)]
+            async with trio.open_nursery() as nursery:
+                for peer in asked:
+                    nursery.start_soon(self._compare_with, peer)
+            pause_s = FIRST_ROUNDS_S if not self._core.voting else ROUNDS_S
+            await trio.sleep(pause_s * (0.5 + self._rng.random()))
+
+    async def _compare_with(self, peer: PeerId) -> None:
+        try:
+            answer = await self._validators.ask(peer, GetHeights(), Heights)
+        except (NetworkError, RemoteError):
+            return
+        member = self._validators.key_of(peer)
+        ours = self._core.heights()
+        # First the logs, then what is said of our own: a validator votes when it has caught up.
+        for theirs in answer.heights:
+            if theirs.validator != self._own_key and theirs.height > ours.get(theirs.validator, 2**62):
+                await self._fetch_log(peer, theirs.validator, ours[theirs.validator] + 1)
+        for theirs in answer.heights:
+            if theirs.validator == self._own_key and member is not None:
+                await _tolerating(self._core.take_height(member, theirs.height))
+
+    async def _fetch_log(self, peer: PeerId, validator: bytes, height: int) -> bool:
+        """Take in a validator's log from `height` on, as far as `peer` has it; True if something came."""
+        if validator in self._fetching:
+            return True
+        self._fetching.add(validator)
+        came = False
+        try:
+            question = FetchBatches(validator, height)
+            async with self._validators.stream(
+                peer, question, PushBatch, timeout_s=CHUNK_TIMEOUT_S
+            ) as batches:
+                async for chunk in batches:
+                    await self._take_batch(chunk.batch)
+                    came = True
+        except Error:
+            pass  # this peer has no more, is gone, or lies: the next round asks somebody else
+        finally:
+            self._fetching.discard(validator)
+        return came
+
+    async def _take_batch(self, raw: bytes) -> None:
+        for _ in range(_BUSY_TRIES):
+            try:
+                return await self._core.take_batch(raw)
+            except NotYet:
+                await trio.sleep(BUSY_PAUSE_S)
+        await self._core.take_batch(raw)
+
+
+async def _tolerating(call: Awaitable[None]) -> None:
+    """Wait for a call whose refusal is of no consequence here: the core has said no, and that is that."""
+    with suppress(Error):
+        await call

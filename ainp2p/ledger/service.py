@@ -1,0 +1,366 @@
+"""A validator on a Network: the core, its disk, and the questions of wallets and of other validators.
+
+The core is touched by one task at a time (`_core`). It is also held while a write is on its way to the disk,
+in a worker thread: the event loop goes on, messages wait for a few milliseconds, and what they bring goes
+into the next write, which is group commit. Votes leave when `Validator.release` hands them out, after that.
+
+    a message ──limits, shape──► core ──► Effects ──► push, announce, fetch
+    a timer   ──► seal ──► write (thread) ──► release ──► Effects
+
+Nothing that a peer sends raises out of its handler but `Refused`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ainp2p.errors import InvalidInput, LedgerError, Refused, RemoteError, StorageError
+from ainp2p.ledger.answers import Answers
+from ainp2p.ledger.catch_up import CatchUp
+from ainp2p.ledger.database import Database
+from ainp2p.ledger.disk import open_database, run_in_thread
+from ainp2p.ledger.effects import Effects, Journal
+from ainp2p.ledger.faucet import open_faucet
+from ainp2p.ledger.followers import Follower, Followers
+from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.limits import Limits
+from ainp2p.ledger.messages import (
+    BATCHES_MAX,
+    FOLLOW_BEAT_S,
+    LEDGER_PROTOCOL,
+    OPERATIONS_MAX,
+    AskStatus,
+    FetchBatches,
+    FetchOperations,
+    Finals,
+    Follow,
+    GetCredits,
+    GetHeights,
+    GetObject,
+    GetStatistics,
+    PushBatch,
+    PushOperations,
+    Question,
+    Statistics,
+    Status,
+    Statuses,
+    Submit,
+    read_question,
+)
+from ainp2p.ledger.operations import SignedOperation, Signer, operation_id, parse
+from ainp2p.ledger.pushing import Pusher
+from ainp2p.ledger.store import Store
+from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.validator import Validator
+from ainp2p.ledger.validator_store import SqliteJournal
+from ainp2p.protocol.codec import Message, encode, fast_decoder
+from ainp2p.protocol.network import Call, Network, PeerId
+
+FILE_NAME = "validator.sqlite"
+BATCHES_PER_READ = 64
+EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
+_COST_STATISTICS = 50.0  # tokens: it may count every object
+_COST_STREAM = 20.0
+
+_read_signed = fast_decoder(SignedOperation)
+_log = logging.getLogger(__name__)
+RunDisk = Callable[[Callable[[], Any]], Any]
+
+
+class ValidatorService:
+    """One validator; `open_validator` makes it."""
+
+    def __init__(
+        self,
+        network: Network,
+        genesis: Genesis,
+        key: bytes,
+        validator: Validator,
+        journal: Journal,
+        run: RunDisk,
+    ) -> None:
+        self._network, self._genesis, self._key = network, genesis, key
+        self._validator, self._journal, self._run_disk = validator, journal, run
+        self._validators = Validators(network, genesis)
+        self._answers = Answers(validator)
+        self._followers = Followers()
+        self._limits = Limits()
+        self._pusher = Pusher(self._validators)
+        self._catch_up = CatchUp(self._validators, self, key)
+        self._core = trio.Lock()
+        self._news = trio.Event()
+        self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
+
+    # --- what others see ----------------------------------------------------------------------------
+
+    @property
+    def voting(self) -> bool:
+        """Whether it casts votes."""
+        return self._validator.voting
+
+    @property
+    def halted(self) -> str | None:
+        """None, or why it signs and applies nothing any more."""
+        return self._validator.halted
+
+    def heights(self) -> dict[bytes, int]:
+        """Per validator, how many of its batches are held."""
+        return self._validator.heights()
+
+    def statistics(self) -> Statistics:
+        """Supply, state root, counts. Validators with equal frontiers have equal roots."""
+        return self._answers.statistics(self._key, len(self._network.peers()))
+
+    # --- handing things to the core -----------------------------------------------------------------
+
+    async def take_operation(self, encoded: bytes, source: str) -> None:
+        """Handle an encoded SignedOperation; `source` is who brought it, for quotas and for pushing on.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        signed = _read_signed(encoded)
+        async with self._core:
+            self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+
+    async def take_batch(self, raw: bytes) -> None:
+        """Handle a vote batch.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        async with self._core:
+            self._carry_out(self._validator.handle_batch(raw, self._now_ms()))
+
+    async def take_height(self, member: bytes, height: int) -> None:
+        """A member tells how many of our batches it holds."""
+        async with self._core:
+            self._carry_out(self._validator.handle_height(member, height, self._now_ms()))
+
+    def _carry_out(self, effects: Effects) -> None:
+        for push in effects.operations:
+            # What a member brought it pushes itself, and what a wallet submits everywhere needs no push.
+            if not push.source.startswith(EVERYWHERE) and not self._validators.is_member(push.source):
+                self._pusher.push_operation(encode(push.parsed.signed))
+        for batch in effects.batches:
+            self._pusher.push_batch(batch.raw)
+        for final in effects.finals:
+            self._answers.note_opened(final.parsed)
+            self._followers.announce(final.parsed, self._validator.state)
+        for evidence in effects.evidence:
+            _log.warning("evidence of kind %d against %s", evidence.kind, evidence.culprit.hex())
+        self._catch_up.want(effects.wanted, effects.gaps)
+        if self._validator.due < self._asleep_until:
+            self._news.set()
+
+    # --- time and disk ------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        """Call the core when it is due, write what it seals, send what was written."""
+        while self._validator.halted is None:
+            self._news = trio.Event()
+            self._asleep_until = self._validator.due
+            pause_s = max(0.0, (self._asleep_until - self._now_ms()) / 1000)
+            with trio.move_on_after(min(pause_s, 3600.0)):
+                await self._news.wait()
+            async with self._core:
+                with trio.CancelScope(shield=True):  # a write that has begun is finished, and known
+                    await self._seal_and_tick()
+        _log.error("the validator signs nothing any more: %s", self._validator.halted)
+
+    async def _seal_and_tick(self) -> None:
+        now = self._now_ms()
+        try:
+            records = self._validator.seal(now)
+            if records is not None:
+                await self._run_disk(lambda: self._journal.write(records))
+                self._carry_out(self._validator.release(records, now))
+            self._carry_out(self._validator.tick(now))
+        except StorageError as exc:
+            self._validator.halt(str(exc))
+
+    async def _close(self) -> None:
+        """Write what is left; the votes in it are pushed after the next start."""
+        async with self._core:
+            if self._validator.halted is None:
+                await self._seal_and_tick()
+
+    def _now_ms(self) -> int:
+        return self._network.context.now_ms()
+
+    # --- calls --------------------------------------------------------------------------------------
+
+    async def _handle(self, call: Call) -> bytes | None:
+        try:
+            question = read_question(call.body)
+            self._charge(call.peer, question)
+            answer = await self._answer(call, question)
+        except Refused:
+            raise
+        except RemoteError as exc:
+            raise Refused("malformed", str(exc)) from exc
+        except (LedgerError, StorageError, InvalidInput) as exc:
+            raise Refused("refused", str(exc)) from exc
+        return encode(answer) if answer is not None else None
+
+    def _charge(self, peer: PeerId, question: Question) -> None:
+        if self._validators.is_member(peer):
+            return
+        cost = 1.0
+        if isinstance(question, Submit):
+            cost = float(len(question.operations))
+        elif isinstance(question, FetchOperations | AskStatus):
+            cost = float(len(question.ids))
+        elif isinstance(question, Follow | FetchBatches):
+            cost = _COST_STREAM
+        elif isinstance(question, GetStatistics):
+            cost = _COST_STATISTICS
+        elif isinstance(question, PushOperations | PushBatch):
+            raise Refused("not-a-member", "only the committee pushes; use Submit")
+        if not self._limits.allow(peer, cost, trio.current_time()):
+            raise Refused("busy", "too many questions from this peer; ask again in a second")
+
+    async def _answer(self, call: Call, question: Question) -> Message | None:
+        if isinstance(question, Submit):
+            return await self._submit(call.peer, question)
+        if isinstance(question, PushOperations):
+            await self._take_pushed(call.peer, question)
+        elif isinstance(question, PushBatch):
+            await self.take_batch(question.batch)
+        elif isinstance(question, Follow):
+            await self._follow(call, question)
+        elif isinstance(question, FetchBatches):
+            await self._send_batches(call, question)
+        else:
+            async with self._core:
+                return self._look_up(question)
+        return None
+
+    def _look_up(self, question: Question) -> Message:
+        if isinstance(question, FetchOperations):
+            return self._answers.fetched(question.ids)
+        if isinstance(question, AskStatus):
+            return self._answers.statuses(question.ids)
+        if isinstance(question, GetObject):
+            return self._answers.object_head(question.object)
+        if isinstance(question, GetCredits):
+            return self._answers.credit_page(question)
+        if isinstance(question, GetHeights):
+            return self._answers.heights()
+        return self.statistics()
+
+    async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
+        statuses: list[Status] = []
+        for encoded in question.operations:
+            signed = _read_signed(encoded)
+            refused: LedgerError | RemoteError | None = None
+            try:
+                await self.take_operation(encoded, EVERYWHERE + peer if question.everywhere else peer)
+            except (LedgerError, RemoteError) as exc:
+                refused = exc
+            statuses.append(self._answers.status(operation_id(signed.raw), refused))
+        return Statuses(tuple(statuses))
+
+    async def _take_pushed(self, peer: PeerId, question: PushOperations) -> None:
+        for encoded in question.operations:
+            try:
+                await self.take_operation(encoded, peer)
+            except (LedgerError, RemoteError) as exc:
+                _log.debug("an operation pushed by %s: %s", peer, exc)
+
+    async def _send_batches(self, call: Call, question: FetchBatches) -> None:
+        height, sent = question.height, 0
+        while sent < BATCHES_MAX:
+            async with self._core:
+                batches = self._validator.batches(question.validator, max(1, height), BATCHES_PER_READ)
+            for raw in batches:
+                await call.send(encode(PushBatch(raw)))
+            height, sent = height + len(batches), sent + len(batches)
+            if len(batches) < BATCHES_PER_READ:
+                return
+
+    async def _follow(self, call: Call, question: Follow) -> None:
+        follower = self._followers.add(call.peer, question.objects)
+        if follower is None:
+            raise Refused("busy", "too many streams are followed; try another validator")
+        try:
+            await call.send(encode(Finals(())))
+            while not follower.dropped:
+                with trio.move_on_after(FOLLOW_BEAT_S):
+                    await follower.news.wait()
+                await call.send(encode(await self._finals(follower)))
+        finally:
+            self._followers.remove(follower)
+
+    async def _finals(self, follower: Follower) -> Finals:
+        async with self._core:
+            ids = follower.peek(OPERATIONS_MAX)
+            fetched = self._answers.fetched(ids).operations
+        follower.sent(ids[: len(fetched)])
+        return Finals(tuple(decided for decided in fetched if decided is not None))
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._pusher.run)
+            nursery.start_soon(self._catch_up.run)
+
+
+@asynccontextmanager
+async def open_validator(
+    network: Network,
+    genesis: Genesis,
+    key: Signer,
+    directory: Path | None,
+    *,
+    run_disk: RunDisk = run_in_thread,
+) -> AsyncIterator[ValidatorService]:
+    """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
+
+    Args:
+        directory: its data (None: in memory, for tests and development networks: it must not be restarted).
+        run_disk: `disk.run_inline` in simulations.
+
+    Raises:
+        StorageError: the data cannot be used, or another process uses it.
+        InvalidOperation: rule ``"member"``: the key is not in the committee.
+    """
+    caught: Exception | None = None
+    with open_database(directory and directory / FILE_NAME) as database:
+        service = _load(network, genesis, key, database, run_disk)
+        network.serve(LEDGER_PROTOCOL, service._handle)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._run)
+            try:
+                yield service
+            except Exception as exc:  # the caller's, not ours: keep it out of the group
+                caught = exc
+            nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await service._close()
+    if caught is not None:
+        raise caught
+
+
+def _load(
+    network: Network, genesis: Genesis, key: Signer, database: Database, run: RunDisk
+) -> ValidatorService:
+    store = Store(database, genesis)
+    journal = SqliteJournal(database, store)
+    validator = Validator(key, genesis, store.load(), journal)
+    service = ValidatorService(network, genesis, key.public, validator, journal, run)
+    after = 0
+    while page := store.operations(after):
+        for stored in page:
+            service._answers.note_opened(parse(stored.signed))
+        after = page[-1].n
+    return service
+
+
+__all__ = ["ValidatorService", "open_faucet", "open_validator"]
