@@ -1,0 +1,310 @@
+"""The seller's half of the contract net: calls answered, slots held, awards taken. No I/O.
+
+    call ──▶ proposed ──counter──▶ proposed (≤ ROUNDS_MAX times)
+                │ expiry, decline           │ award
+                ▼                           ▼
+              free                       running ──done──▶ free
+
+A proposal holds a slot until it expires, so one buyer may have at most OPEN_PER_BUYER_MAX. Before a
+signature is checked nothing is stored, and everything stored is bounded by the slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ainp2p.errors import Malformed, RemoteError
+from ainp2p.protocol.messages import (
+    CLOCK_SKEW_MAX_MS,
+    PURPOSE,
+    ROUNDS_MAX,
+    Accepted,
+    Award,
+    CallForProposals,
+    CounterProposal,
+    Decline,
+    Proposal,
+    Refusal,
+    Signed,
+    Signer,
+    input_digest,
+    open_market,
+    seal,
+)
+from ainp2p.protocol.price import Price
+from ainp2p.protocol.strategies import (
+    BUSY,
+    EXPIRED,
+    KNOWN,
+    MISMATCH,
+    NO_SUCH_SKILL,
+    PRICE,
+    ROUNDS,
+    TOO_MANY,
+    UNKNOWN,
+    Answering,
+    No,
+    Pricing,
+    hold_price,
+    list_price,
+)
+
+OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10
+PROPOSAL_LIFE_MS = 10_000  # time to decide and to open a Lock; jammed slots are free again after it
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a seller offers under one name, as on its card."""
+
+    price: Price
+    window: int
+    step: int
+    units_max: int = 0  # the most units of one job; 0: as far as the budget goes
+    speed: int = 0  # milli-units per second, measured
+    model: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """An award that fits its proposal; it holds its slot until `Seller.release`."""
+
+    job: bytes  # the award's id
+    award: Award
+    signed: Signed
+    price: Price
+    transcript: tuple[Signed, ...]  # from the call to the award
+
+    @property
+    def buyer_key(self) -> bytes:
+        """Who awarded, and so whose receipts are expected."""
+        return self.signed.key
+
+
+@dataclass(slots=True)
+class _Open:
+    call: CallForProposals
+    proposal: Proposal
+    price: Price
+    transcript: tuple[Signed, ...]  # ends with the proposal
+
+    @property
+    def signed(self) -> Signed:
+        return self.transcript[-1]
+
+
+class _Refuse(Exception):
+    """Inside this module: becomes a signed Refusal."""
+
+    def __init__(self, code: str, reason: str = "") -> None:
+        self.code, self.reason = code, reason
+
+
+class Seller:
+    """All that one seller has open with any number of buyers."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        network: bytes,
+        agent: bytes,
+        slots: int,
+        pricing: Pricing = list_price,
+        answering: Answering = hold_price,
+    ) -> None:
+        self.listings: Mapping[bytes, Listing] = {}  # skill → what is offered now; the owner replaces it
+        self.slots = slots
+        self._signer, self._network, self._agent = signer, network, agent
+        self._pricing, self._answering = pricing, answering
+        self._open: dict[tuple[bytes, bytes], _Open] = {}  # (buyer's key, task) → its newest proposal
+        self._running: set[bytes] = set()
+
+    @property
+    def free(self) -> int:
+        """Slots that are neither held by a proposal nor at work."""
+        return max(0, self.slots - len(self._open) - len(self._running))
+
+    @property
+    def load(self) -> int:
+        """Slots at work, in percent."""
+        return 100 * len(self._running) // max(1, self.slots)
+
+    def handle(self, signed: Signed, peer: bytes, now_ms: int) -> Signed | None:
+        """Answer a call or a counter-proposal (a Proposal or a Refusal), or take a Decline (None).
+
+        `peer` is the key that the connection proves.
+
+        Raises:
+            RemoteError: forged, of another kind, or relayed for somebody else; nothing is answered.
+        """
+        message = _opened(signed, peer)
+        self.expire(now_ms)
+        try:
+            match message:
+                case CallForProposals():
+                    return self._propose(message, signed, now_ms)
+                case CounterProposal():
+                    return self._counter(message, signed, now_ms)
+                case Decline():
+                    self._decline(message, peer)
+                    return None
+        except _Refuse as refusal:
+            return self.refusal(signed, refusal.code, refusal.reason)
+        raise Malformed(f"a {type(message).__name__} is no request to a seller")
+
+    def award(self, signed: Signed, peer: bytes, now_ms: int) -> Deal | Signed:
+        """Take an award: a Deal, which holds the slot on, or a signed Refusal.
+
+        The caller then checks the Lock that it names, and answers with `accepted` or with `refusal` and
+        `release`.
+
+        Raises:
+            RemoteError: as in `handle`.
+        """
+        message = _opened(signed, peer)
+        if not isinstance(message, Award):
+            raise Malformed(f"a {type(message).__name__} is no award")
+        self.expire(now_ms)
+        try:
+            held = self._fitting(message, signed, now_ms)
+        except _Refuse as refusal:
+            return self.refusal(signed, refusal.code, refusal.reason)
+        del self._open[peer, message.task]
+        self._running.add(signed.id)
+        return Deal(signed.id, message, signed, held.price, (*held.transcript, signed))
+
+    def accepted(self, deal: Deal, *, input_units: int, window: int) -> Signed:
+        """The first thing on an award's stream."""
+        return self._seal(Accepted(deal.job, input_units, window))
+
+    def refusal(self, signed: Signed, code: str, reason: str = "") -> Signed:
+        """A signed no to any message."""
+        return self._seal(Refusal(signed.id, code.encode(), reason.encode()[:4096]))
+
+    def release(self, job: bytes) -> None:
+        """The job is over, or its Lock was not good: the slot is free."""
+        self._running.discard(job)
+
+    def expire(self, now_ms: int) -> None:
+        """Free the slots of proposals whose time is over."""
+        for key in [key for key, held in self._open.items() if held.proposal.expires <= now_ms]:
+            del self._open[key]
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _propose(self, call: CallForProposals, signed: Signed, now_ms: int) -> Signed:
+        if (call.network, call.seller) != (self._network, self._agent):
+            raise _Refuse(MISMATCH, "this call is for another agent or network")
+        held = self._open.get((signed.key, call.task))
+        if held is not None and held.transcript[0] == signed:
+            return held.signed  # the answer was lost: the same one again
+        if now_ms > call.deadline + CLOCK_SKEW_MAX_MS:
+            raise _Refuse(EXPIRED, "the call's deadline has passed")
+        listing = self._listing(call.skill)
+        if held is None:
+            self._require_slot(signed.key)
+        price = self._priced(self._pricing(call, listing.price, self.load))
+        return self._hold(call, listing, price, 0, (signed,), now_ms)
+
+    def _counter(self, counter: CounterProposal, signed: Signed, now_ms: int) -> Signed:
+        held = self._open.get((signed.key, counter.task))
+        if held is not None and held.transcript[-2] == signed:
+            return held.signed
+        if held is None or counter.answers != held.signed.id:
+            raise _Refuse(UNKNOWN, "it answers no proposal that is open")
+        if (counter.buyer, counter.seller) != (held.call.buyer, self._agent):
+            raise _Refuse(MISMATCH, "it names other agents than the call")
+        if counter.round != held.proposal.round + 1:
+            raise _Refuse(MISMATCH, "a round was skipped or comes twice")
+        if counter.round > ROUNDS_MAX:
+            raise _Refuse(ROUNDS, f"at most {ROUNDS_MAX} counter-proposals are answered")
+        if now_ms > counter.deadline + CLOCK_SKEW_MAX_MS:
+            raise _Refuse(EXPIRED, "the counter-proposal's deadline has passed")
+        listing = self._listing(held.call.skill)
+        asked = Price.from_wire(counter.price)
+        price = self._priced(self._answering(counter, asked, held.price, listing.price, self.load))
+        transcript = (*held.transcript, signed)
+        return self._hold(held.call, listing, price, counter.round, transcript, now_ms)
+
+    def _decline(self, decline: Decline, peer: bytes) -> None:
+        held = self._open.get((peer, decline.task))
+        if held is not None and decline.answers == held.signed.id:
+            del self._open[peer, decline.task]
+
+    def _fitting(self, award: Award, signed: Signed, now_ms: int) -> _Open:
+        """The proposal that this award takes, if it takes it as it was made."""
+        if signed.id in self._running:
+            raise _Refuse(KNOWN, "this award is a job already: resume it")
+        held = self._open.get((signed.key, award.task))
+        if held is None or award.answers != held.signed.id:
+            raise _Refuse(UNKNOWN, "it answers no proposal that is open: it may have expired")
+        if now_ms > award.deadline + CLOCK_SKEW_MAX_MS:
+            raise _Refuse(EXPIRED, "the award's deadline has passed")
+        call, proposal = held.call, held.proposal
+        agreed = (proposal.buyer, proposal.seller, proposal.price, proposal.window, proposal.step, call.skill)
+        if agreed != (award.buyer, award.seller, award.price, award.window, award.step, award.skill):
+            raise _Refuse(MISMATCH, "the award says other terms than the proposal")
+        if (call.input, call.input_size) != (input_digest(award.input), len(award.input)):
+            raise _Refuse(MISMATCH, "the input is not the one that was called for")
+        if proposal.units_max and award.units_max > proposal.units_max:
+            raise _Refuse(MISMATCH, "more units than were proposed")
+        if award.budget < held.price.after(1):
+            raise _Refuse(PRICE, f"the budget does not buy one {held.price.unit}")
+        return held
+
+    def _listing(self, skill: bytes) -> Listing:
+        listing = self.listings.get(skill)
+        if listing is None:
+            raise _Refuse(NO_SUCH_SKILL, "this skill is not offered here")
+        return listing
+
+    def _require_slot(self, buyer: bytes) -> None:
+        if sum(1 for key, _ in self._open if key == buyer) >= OPEN_PER_BUYER_MAX:
+            raise _Refuse(TOO_MANY, f"at most {OPEN_PER_BUYER_MAX} proposals are open for one buyer")
+        if not self.free:
+            raise _Refuse(BUSY, "no slot is free")
+
+    @staticmethod
+    def _priced(answer: Price | No) -> Price:
+        if isinstance(answer, No):
+            raise _Refuse(answer.code, answer.reason)
+        return answer
+
+    def _hold(
+        self,
+        call: CallForProposals,
+        listing: Listing,
+        price: Price,
+        round_: int,
+        transcript: tuple[Signed, ...],
+        now_ms: int,
+    ) -> Signed:
+        proposal = Proposal(
+            answers=transcript[-1].id,
+            task=call.task,
+            buyer=call.buyer,
+            seller=self._agent,
+            round=round_,
+            price=price.wire(),
+            window=listing.window,
+            step=listing.step,
+            units_max=listing.units_max,
+            speed=listing.speed,
+            wait=0,
+            model=listing.model,
+            expires=now_ms + PROPOSAL_LIFE_MS,
+        )
+        signed = self._seal(proposal)
+        self._open[transcript[0].key, call.task] = _Open(call, proposal, price, (*transcript, signed))
+        return signed
+
+    def _seal(self, message: Proposal | Refusal | Accepted) -> Signed:
+        return seal(self._signer, PURPOSE, message)
+
+
+def _opened(signed: Signed, peer: bytes) -> object:
+    if signed.key != peer:
+        raise RemoteError("a message signed by another key than that of the peer that brings it")
+    return open_market(signed)
