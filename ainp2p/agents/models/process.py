@@ -324,7 +324,7 @@ class ProcessModel:
             if (fault := self._watch.fault(now, len(self._pending))) is not None:
                 child.kill(fault)
                 return
-            await trio.sleep(min(self._stall_s / 4, PING_EVERY_S))
+            await trio.sleep(min(self._watch.stall_s / 4, PING_EVERY_S))
 
     async def _receive_until_end(self, child: Child) -> str | None:
         """Hand every message on until the process ends; returns why it is unusable, if it says so."""

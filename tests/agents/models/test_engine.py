@@ -82,9 +82,7 @@ def test_the_answers_of_that_test_differ_from_one_another(load_tiny: Make) -> No
     assert len({tuple(tokens(events)[:6]) for events in found.values()}) >= 6
 
 
-def test_mutant_padding_that_is_attended_to_is_noticed(
-    load_tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mutant_attended_padding_is_noticed(load_tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(mask: Any, width: int) -> Any:
         return torch.nn.functional.pad(mask, (width - mask.shape[1], 0), value=1)
 
@@ -231,9 +229,7 @@ def test_a_canceled_request_is_gone_before_the_next_step_and_the_others_go_on(lo
     check_cancellation(load_tiny)
 
 
-def test_mutant_a_cancel_that_does_nothing_is_noticed(
-    load_tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mutant_a_cancel_without_effect_is_noticed(load_tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "cancel", lambda self, request_id: None)
     with pytest.raises(AssertionError):
         check_cancellation(load_tiny)
@@ -310,9 +306,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     check_memory(load_tiny, monkeypatch, error, said)
 
 
-def test_want_of_memory_while_joining_changes_nothing(
-    load_tiny: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_while_joining_changes_nothing(load_tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = run(load_tiny(), request(1))[1]
     engine = load_tiny()
     engine.submit(request(1))

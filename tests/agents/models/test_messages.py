@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def bodies(data: bytes, cuts: list[int]) -> list[bytes]:
     """What an unframer says when `data` comes in pieces."""
     unframer, found = m.Unframer(), []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         unframer.feed(data[start:end])
         while (body := unframer.next_body()) is not None:
             found.append(body)
@@ -77,7 +79,7 @@ def test_a_frame_with_something_else_in_it_is_refused(body: bytes) -> None:
         m.from_worker.decode(body)
 
 
-def test_mutant_an_unframer_that_forgets_what_is_left_over_is_noticed(
+def test_mutant_an_unframer_that_forgets_the_rest_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def forgetful(self: m.Unframer, data: bytes) -> None:
