@@ -18,6 +18,7 @@ from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.certificate import Place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
+from ainp2p.ledger.state import Changes
 from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
 
 SlotId = tuple[bytes, int]  # object, seq
@@ -45,6 +46,7 @@ class Candidate:
         final: the view with a quorum of COMMITs, or None.
         rivals: whether its slot has other candidates.
         valid_since: when it was first found valid, for the gate D; None before.
+        changes: what it would change, as it was found valid.
         segment: number of the journal's write that holds its bytes; 0 while none does.
     """
 
@@ -52,6 +54,7 @@ class Candidate:
         "ask_at",
         "asked",
         "blocked_by",
+        "changes",
         "counts",
         "final",
         "id",
@@ -75,6 +78,7 @@ class Candidate:
         self.final: int | None = None
         self.rivals = False
         self.valid_since: int | None = None
+        self.changes: Changes | None = None
         self.segment = 0
         self.source = ""  # the peer whose quota it uses while it waits
         self.blocked_by = b""

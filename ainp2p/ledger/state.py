@@ -138,8 +138,8 @@ class State:
 
     # --- validity -----------------------------------------------------------------------------
 
-    def check(self, parsed: ParsedOperation, now_ms: int, *, proof_verified: bool = False) -> None:
-        """Whether this operation is the valid next one of its object, now.
+    def check(self, parsed: ParsedOperation, now_ms: int, *, proof_verified: bool = False) -> Changes:
+        """Whether this operation is the valid next one of its object, now; returns what it would change.
 
         A proof that was verified once for an operation's `previous` stays good, since `previous` pins the
         keys: pass `proof_verified` on a second look. Its signatures are verified before any `NotYet` other
@@ -154,8 +154,9 @@ class State:
         """
         if not proof_verified:
             self.verify_proof(parsed)
-        self._changes(parsed)
+        changes = self._changes(parsed)
         self._refuse_early(parsed.operation, parsed, now_ms)
+        return changes
 
     def verify_proof(self, parsed: ParsedOperation) -> None:
         """Check the signatures against the object's keys, as they are at `previous`.
@@ -179,20 +180,23 @@ class State:
             receipt = Receipt(self.network, lock.id, body.cumulative, body.units, body.context)
             verify_receipt(lock, encode(receipt), signed.signatures)
 
-    def apply(self, parsed: ParsedOperation) -> Changes:
+    def apply(self, parsed: ParsedOperation, checked: Changes | None = None) -> Changes:
         """Change the state by a final operation: refuse, compute, commit.
 
         Its certificate stands in for signatures and clocks, which are not looked at here; all other rules
-        hold. A repeat of the object's head changes nothing.
+        hold. A repeat of the object's head changes nothing. `checked` is what `check` returned for it: while
+        the object's head is the operation's `previous`, nothing that it depends on can have changed.
 
         Raises:
             NotYet: apply what it depends on first.
             InvalidOperation, InsufficientFunds: it is not valid; no state changed.
         """
         operation = parsed.operation
-        if self.head(operation.object) == (operation.seq, parsed.id):
+        seq, head = self.head(operation.object)
+        if (seq, head) == (operation.seq, parsed.id):
             return Changes()
-        changes = self._changes(parsed)
+        unmoved = seq + 1 == operation.seq and head == operation.previous
+        changes = checked if checked is not None and unmoved else self._changes(parsed)
         self.commit(changes)
         self.operations += 1
         return changes

@@ -79,8 +79,8 @@ WANT_AFTER_MS = 50  # a vote may overtake its operation; then ask, then less and
 WANT_AGAIN_MS_MAX = 10_000
 GAP_AGAIN_MS = 1_000
 WRITE_AFTER_MS = 1_000  # what nobody waits for: finals, others' batches
-UNSAVED_MAX = 1_024  # others' batches; then write at once
-FLOORS_EVERY = 64  # writes; between them a restart reads more than it needs
+UNSAVED_MAX = 2_048  # finals, or others' batches; then write at once. A few large writes touch fewer pages
+FLOORS_EVERY = 16  # writes of everything; between them a restart reads more than it needs
 OLD_AFTER = 256  # writes; operations that are still needed then are written again, so that floors move on
 CULPRITS_MAX = 4_096  # evidence beyond that many is not kept
 CACHED_BATCHES = 64  # parsed, for certificates
@@ -170,6 +170,7 @@ class Validator:
         self._gap_asked: dict[int, int] = {}
 
         self._segment = 0
+        self._full_writes = 0
         self._writing = False
         self._write_at: int | None = None
         self._others: list[VoteBatch] = []
@@ -305,15 +306,21 @@ class Validator:
         own = []
         while self.voting and self._log.due <= now:
             own.append(self._log.seal(now))
-        if not own and (self._write_at is None or now < self._write_at):
+        everything = self._write_at is not None and now >= self._write_at
+        if not own and not everything:
             return None
         self._segment += 1
-        self._writing, self._write_at = True, None
-        floors = self._floors() if self._segment % FLOORS_EVERY == 0 else None
-        records = Records(
-            self._segment, own, self._others, self._operations, self._decided, self._found_evidence, floors
-        )
-        self._others, self._operations, self._decided, self._found_evidence = [], [], [], []
+        self._writing = True
+        records = Records(self._segment, own, [], [], [], [])
+        if everything:
+            self._write_at = None
+            records.others, self._others = self._others, []
+            records.decided, self._decided = self._decided, []
+            records.evidence, self._found_evidence = self._found_evidence, []
+            self._full_writes += 1
+            if self._full_writes % FLOORS_EVERY == 0:
+                records.floors = self._floors()
+        records.operations, self._operations = self._operations, []
         return records
 
     def release(self, records: Records, now: int) -> Effects:
@@ -455,7 +462,7 @@ class Validator:
         parsed = candidate.parsed
         assert parsed is not None
         try:
-            self.state.check(parsed, now, proof_verified=candidate.verified)
+            candidate.changes = self.state.check(parsed, now, proof_verified=candidate.verified)
         except NotYet as exc:
             candidate.verified = candidate.verified or exc.rule not in _BEFORE_PROOF
             self._learn_receipt(candidate, parsed)
@@ -516,7 +523,7 @@ class Validator:
         assert parsed is not None
         assert view is not None
         try:
-            changes = self.state.apply(parsed)
+            changes = self.state.apply(parsed, candidate.changes)
         except NotYet as exc:
             self._block(candidate, self._key_of(parsed, exc.rule))
             return
@@ -768,7 +775,7 @@ class Validator:
             candidate.segment = self._segment + 1
 
     def _write_soon(self, now: int) -> None:
-        if len(self._others) >= UNSAVED_MAX:
+        if len(self._others) >= UNSAVED_MAX or len(self._decided) >= UNSAVED_MAX:
             self._write_at = now
         elif self._write_at is None:
             self._write_at = now + WRITE_AFTER_MS
