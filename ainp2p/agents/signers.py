@@ -6,7 +6,8 @@ when the vault does. Receipts have no such face: they are signed by `Vault.sign_
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from ainp2p.errors import InvalidInput, PolicyRefused
 from ainp2p.ledger.operations import SIGN_CLOSE, SIGN_OPERATION
@@ -46,27 +47,40 @@ class PurposeSigner:
         return self._key.sign(purpose, payload)
 
 
+class Approvals(Protocol):
+    """What a wallet's signer asks: the vault."""
+
+    async def approve(self, raw: bytes) -> None:
+        """Check and debit an operation, durably."""
+
+    def withdraw(self, raw: bytes) -> None:
+        """Take an unused approval back."""
+
+    def use_approval(self, id_: bytes) -> None:
+        """Count an approved operation as signed; raises if it was not approved."""
+
+    def check(self) -> None:
+        """Raise unless the vault signs."""
+
+
 class WalletSigner:
     """The wallet's signer: an operation is signed if its bytes were approved before, and once.
 
     A CLOSE is signed freely: it ends a Lock that pays *us*, and can give up only what is not claimed.
     """
 
-    __slots__ = ("_approve", "_check", "_key", "_take_approval", "public")
+    __slots__ = ("_approvals", "_key", "public")
 
-    def __init__(
-        self,
-        key: Key,
-        approve: Callable[[bytes], Awaitable[None]],
-        take_approval: Callable[[bytes], None],
-        check: Callable[[], None],
-    ) -> None:
-        self._key, self.public = key, key.public
-        self._approve, self._take_approval, self._check = approve, take_approval, check
+    def __init__(self, key: Key, approvals: Approvals) -> None:
+        self._key, self._approvals, self.public = key, approvals, key.public
 
     async def approve(self, raw: bytes) -> None:
         """As `Vault.approve`: to be called with an operation's bytes before `sign` with its id."""
-        await self._approve(raw)
+        await self._approvals.approve(raw)
+
+    def withdraw(self, raw: bytes) -> None:
+        """As `Vault.withdraw`: the operation will not be signed after all."""
+        self._approvals.withdraw(raw)
 
     def sign(self, purpose: bytes, payload: bytes) -> bytes:
         """A 64-byte signature.
@@ -74,9 +88,9 @@ class WalletSigner:
         Raises:
             PolicyRefused: an operation that was not approved, or another purpose.
         """
-        self._check()
+        self._approvals.check()
         if purpose == SIGN_OPERATION:
-            self._take_approval(payload)
+            self._approvals.use_approval(payload)
         elif purpose != SIGN_CLOSE:
             raise PolicyRefused("purpose", 0, hint=f"a wallet does not sign {purpose!r}")
         return self._key.sign(purpose, payload)

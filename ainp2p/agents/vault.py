@@ -52,7 +52,7 @@ class Vault:
             unsigned[counterparty] = unsigned.get(counterparty, 0) + bound - spent
         self._promises = Promises(key, store.locks(), unsigned)
         self._durable: set[bytes] = set()  # jobs whose reservation is on disk
-        self._approved: set[bytes] = set()  # ids of operations that may be signed
+        self._approved: dict[bytes, tuple[bytes, ...]] = {}  # id of a SPEND that may be signed → its debits
         self._dirty = trio.Event()
         self._failed: StorageError | None = None
         self._closed = False
@@ -93,7 +93,7 @@ class Vault:
 
     async def _reserve(self, wanted: dict[bytes, tuple[bytes, int, bytes | None]]) -> None:
         """Debit all of these jobs durably, or none: also when cancelled, and when the disk fails."""
-        self._check()
+        self.check()
         now_ms, fresh = self._context.now_ms(), []
         try:
             for job, (counterparty, amount, what) in wanted.items():
@@ -116,7 +116,7 @@ class Vault:
         Raises:
             InvalidReceipt: rule ``"authority"``: not this key alone signs its receipts; ``"ended"``.
         """
-        self._check()
+        self.check()
         self._promises.use(network, lock)
         await self._written()
 
@@ -140,8 +140,10 @@ class Vault:
     def sign_shared_receipt(
         self, shares: Sequence[tuple[bytes, int]], lock: bytes, units: int, context: bytes
     ) -> SignedReceipt:
-        """As `sign_receipt`, one receipt for several parallel jobs on a Lock: (job, uain) each; all or nothing."""
-        self._check()
+        """As `sign_receipt`: one receipt for several jobs on a Lock, (job, uain) each; all or nothing."""
+        self.check()
+        if len({job for job, _ in shares}) != len(shares) or not shares:
+            raise InvalidInput("a receipt pays for at least one job, and for each of them once")
         total = sum(amount for _, amount in shares)
         for job, amount in shares:
             if job not in self._durable:
@@ -160,7 +162,7 @@ class Vault:
             InvalidReceipt: its Lock is not in use here.
             BadSignature, Malformed: this key did not sign it.
         """
-        self._check()
+        self.check()
         payee, surprise = self._promises.learn(signed)
         if surprise:
             self._commitments.charge(payee, surprise, self._context.now_ms())
@@ -195,6 +197,7 @@ class Vault:
             BudgetExceeded, PolicyRefused: a rule forbids it.
             Malformed, InvalidOperation: no SPEND.
         """
+        self.check()
         id_ = operation_id(raw)
         if id_ in self._approved:
             return
@@ -205,10 +208,12 @@ class Vault:
                 raise BudgetExceeded("per_lock", deposit, limit)
         wanted = {id_ + paid.counterparty: (paid.counterparty, paid.amount, paid.what) for paid in payments}
         await self._reserve(wanted)
-        for job, (_, amount, _) in wanted.items():
-            self._commitments.spend(job, amount)
+        self._approved[id_] = tuple(wanted)
+
+    def withdraw(self, raw: bytes) -> None:
+        """Take back an approval that was not used: what was debited comes back. A repeat is no error."""
+        for job in self._approved.pop(operation_id(raw), ()):
             self.settle(job, failed=None)
-        self._approved.add(id_)
 
     def signer(self, purposes: Iterable[bytes]) -> PurposeSigner:
         """Something that signs under these purposes only, such as those of cards and of the market.
@@ -216,16 +221,24 @@ class Vault:
         Raises:
             InvalidInput: one of them moves money.
         """
-        return PurposeSigner(self._key, purposes, self._check)
+        return PurposeSigner(self._key, purposes, self.check)
 
     def wallet_signer(self) -> WalletSigner:
         """What `open_wallet` takes."""
-        return WalletSigner(self._key, self.approve, self._take_approval, self._check)
+        return WalletSigner(self._key, self)
 
-    def _take_approval(self, id_: bytes) -> None:
+    def use_approval(self, id_: bytes) -> None:
+        """Count an approved operation as signed, before it is.
+
+        Raises:
+            PolicyRefused: rule ``"approval"``: it was not approved, or it was signed already.
+        """
         if id_ not in self._approved:
             raise PolicyRefused("approval", 0, hint="approve the operation's bytes first")
-        self._approved.remove(id_)
+        for job in self._approved[id_]:
+            self._commitments.spend(job, self._commitments.open(job).bound)
+        for job in self._approved.pop(id_):
+            self.settle(job, failed=None)
 
     # --- the owner's word -----------------------------------------------------------------------
 
@@ -246,13 +259,19 @@ class Vault:
 
     async def reset(self) -> None:
         """Close the breaker again; for a person to decide."""
-        self._check()
+        self.check()
         self._commitments.reset()
         await self._written()
 
     # --- the disk -------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise unless the vault signs.
+
+        Raises:
+            Closed: its block has ended.
+            StorageError: its disk failed.
+        """
         if self._closed:
             raise Closed("the vault is closed")
         if self._failed is not None:
