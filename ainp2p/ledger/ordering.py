@@ -9,7 +9,8 @@ While one SPEND is undecided, orders collect; the next SPEND carries as many of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol, cast
 
 import trio
 
@@ -18,6 +19,17 @@ from ainp2p.ledger.operations import Operation, Signer, parse, sign_operation
 from ainp2p.ledger.spending import Plan, Wish
 from ainp2p.ledger.submitting import Pending
 from ainp2p.ledger.writing import Writer
+from ainp2p.protocol.codec import encode
+
+
+class Approver(Protocol):
+    """A signer that must agree to an operation's bytes before it signs their id: a vault's."""
+
+    async def approve(self, raw: bytes) -> None:
+        """Check and debit; raises `PolicyRefused`."""
+
+    def withdraw(self, raw: bytes) -> None:
+        """It will not be signed after all."""
 
 
 class _Order:
@@ -70,10 +82,12 @@ class Orders:
         finally:
             if order in self._orders:  # nothing was signed for it, and nothing will be
                 self._orders.remove(order)
+                order.error = TimedOut("the account or the committee is busy; nothing was signed for this call")
+                order.placed.set()
+        await order.placed.wait()  # it is being signed just now: a moment, and we know
         if order.error is not None:
             raise order.error
-        if order.pending is None:
-            raise TimedOut("the account is busy, or the committee silent: nothing was signed for this call")
+        assert order.pending is not None
         return order.pending, order.place
 
     def named(self, note: bytes) -> tuple[bytes, int] | None:
@@ -91,44 +105,44 @@ class Orders:
             self._news = trio.Event()
             while self._orders:
                 await self._writer.free(self._account)
-                try:
-                    pending = await self._spend()
-                except Error as exc:  # the vault refused to sign, or the disk failed: nothing was sent
-                    for order in list(self._orders):
-                        self._refuse(order, exc)
-                    break
+                taken, self._orders = self._orders, []
+                pending = await self._spend_for(taken)
                 if pending is not None:
                     await pending.resolved.wait()
 
-    async def _spend(self) -> Pending | None:
-        orders = list(self._orders)
-        plan = self._plan([order.wish for order in orders])
-        for index, error in plan.refused.items():
-            self._refuse(orders[index], error)
-        if plan.operation is None:
-            return None
-        placed = [orders[index] for index in plan.places]
-        pending = self._sign(plan.operation)
-        for order, place in zip(placed, plan.places.values(), strict=True):
-            self._orders.remove(order)
-            order.pending, order.place = pending, place
-        notes = {order.note: order.place for order in placed if order.note is not None}
-        self.notes |= {note: (pending.id, place) for note, place in notes.items()}
+    async def _spend_for(self, taken: list[_Order]) -> Pending | None:
+        """Make the next SPEND for as many of these as fit; the rest goes back to the queue, or is refused."""
+        plan = self._plan([order.wish for order in taken])
+        placed = {taken[index]: place for index, place in plan.places.items()}
+        pending: Pending | None = None
         try:
-            await self._writer.send(pending, notes, self._now_ms())
-        except Error as exc:
-            for order in placed:
-                order.error = exc
-            raise
-        finally:
-            for order in placed:
-                order.placed.set()
+            if plan.operation is not None:
+                pending = await self._sign(plan.operation, placed)
+        except Error as exc:  # the vault refused, or the disk failed: nothing was sent
+            if len(taken) > 1:  # whose fault is it? The first one tries alone
+                self._orders = taken[1:] + self._orders
+                return await self._spend_for(taken[:1])
+            _refuse(taken[0], exc)
+            return None
+        for index, error in plan.refused.items():
+            _refuse(taken[index], error)
+        self._orders = [o for o in taken if o not in placed and not o.placed.is_set()] + self._orders
+        for order, place in placed.items():
+            order.pending, order.place = pending, place
+            order.placed.set()
         return pending
 
-    def _sign(self, operation: Operation) -> Pending:
-        return self._writer.register(parse(sign_operation(operation, self._signer)))
+    async def _sign(self, operation: Operation, placed: Mapping[_Order, int]) -> Pending:
+        if hasattr(self._signer, "approve"):
+            approver = cast(Approver, self._signer)
+            await approver.approve(encode(operation))
+        pending = self._writer.register(parse(sign_operation(operation, self._signer)))
+        notes = {order.note: place for order, place in placed.items() if order.note is not None}
+        await self._writer.send(pending, notes, self._now_ms())
+        self.notes |= {note: (pending.id, place) for note, place in notes.items()}
+        return pending
 
-    def _refuse(self, order: _Order, exc: Error) -> None:
-        self._orders.remove(order)
-        order.error = exc
-        order.placed.set()
+
+def _refuse(order: _Order, exc: Error) -> None:
+    order.error = exc
+    order.placed.set()

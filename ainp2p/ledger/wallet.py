@@ -313,14 +313,16 @@ class Wallet:
         self._check_open()
         booked = self.book.accept(signed, self.now_ms())
         await self.save_receipts()
-        self._settler.note(booked.receipt.lock)
         return booked
 
     async def save_receipts(self) -> None:
         """Make durable what `book.accept` took; many at once cost one fsync."""
-        for lock, best in self.book.take_unsaved():
+        unsaved = self.book.take_unsaved()
+        for lock, best in unsaved:
             self._store.put_receipt(lock, best)
         await self._store.synced()
+        for lock, _ in unsaved:
+            self._settler.note(lock)
 
     async def settle(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
         """Turn a Lock's highest receipt into credits; returns once that is final. Nothing new: no operation.
