@@ -51,6 +51,9 @@ class Cost:
     memory_kib: int = 64 * 1024
 
 
+DEFAULT_COST = Cost()
+
+
 class _Body(Message, frozen=True):
     public: Bytes32
     passes: Uint
@@ -71,7 +74,7 @@ def seal_key(
     Raises:
         InvalidInput: the passphrase is empty, or the cost is beyond what will be opened again.
     """
-    cost = cost or Cost()
+    cost = cost or DEFAULT_COST
     if not passphrase:
         raise InvalidInput("an empty passphrase protects nothing; give one, or use a key in memory only")
     if not _is_bounded(cost.passes, cost.memory_kib):
