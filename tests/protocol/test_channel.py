@@ -846,7 +846,7 @@ class TwoEnds(RuleBasedStateMachine):
                     self.ends[me].taken(*self.untaken[me].pop(0))
                 self.write(me)
                 self.read(1 - me, 100_000)
-            if all(end.idle for end in self.ends) and not any(self.wires):
+            if all(end.idle for end in self.ends) and not any(self.wires) and not any(self.untaken):
                 break
         for me in (0, 1):
             calls = {c for c, (kind, _) in self.asked[me].items() if kind != f.ONE_WAY}
