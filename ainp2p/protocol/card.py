@@ -14,7 +14,7 @@ import msgspec
 
 from ainp2p.errors import BadSignature, Expired, InvalidInput, Malformed
 from ainp2p.protocol import canonical_json
-from ainp2p.protocol.codec import Bytes32, Message, Positive, Text, Uint
+from ainp2p.protocol.codec import Bytes32, Message, Positive, Text, Uint, decode
 from ainp2p.protocol.identity import digest, peer_id
 from ainp2p.protocol.messages import CLOCK_SKEW_MAX_MS, Signed, Signer, open_, seal
 from ainp2p.protocol.price import Price
@@ -78,6 +78,45 @@ class Card(Message, frozen=True, tag=1):
     def skill(self, name: bytes) -> SkillCard | None:
         """The skill of that name, if it is offered."""
         return next((skill for skill in self.skills if skill.name == name), None)
+
+
+# --- how cards travel on PROTOCOL ---------------------------------------------------------------
+
+PUSH_MAX = 128  # cards in one message: 4 elements each, of the codec's 1,024
+SYNC_SIZE_MAX = 512 * 1024  # bytes of cards in one answer
+WIRE_SIZE_MAX = 1 << 20
+ENTRY_SIZE = 40  # bytes: an agent id and a sequence
+
+_Cards = Annotated[tuple[Signed, ...], msgspec.Meta(max_length=PUSH_MAX)]
+
+
+class CardPush(Message, frozen=True, tag=2):
+    """One-way, or an answer: here are cards; with `more`, ask again."""
+
+    cards: _Cards
+    more: bool = False
+
+
+class CardsHeld(Message, frozen=True, tag=3):
+    """Request: I hold these cards, send me what is newer. ENTRY_SIZE bytes each, sorted."""
+
+    held: bytes
+
+
+class CardWanted(Message, frozen=True, tag=4):
+    """Request: send me your own card. Also tells that you are alive."""
+
+
+CardWire = CardPush | CardsHeld | CardWanted
+
+
+def decode_card_wire(data: bytes) -> CardWire:
+    """Read what came over the card protocol.
+
+    Raises:
+        Malformed: none of its messages.
+    """
+    return decode(data, CardWire, size_max=WIRE_SIZE_MAX)  # type: ignore[arg-type]  # a union is no `type`
 
 
 def skill_digest(network: bytes, name: bytes) -> bytes:

@@ -1,0 +1,401 @@
+"""The cards known now: announced, gossiped, compared with neighbours, looked up, expired.
+
+    announce ──▶ topic, neighbours (push), DHT (a record per skill)        every RENEW_MS
+    new card ──▶ pushed on to a few neighbours
+    new neighbour, and one neighbour every SYNC_S ──▶ compare tables, fetch what is newer
+    find ──▶ table; DHT if it has nothing; whoever is not connected is asked for its card now
+
+What a card says is checked by `card.verify_card`; an offer counts only while its peer answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import trio
+
+from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
+from ainp2p.agents.offers import Experiences, Offer, rank_key
+from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
+from ainp2p.ledger.operations import Inception, account_id
+from ainp2p.protocol.card import (
+    LIFE_MS,
+    PROTOCOL,
+    RENEW_MS,
+    Binding,
+    Card,
+    CardPush,
+    CardsHeld,
+    CardWanted,
+    SkillCard,
+    decode_card_wire,
+    sign_card,
+    skill_digest,
+)
+from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.messages import Signed, Signer
+from ainp2p.protocol.network import Call, Network, PeerId
+from ainp2p.protocol.price import Price
+
+SYNC_S = 5.0  # between comparisons with one neighbour
+FANOUT = 8  # neighbours that a new card is pushed on to
+FIND_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0  # for a peer that is not connected to show that it is alive
+PROBE_GRACE_S = 0.3  # the same, when others are connected already
+SILENT_S = 10.0  # a peer that did not answer is not asked again so soon
+PROBES_MAX = 32  # peers asked by one `find`
+SYNCS_AT_ONCE_MAX = 4
+PUSH_QUEUE_MAX = 256  # cards waiting to be pushed on; beyond it, comparing tables repairs
+SYNC_ROUNDS_MAX = 64
+PROVIDE_S = 3600.0  # DHT records live for a day or more
+
+
+@dataclass(frozen=True, slots=True)
+class CardDraft:
+    """What an agent says of itself; the directory adds addresses, times, sequence and signature."""
+
+    agent: bytes
+    inception: bytes
+    name: str
+    skills: tuple[SkillCard, ...]
+    lineage: tuple[bytes, ...] = ()
+    terms: str = ""
+
+
+def account_binding(network: bytes, agent: bytes, inception: bytes, key: bytes) -> bool:
+    """Whether `key` is the one that the agent's account was born with (keys do not rotate yet)."""
+    try:
+        born = decode(inception, Inception)
+    except Malformed:
+        return False
+    return born.key == key and account_id(network, born) == agent
+
+
+class Directory:
+    """Cards of one network; open it with `open_directory`."""
+
+    def __init__(self, network: Network, network_id: bytes, signer: Signer, bound: Binding) -> None:
+        self.experiences = Experiences()
+        self._network, self._network_id, self._signer = network, network_id, signer
+        self._topic = f"ainp2p/{network_id.hex()[:16]}/cards"
+        self._table = CardTable(network_id, bound)
+        self._drafting: Callable[[], CardDraft] | None = None
+        self._own: Held | None = None
+        self._sequence = 0
+        self._provided: dict[bytes, float] = {}
+        self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
+        self._changed = trio.Event()
+        self._push_in, self._push_out = trio.open_memory_channel[tuple[Held, PeerId | None]](PUSH_QUEUE_MAX)
+        self._syncs = trio.CapacityLimiter(SYNCS_AT_ONCE_MAX)
+
+    # --- oneself ----------------------------------------------------------------------------------
+
+    @property
+    def card(self) -> Card | None:
+        """One's own newest card."""
+        return self._own.card if self._own is not None else None
+
+    async def announce(self, draft: CardDraft | Callable[[], CardDraft]) -> Card:
+        """Tell everybody about oneself now, and again before the card expires.
+
+        A function is called for each renewal, so that free slots and speed are fresh.
+
+        Raises:
+            InvalidInput: others would refuse this card.
+        """
+        self._drafting = draft if callable(draft) else lambda: draft
+        held = self._renew()
+        await self._spread(held)
+        return held.card
+
+    def _renew(self) -> Held:
+        assert self._drafting is not None  # callers know
+        draft, now = self._drafting(), self._network.context.now_ms()
+        self._sequence = max(self._sequence + 1, now)
+        card = Card(
+            network=self._network_id,
+            agent=draft.agent,
+            inception=draft.inception,
+            peer=self._network.peer_id.encode(),
+            addresses=tuple(address.encode() for address in self._network.addresses[:16]),
+            name=draft.name.encode()[:128],
+            skills=draft.skills,
+            lineage=draft.lineage,
+            terms=draft.terms.encode(),
+            issued=now,
+            expires=now + LIFE_MS,
+            sequence=self._sequence,
+        )
+        signed = sign_card(self._signer, card)
+        try:
+            held = self._table.add(signed, now)
+        except RemoteError as exc:
+            raise InvalidInput(f"this card would be refused: {exc}") from exc
+        self._own = held or Held(card, signed)
+        return self._own
+
+    async def _spread(self, held: Held) -> None:
+        self._enqueue(held, None)
+        with suppress(NetworkError):  # pushes and comparing tables do it as well
+            await self._network.publish(self._topic, encode(held.signed))
+
+    # --- others -----------------------------------------------------------------------------------
+
+    def cards(self) -> list[Card]:
+        """All cards known now, one's own among them, by agent id."""
+        self._table.expire(self._network.context.now_ms())
+        return sorted((held.card for held in self._table), key=lambda card: card.agent)
+
+    async def find(
+        self,
+        skill: str,
+        *,
+        max_price: Price | None = None,
+        model: bytes | None = None,
+        speed_min: int = 0,
+        agents: Iterable[bytes] | None = None,
+        limit: int = 20,
+        timeout_s: float = FIND_TIMEOUT_S,
+    ) -> list[Offer]:
+        """Offers by peers that are alive, best first; waits for one if there is none yet.
+
+        Args:
+            speed_min: milli-units per second, by our own measurement or else the seller's.
+            model: only offers made with these weights.
+            agents: only offers of these agents.
+
+        Raises:
+            NoOffers: nobody alive within `timeout_s`; the message says what was seen.
+        """
+        wanted = None if agents is None else frozenset(agents)
+
+        def fits(offer: Offer) -> bool:
+            return (
+                (max_price is None or offer.price.within(max_price))
+                and (model is None or offer.skill.model == model)
+                and (not speed_min or offer.speed[0] >= speed_min)
+                and (wanted is None or offer.agent in wanted)
+            )
+
+        name, asked = skill.encode(), set[PeerId]()
+        with trio.move_on_after(timeout_s):
+            async with _background() as nursery:
+                nursery.start_soon(self._look_up, name, asked)
+                while True:
+                    changed = self._changed
+                    await self._wake(filter(fits, self._offers(name)), asked)
+                    alive = self._network.peers()
+                    offers = [o for o in self._offers(name) if fits(o) and o.peer in alive]
+                    if offers:
+                        return sorted(offers, key=rank_key)[:limit]
+                    await changed.wait()
+        seen = self._offers(name)
+        raise NoOffers(
+            f"nobody alive offers {skill!r} within the constraints after {timeout_s:g} s"
+            f" (known: {len(seen)}, of these fit: {sum(map(fits, seen))}, peers asked: {len(asked)})"
+        )
+
+    def _offers(self, skill: bytes) -> list[Offer]:
+        self._table.expire(self._network.context.now_ms())
+        offers = []
+        for held in self._table.offering(skill):
+            found = held.card.skill(skill)
+            if found is not None and held.signed.key != self._signer.public:
+                price, seen = Price.from_wire(found.price), self.experiences.of(held.card.agent)
+                offers.append(Offer(held.card, found, held.signed, price, seen))
+        return offers
+
+    async def _wake(self, offers: Iterable[Offer], asked: set[PeerId]) -> None:
+        """Ask those that are not connected for their card: who answers is connected then."""
+        alive, now = self._network.peers(), trio.current_time()
+        found = sorted(offers, key=rank_key)
+        sleeping = [o for o in found if o.peer not in alive and o.peer not in asked]
+        patience = PROBE_TIMEOUT_S if len(sleeping) == len(found) else PROBE_GRACE_S
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for offer in sleeping:
+                    if self._silent.get(offer.peer, -math.inf) < now - SILENT_S and len(asked) < PROBES_MAX:
+                        asked.add(offer.peer)
+                        addresses = tuple(a.decode(errors="replace") for a in offer.card.addresses)
+                        self._network.add_addresses(offer.peer, addresses)
+                        nursery.start_soon(self._ask_card, offer.peer)
+
+    async def _look_up(self, skill: bytes, asked: set[PeerId]) -> None:
+        """Ask the DHT who offers a skill, when the table does not know."""
+        if self._offers(skill):
+            return
+        try:
+            found = await self._network.find_providers(skill_digest(self._network_id, skill))
+        except Error:
+            return
+        async with trio.open_nursery() as nursery:
+            for peer in found:
+                if peer not in asked and len(asked) < PROBES_MAX and peer != self._network.peer_id:
+                    asked.add(peer)
+                    nursery.start_soon(self._ask_card, peer)
+
+    async def _ask_card(self, peer: PeerId) -> None:
+        try:
+            answer = await self._network.request(
+                peer, PROTOCOL, encode(CardWanted()), timeout_s=PROBE_TIMEOUT_S
+            )
+            self._take(decode_card_wire(answer), peer)
+        except Error:  # not alive, or not one of us
+            if len(self._silent) >= CARDS_MAX:
+                self._silent.clear()
+            self._silent[peer] = trio.current_time()
+            return
+        self._stir()
+
+    # --- gossip -----------------------------------------------------------------------------------
+
+    def _take(self, message: object, source: PeerId | None) -> int:
+        """Add cards; what is new is passed on. Bad ones are dropped: whoever relays may be honest."""
+        if not isinstance(message, CardPush):
+            raise Malformed("expected cards")
+        now, new = self._network.context.now_ms(), 0
+        for signed in message.cards:
+            try:
+                held = self._table.add(signed, now)
+            except RemoteError:
+                continue
+            if held is not None:
+                new += 1
+                self._enqueue(held, source)
+        if new:
+            self._stir()
+        return new
+
+    def _enqueue(self, held: Held, source: PeerId | None) -> None:
+        try:
+            self._push_in.send_nowait((held, source))
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            return  # comparing tables repairs it
+
+    def _stir(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def handle(self, call: Call) -> bytes | None:
+        """Answer the card protocol.
+
+        Raises:
+            Refused: ``malformed``.
+        """
+        try:
+            match decode_card_wire(call.body):
+                case CardPush() as push:
+                    self._take(push, call.peer)
+                    return None
+                case CardsHeld(held=held):
+                    self._table.expire(self._network.context.now_ms())
+                    return encode(self._table.newer_than(held))
+                case CardWanted():
+                    return encode(CardPush((self._own.signed,) if self._own is not None else ()))
+        except Malformed as exc:
+            raise Refused("malformed", str(exc)) from exc
+
+    async def _push_forever(self) -> None:
+        async for held, source in self._push_out:
+            owner = held.card.peer.decode(errors="replace")
+            peers = [peer for peer in self._network.peers() if peer not in (source, owner)]
+            if len(peers) > FANOUT:
+                peers = self._network.context.rng.sample(peers, FANOUT)
+            body = encode(CardPush((held.signed,)))
+            for peer in peers:
+                with trio.move_on_after(1):
+                    try:
+                        await self._network.send(peer, PROTOCOL, body)
+                    except Error:
+                        continue
+
+    async def _listen_forever(self) -> None:
+        async with self._network.subscribe(self._topic) as messages:
+            async for published in messages:
+                try:
+                    self._take(CardPush((decode(published.data, Signed),)), published.sender)
+                except RemoteError:
+                    continue
+
+    async def _greet_forever(self, nursery: trio.Nursery) -> None:
+        async with self._network.watch_peers() as changes:
+            async for change in changes:
+                if change.connected:
+                    nursery.start_soon(self._sync, change.peer)
+                self._stir()
+
+    async def _sync_forever(self) -> None:
+        while True:
+            await trio.sleep(SYNC_S * (0.5 + self._network.context.rng.random()))
+            peers = self._network.peers()
+            if peers:
+                await self._sync(self._network.context.rng.choice(peers))
+
+    async def _sync(self, peer: PeerId) -> None:
+        """Fetch what a neighbour knows and we do not."""
+        async with self._syncs:
+            for _ in range(SYNC_ROUNDS_MAX):
+                self._table.expire(self._network.context.now_ms())
+                try:
+                    body = encode(CardsHeld(self._table.held()))
+                    answer = decode_card_wire(await self._network.request(peer, PROTOCOL, body))
+                    if not self._take(answer, peer) or not (isinstance(answer, CardPush) and answer.more):
+                        return
+                except Error:
+                    return  # gone, or not an agent: there are others
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await trio.sleep(RENEW_MS / 1000 * (0.9 + 0.1 * self._network.context.rng.random()))
+            if self._drafting is not None:
+                try:
+                    await self._spread(self._renew())
+                except Error:
+                    continue  # the next renewal is soon enough
+
+    async def _provide_forever(self) -> None:
+        """Keep a record per skill in the DHT; slow, and of use only to peers that know nobody near us."""
+        while True:
+            now = trio.current_time()
+            for skill in self._own.card.skills if self._own is not None else ():
+                if now - self._provided.get(skill.name, -math.inf) >= PROVIDE_S:
+                    try:
+                        await self._network.provide(skill_digest(self._network_id, skill.name))
+                    except Error:
+                        continue
+                    self._provided[skill.name] = now
+            await trio.sleep(1)
+
+
+@asynccontextmanager
+async def open_directory(
+    network: Network, network_id: bytes, signer: Signer, *, bound: Binding = account_binding
+) -> AsyncIterator[Directory]:
+    """Know the cards of a network, and be known by one's own, until the block ends."""
+    directory = Directory(network, network_id, signer, bound)
+    network.serve(PROTOCOL, directory.handle)
+    async with _background() as nursery:
+        nursery.start_soon(directory._push_forever)
+        nursery.start_soon(directory._listen_forever)
+        nursery.start_soon(directory._greet_forever, nursery)
+        nursery.start_soon(directory._sync_forever)
+        nursery.start_soon(directory._renew_forever)
+        nursery.start_soon(directory._provide_forever)
+        yield directory
+
+
+@asynccontextmanager
+async def _background() -> AsyncIterator[trio.Nursery]:
+    """A nursery that ends with its block and leaves the block's own exception as it came."""
+    caught: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as exc:
+            caught = exc
+        nursery.cancel_scope.cancel()
+    if caught is not None:
+        raise caught
