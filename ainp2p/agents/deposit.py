@@ -40,6 +40,11 @@ class Deposit:
         return self._context
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing has come over it yet."""
+        return self.meter.position.n == 0
+
+    @property
     def free(self) -> int:
         """uain that a new job may use."""
         claimed = sum(budget - self.amount(job) for job, budget in self._budgets.items())

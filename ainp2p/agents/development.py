@@ -70,7 +70,8 @@ async def open_development(
     transport: Transport, context: Context, directory: Path | None = None
 ) -> AsyncIterator[Genesis]:
     """Found a development network and run its committee and faucet until the block ends."""
-    from ainp2p.ledger.service import open_faucet, open_validator  # the founder needs it, others do not
+    from ainp2p.ledger.faucet import open_faucet  # the founder needs these, others do not
+    from ainp2p.ledger.service import open_validator
 
     seats = committee_seats(context, directory)
     async with AsyncExitStack() as stack:
@@ -112,9 +113,9 @@ async def ask_genesis(network: Network, peers: list[PeerId]) -> Genesis:
             problems.append(f"{peer}: {exc}")
             continue
         if not genesis.is_development:
+            name = genesis.name.decode(errors="replace")
             raise InvalidInput(
-                f"{peer} is on the network {genesis.name.decode(errors='replace')!r}, which is not a development "
-                "network: pass its genesis file as network="
+                f"{peer} is on {name!r}, which is no development network: pass its genesis file as network="
             )
         return genesis
     raise NetworkError("no bootstrap peer told its genesis: " + "; ".join(problems or ["none was given"]))

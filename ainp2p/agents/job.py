@@ -12,7 +12,6 @@ from typing import Self
 
 import trio
 
-from ainp2p.errors import Error
 from ainp2p.ledger.receipts import Receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.messages import BYTES, JSON, Chunk, Signed, unpack_tokens
@@ -72,7 +71,7 @@ class Job:
     legs: list[Leg] = field(default_factory=list)
     first_at: float | None = None  # trio time of the first piece
     ended: trio.Event = field(default_factory=trio.Event)
-    failure: Error | None = None
+    failure: Exception | None = None
     on_taken: Callable[[Chunk], object] | None = None
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class Job:
             return "".join(str(value) for value in values)
         return values[0] if len(values) == 1 else values
 
-    def end(self, finish: str | None, failure: Error | None = None) -> None:
+    def end(self, finish: str | None, failure: Exception | None = None) -> None:
         """Whoever works on it says that no more comes; only the first time counts."""
         if not self.ended.is_set():
             self.finish, self.failure = finish, failure

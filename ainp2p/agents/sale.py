@@ -63,6 +63,7 @@ class Sale:
     def __init__(self, job: bytes, buyer: bytes, till: Till, work: Work, run: Run) -> None:
         self.job, self.buyer, self.till, self.work = job, buyer, till, work
         self.canceled = False
+        self.streams = 0  # that deliver it now
         self.finished: Finished | None = None
         self._run = run
         self._into, self._from = trio.open_memory_channel[object](BUFFER_SIZE)

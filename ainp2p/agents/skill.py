@@ -85,7 +85,7 @@ class Skill:
             InvalidInput: it does not fit the schema; the message says where.
         """
         try:
-            struct = msgspec.convert(value, self._input_type, strict=True)
+            struct: Any = msgspec.convert(value, self._input_type, strict=True)
         except msgspec.ValidationError as exc:
             raise InvalidInput(f"the input of {self.name!r} does not fit its schema: {exc}") from exc
         return {name: getattr(struct, name) for name in struct.__struct_fields__}

@@ -192,9 +192,9 @@ class SellerMeter:
         sold.taken = max(sold.taken, weight_)
         self._drop_kept(sold)
 
-    def pause(self) -> None:
-        """The connection is gone: nobody works for a peer that has gone."""
-        for sold in self._jobs.values():
+    def pause(self, job: bytes | None = None) -> None:
+        """A job's stream (None: every stream) is gone: nobody works for a peer that has gone."""
+        for sold in self._jobs.values() if job is None else [self._sold(job)]:
             sold.paused = True
 
     def resume(self, job: bytes, from_n: int) -> list[Chunk]:

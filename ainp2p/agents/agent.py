@@ -1,0 +1,361 @@
+"""An agent: one key on one network that sells skills, buys them, and keeps its own books.
+
+    async with Agent("alice", skills=[summarise], model="smollm2-135m") as alice: …
+
+Everything that an agent needs is opened in the order of dependence and closed in reverse: network, ledger
+membership, vault, wallet, models, directory, the selling and the buying side. Nothing happens before the
+``async with`` block; nothing is left after it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ainp2p.agents.buying import Buyer, Offers, Plan, open_buyer
+from ainp2p.agents.development import (
+    GENESIS_PROTOCOL,
+    Transport,
+    ask_genesis,
+    faucet_peer,
+    genesis_handler,
+    open_development,
+)
+from ainp2p.agents.directory import CardDraft, Directory, open_directory
+from ainp2p.agents.job import Job
+from ainp2p.agents.models.model import Model
+from ainp2p.agents.offers import Offer
+from ainp2p.agents.policy import Policy
+from ainp2p.agents.selling import Seller, open_seller
+from ainp2p.agents.skill import Skill
+from ainp2p.agents.vault import Vault, open_vault
+from ainp2p.errors import Closed, InvalidInput
+from ainp2p.ledger.faucet import ask_purse
+from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.operations import plain_inception
+from ainp2p.ledger.wallet import Balance, Wallet, open_wallet
+from ainp2p.protocol import card, messages
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.context import Context
+from ainp2p.protocol.identity import Key, peer_id
+from ainp2p.protocol.network import Network, PeerId
+from ainp2p.protocol.price import Price
+
+LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
+SLOTS = 4  # jobs that an agent works on at once
+
+
+class Agent:
+    """Buys and sells; `ainp2p.Agent` is all that most programs need.
+
+    Args:
+        name: what the card calls it; anybody may use any name.
+        skills: what it sells.
+        model: names of models (`ainp2p model list`), opened as worker processes, or open `Model` objects.
+        key: None makes an ephemeral agent, on a development network only.
+        network: a genesis, or the path of a genesis file. None: the bootstrap peers' development network, or
+            a new one in this process where no bootstrap is given.
+        bootstrap: addresses of peers to begin with.
+        listen: multiaddrs to listen on.
+        home: directory of this agent's books (vault, wallet, validators of a network founded here);
+            None: a temporary one, for ephemeral agents only.
+        policy: what the vault may spend.
+        slots: jobs worked on at once.
+        transport: how networks are opened, for simulations; None: real libp2p.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        skills: Sequence[Skill] = (),
+        model: str | Model | Sequence[str | Model] | None = None,
+        key: Key | None = None,
+        network: Genesis | Path | str | None = None,
+        bootstrap: Sequence[str] = (),
+        listen: Sequence[str] = LISTEN,
+        home: Path | None = None,
+        policy: Policy | None = None,
+        slots: int = SLOTS,
+        context: Context | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        if not 1 <= len(name.encode()) <= 64:
+            raise InvalidInput("an agent's name has 1 to 64 bytes")
+        if len({skill.name for skill in skills}) != len(skills):
+            raise InvalidInput("two skills of this agent have the same name")
+        if key is not None and home is None:
+            raise InvalidInput("an agent with a key keeps books: pass home=, a directory of its own")
+        self.name, self.skills, self.slots = name, tuple(skills), slots
+        self._model = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
+        self._key, self._genesis, self._bootstrap = key, network, tuple(bootstrap)
+        self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
+        self._context = context or Context.system()
+        self._transport = transport or self._libp2p
+        self._stack: AsyncExitStack | None = None
+        self._running: _Running | None = None
+
+    # --- lifetime ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise InvalidInput("an agent is opened once: make another one")
+        self._stack = AsyncExitStack()
+        try:
+            self._running = await self._open(self._stack)
+        except BaseException as exc:
+            if not await self._stack.__aexit__(type(exc), exc, exc.__traceback__):
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        self._running = None
+        assert self._stack is not None  # __aenter__ made it
+        return await self._stack.__aexit__(exc_type, exc, traceback)
+
+    # --- who it is ---------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes:
+        """The agent's id: that of its ledger account."""
+        return self._open_parts.wallet.account_id
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The libp2p peer id of its key."""
+        return self._open_parts.network.peer_id
+
+    @property
+    def address(self) -> str:
+        """Where it can be dialled: what others give as `bootstrap`."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses at which it can be dialled."""
+        return self._open_parts.network.addresses
+
+    @property
+    def genesis(self) -> Genesis:
+        """The network that it is on."""
+        return self._open_parts.genesis
+
+    @property
+    def network(self) -> Network:
+        """The peer-to-peer network, for protocols of one's own."""
+        return self._open_parts.network
+
+    @property
+    def wallet(self) -> Wallet:
+        """Its ledger account."""
+        return self._open_parts.wallet
+
+    @property
+    def directory(self) -> Directory:
+        """The cards that it knows."""
+        return self._open_parts.directory
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Its open models."""
+        return self._open_parts.models
+
+    # --- buying ------------------------------------------------------------------------------------
+
+    async def find(
+        self, skill: str, *, max_price: str | Price | None = None, timeout_s: float = 5.0, limit: int = 20
+    ) -> list[Offer]:
+        """Offers of a skill by peers that are alive, best first; `Offer.explain` tells why.
+
+        Raises:
+            NoOffers: none within `timeout_s`.
+        """
+        limit_price = Price.parse(max_price) if isinstance(max_price, str) else max_price
+        found = await self._open_parts.directory.find(
+            skill, max_price=limit_price, timeout_s=timeout_s, limit=limit
+        )
+        return list(found)
+
+    @asynccontextmanager
+    async def hire(
+        self,
+        offers: Offers,
+        *,
+        budget: int = 0,
+        input: dict[str, Any] | None = None,
+        seed: bytes = b"",
+        **fields: Any,
+    ) -> AsyncIterator[Job]:
+        """Have one task done: ``async for`` over the job gives the result as it comes.
+
+        The best proposal of `offers` gets the award; if its seller fails, the next one goes on. Leaving the
+        block stops the work and the payment.
+
+        Args:
+            offers: from `find`, or a `Skill` of our own, which runs in-process and costs nothing.
+            budget: uain; a hard cap over everything that this task may cost.
+            input: the skill's input; keyword arguments are a shorthand for it.
+            seed: at most 32 bytes, for sampling.
+
+        Raises:
+            PolicyRefused, InsufficientFunds: nothing was signed.
+            NoOffers: nobody would do it; raised when the result is read.
+        """
+        if input is not None and fields:
+            raise InvalidInput("give the input either as input= or as keyword arguments")
+        async with self._open_parts.buyer.hire(offers, input or fields, budget, seed) as job:
+            yield job
+
+    async def ask(
+        self,
+        skill: str | Skill,
+        *,
+        budget: int = 0,
+        max_price: str | Price | None = None,
+        input: dict[str, Any] | None = None,
+        seed: bytes = b"",
+        **fields: Any,
+    ) -> Any:
+        """Find, hire and read to the end: for people who do not care how.
+
+        Returns the whole text, or the value that the skill yields (a list if there are several).
+        """
+        offers: Offers = skill if isinstance(skill, Skill) else await self.find(skill, max_price=max_price)
+        async with self.hire(offers, budget=budget, input=input, seed=seed, **fields) as job:
+            return await job.result()
+
+    async def plan(
+        self,
+        skill: str,
+        *,
+        budget: int,
+        max_price: str | Price | None = None,
+        input: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Plan:
+        """What `ask` with these arguments could cost, and which rules would forbid it; moves no money."""
+        offers = await self.find(skill, max_price=max_price)
+        return await self._open_parts.buyer.plan(offers, input or fields, budget)
+
+    async def balance(self) -> Balance:
+        """What the account has: available, locked, owed, total, in uain."""
+        return await self._open_parts.wallet.balance()
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    @property
+    def _open_parts(self) -> _Running:
+        if self._running is None:
+            raise Closed(f"agent {self.name!r} is not open: use it inside its `async with` block")
+        return self._running
+
+    async def _open(self, stack: AsyncExitStack) -> _Running:
+        key = self._key or Key(self._context.token_bytes(32))
+        home = self._home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ainp2p-")))
+        genesis = await self._found_or_load(stack, home)
+        network = await stack.enter_async_context(self._transport(key))
+        for address in self._bootstrap:
+            await network.connect(address)
+        if genesis is None:
+            genesis = await ask_genesis(network, [a.rpartition("/")[2] for a in self._bootstrap])
+        self._check_key(genesis)
+        network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
+        for member in genesis.validators:
+            network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))
+        vault = await stack.enter_async_context(
+            open_vault(key, self._policy, home / "vault", network.context)
+        )
+        wallet = await stack.enter_async_context(
+            open_wallet(network, genesis, vault.wallet_signer(), home / "wallet")
+        )
+        await self._take_purse(network, genesis, wallet)
+        models = tuple([await self._open_model(stack, model) for model in self._model if model is not None])
+        return await self._open_market(stack, network, genesis, vault, wallet, models)
+
+    async def _open_market(
+        self,
+        stack: AsyncExitStack,
+        network: Network,
+        genesis: Genesis,
+        vault: Vault,
+        wallet: Wallet,
+        models: tuple[Model, ...],
+    ) -> _Running:
+        signer = vault.signer({messages.PURPOSE, card.PURPOSE})
+        directory = await stack.enter_async_context(open_directory(network, genesis.network_id, signer))
+        seller = await stack.enter_async_context(
+            open_seller(network, genesis, signer, wallet, self.skills, models, slots=self.slots)
+        )
+        buyer = await stack.enter_async_context(
+            open_buyer(network, genesis, vault, wallet, signer, directory=directory, models=models)
+        )
+        inception = encode(plain_inception(signer.public))
+
+        def draft() -> CardDraft:
+            return CardDraft(wallet.account_id, inception, self.name, seller.cards())
+
+        await directory.announce(draft)
+        return _Running(network, genesis, vault, wallet, models, directory, seller, buyer)
+
+    async def _found_or_load(self, stack: AsyncExitStack, home: Path) -> Genesis | None:
+        """The genesis that was given; a new development network's; None: ask the bootstrap peers."""
+        if isinstance(self._genesis, Genesis):
+            return self._genesis
+        if self._genesis is not None:
+            return Genesis.load(Path(self._genesis))
+        if self._bootstrap:
+            return None
+        return await stack.enter_async_context(open_development(self._transport, self._context, home))
+
+    def _check_key(self, genesis: Genesis) -> None:
+        if self._key is None and not genesis.is_development:
+            raise InvalidInput(
+                f"on the network {genesis.name.decode(errors='replace')!r} an agent needs a key of its own: "
+                "pass key= (make one with `ainp2p key new`) and home="
+            )
+
+    async def _take_purse(self, network: Network, genesis: Genesis, wallet: Wallet) -> None:
+        """On a development network: once per peer, and free."""
+        faucet = faucet_peer(genesis)
+        if faucet is None or (await wallet.balance()).total:
+            return
+        peer, addresses = faucet
+        network.add_addresses(peer, addresses)
+        await ask_purse(network, peer, wallet.account_id)
+        await wallet.refresh()
+
+    async def _open_model(self, stack: AsyncExitStack, model: str | Model) -> Model:
+        if not isinstance(model, str):
+            return model
+        from ainp2p.agents.models.process import open_model
+
+        return await stack.enter_async_context(open_model(model))
+
+    def _libp2p(self, key: Key) -> AbstractAsyncContextManager[Network]:
+        from ainp2p.protocol.libp2p import open_network  # heavy: only when it is used
+
+        return open_network(key, listen=self._listen, context=self._context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The parts of an open agent."""
+
+    network: Network
+    genesis: Genesis
+    vault: Vault
+    wallet: Wallet
+    models: tuple[Model, ...]
+    directory: Directory
+    seller: Seller
+    buyer: Buyer
