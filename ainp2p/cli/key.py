@@ -17,6 +17,7 @@ from ainp2p.home import Home
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
+    from ainp2p.protocol.identity import Key
 
 _EXPORT_SIZE_MAX = 8192  # bytes of text; an exported key has about 300
 
@@ -62,6 +63,26 @@ def register(subparsers: Subparsers) -> None:
     )
     import_.add_argument("name", help="how you will call it here")
     import_.add_argument("file", help="what `ainp2p key export` printed, or a key file; - for standard input")
+
+
+def add_key_option(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add ``--key NAME`` (`args.key`) to a command of any group; `load_key` opens what it names."""
+    parser.add_argument(
+        "--key", metavar="NAME", required=required, help="the key to use; see `ainp2p key show`"
+    )
+
+
+def load_key(name: str) -> Key:
+    """Open the key called `name`, asking for its passphrase where one can be asked.
+
+    Raises:
+        InvalidInput, KeystoreError: no such name, key or passphrase.
+    """
+    from ainp2p.passphrase import read_passphrase
+    from ainp2p.protocol.keystore import open_key, read_sealed
+
+    data = read_sealed(Home.from_environment().key_file(name))
+    return open_key(data, read_passphrase(f"key {name!r}"))
 
 
 def _new(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from ainp2p.cli import main
+from ainp2p.cli.key import add_key_option, load_key
+from ainp2p.errors import KeystoreError
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
 from ainp2p.protocol.identity import Key, peer_id
@@ -184,3 +187,13 @@ def test_without_a_passphrase_no_key_is_made(
     assert status == 2
     assert VARIABLE in err
     assert list((home / "keys").iterdir()) == []
+
+
+def test_other_commands_open_a_key_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_key_option(parser)
+    [made] = run(capsys, "new", "alice")[1]
+    assert load_key(parser.parse_args(["--key", "alice"]).key).peer_id == made["peer_id"]
+    assert parser.parse_args([]).key is None
+    with pytest.raises(KeystoreError, match="ainp2p key new bob"):
+        load_key("bob")
