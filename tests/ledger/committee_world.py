@@ -11,6 +11,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ainp2p.errors import Error, StorageError
@@ -99,7 +100,7 @@ class MemoryJournal:
         return self.raw.get((member, height))
 
     def batches(self, member: int, first: int, limit: int) -> list[bytes]:
-        found = []
+        found: list[bytes] = []
         while len(found) < limit and (raw := self.raw.get((member, first + len(found)))) is not None:
             found.append(raw)
         return found
@@ -212,7 +213,7 @@ class CommitteeWorld:
         self.refusals: list[str] = []
         for node in self.nodes:
             self.start(node.index)
-            self.at(self.now, lambda i=node.index: self._ask_heights(i))
+            self.at(self.now, partial(self._ask_heights, node.index))
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -349,9 +350,9 @@ class CommitteeWorld:
         if self.nodes[index].validator is None:
             return
         for other in self._others(index):
-            self.send(index, other, lambda v, other=other: self._tell_heights(v, other, index))
+            self.send(index, other, partial(self._tell_heights, other, index))
 
-    def _tell_heights(self, validator: Validator, source: int, target: int) -> Effects:
+    def _tell_heights(self, source: int, target: int, validator: Validator) -> Effects:
         heights = validator.heights()
 
         def compare(asking: Validator) -> Effects:
@@ -396,7 +397,7 @@ class CommitteeWorld:
         for index in range(len(self.nodes)) if to is None else to:
             validator = self.nodes[index].validator
             if validator is not None and not validator.halted:
-                self.act(index, lambda v=validator: v.handle_operation(signed, self.now, "client"))
+                self.act(index, partial(validator.handle_operation, signed, self.now, "client"))
         return parse(signed).id
 
     def is_final(self, id_: bytes, at: Sequence[int] | None = None) -> bool:
