@@ -52,36 +52,36 @@ GOOD = certificate()
 PREPARED = certificate(lock_entry(0, OP))
 
 
-def test_a_commit_certificate_names_its_operation():
+def test_a_commit_certificate_names_its_operation() -> None:
     assert verify_certificate(GOOD, COMMITTEE, 0, NETWORK) == OP
 
 
-def test_a_prepared_certificate_names_view_and_operation():
+def test_a_prepared_certificate_names_view_and_operation() -> None:
     assert verify_prepared(PREPARED, COMMITTEE, 0, NETWORK) == (0, OP)
     justified = certificate(lock_entry(5, OP, b"w" * 32))
     assert verify_prepared(justified, COMMITTEE, 0, NETWORK) == (5, OP)
 
 
-def test_with_four_validators_and_full_batches_it_is_compact():
+def test_with_four_validators_and_full_batches_it_is_compact() -> None:
     assert len(read_certificate(GOOD).votes) == 3
     assert len(GOOD) < 1_500
     # 1,168 bytes when this was written
 
 
-def test_the_heaviest_members_make_it_short():
+def test_the_heaviest_members_make_it_short() -> None:
     committee = Committee(PUBLIC, (1, 1, 2, 5))
     raw = certificate(committee=committee)
     assert [vote.member for vote in read_certificate(raw).votes] == [2, 3]
     assert verify_certificate(raw, committee, 0, NETWORK) == OP
 
 
-def test_a_committee_of_one_certifies_alone():
+def test_a_committee_of_one_certifies_alone() -> None:
     committee = Committee(PUBLIC[:1], (9,))
     raw = certificate(members=(0,), committee=committee)
     assert verify_certificate(raw, committee, 0, NETWORK) == OP
 
 
-def test_too_few_votes_make_none():
+def test_too_few_votes_make_none() -> None:
     with pytest.raises(InvalidOperation) as caught:
         certificate(members=(0, 2))
     assert caught.value.rule == "certificate"
@@ -113,7 +113,7 @@ def with_votes(pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> bytes:
         pytest.param(changed(vote=0, justification=OP), id="a justified COMMIT"),
     ],
 )
-def test_no_certificate(raw: bytes):
+def test_no_certificate(raw: bytes) -> None:
     with pytest.raises(InvalidOperation) as caught:
         verify_certificate(raw, COMMITTEE, 0, NETWORK)
     assert caught.value.rule == "certificate"
@@ -134,12 +134,12 @@ def test_no_certificate(raw: bytes):
         pytest.param(changed(changed(PREPARED, kind=COMMIT)), id="LOCKs called COMMITs"),
     ],
 )
-def test_e12_a_vote_that_was_not_cast_is_refused(raw: bytes):
+def test_e12_a_vote_that_was_not_cast_is_refused(raw: bytes) -> None:
     with pytest.raises(BadSignature):
         verify_certificate(raw, COMMITTEE, 0, NETWORK)
 
 
-def test_e12_a_certificate_holds_in_its_network_and_committee_only():
+def test_e12_a_certificate_holds_in_its_network_and_committee_only() -> None:
     with pytest.raises(BadSignature):
         verify_certificate(GOOD, COMMITTEE, 0, bytes(32))
     strangers = tuple(sorted(key_of(f"stranger {i}").public for i in range(4)))
@@ -162,12 +162,12 @@ def test_e12_a_certificate_holds_in_its_network_and_committee_only():
         pytest.param(encode(Certificate(COMMIT, 0, 0, OP, ())), id="without votes"),
     ],
 )
-def test_malformed(raw: bytes):
+def test_malformed(raw: bytes) -> None:
     with pytest.raises(Malformed):
         verify_certificate(raw, COMMITTEE, 0, NETWORK)
 
 
-def test_every_bit_of_a_certificate_matters():
+def test_every_bit_of_a_certificate_matters() -> None:
     for position in range(0, len(GOOD), 13):
         flipped = bytearray(GOOD)
         flipped[position] ^= 0x10
@@ -185,7 +185,7 @@ def accepts(raw: bytes) -> bool:
         return False
 
 
-def test_mutant_a_quorum_that_is_one_too_small_is_noticed():
+def test_mutant_a_quorum_that_is_one_too_small_is_noticed() -> None:
     lenient = Committee(PUBLIC, (1, 1, 1, 1))
     object.__setattr__(lenient, "quorum", 2)
     two = with_votes(lambda votes: votes[:2])
@@ -193,7 +193,7 @@ def test_mutant_a_quorum_that_is_one_too_small_is_noticed():
     assert verify_certificate(two, lenient, 0, NETWORK) == OP
 
 
-def test_mutant_votes_without_signatures_are_noticed(monkeypatch: pytest.MonkeyPatch):
+def test_mutant_votes_without_signatures_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     forged = changed(vote=0, signature=bytes(64))
     assert not accepts(forged)
     monkeypatch.setattr("ainp2p.ledger.certificate.verify", lambda *_: None)

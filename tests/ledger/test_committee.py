@@ -11,7 +11,7 @@ KEYS = tuple(bytes([i]) * 32 for i in range(31))
 
 
 @given(st.lists(st.integers(1, 2**57), min_size=1, max_size=31))
-def test_a_quorum_is_the_least_weight_above_two_thirds(weights: list[int]):
+def test_a_quorum_is_the_least_weight_above_two_thirds(weights: list[int]) -> None:
     committee = Committee(KEYS[: len(weights)], tuple(weights))
     total = sum(weights)
     assert 3 * committee.quorum > 2 * total >= 3 * (committee.quorum - 1)
@@ -21,11 +21,11 @@ def test_a_quorum_is_the_least_weight_above_two_thirds(weights: list[int]):
 
 
 @pytest.mark.parametrize(("n", "quorum"), [(1, 1), (2, 2), (3, 3), (4, 3), (6, 5), (7, 5), (10, 7)])
-def test_quorums_of_equals(n: int, quorum: int):
+def test_quorums_of_equals(n: int, quorum: int) -> None:
     assert Committee(KEYS[:n], (1,) * n).quorum == quorum
 
 
-def test_weights_are_summed_by_place():
+def test_weights_are_summed_by_place() -> None:
     committee = Committee(KEYS[:3], (5, 7, 11))
     assert committee.weight_of([0, 2]) == 16
     assert committee.index[KEYS[2]] == 2
@@ -41,6 +41,6 @@ def test_weights_are_summed_by_place():
         pytest.param((KEYS[0], KEYS[0]), (1, 1), id="named twice"),
     ],
 )
-def test_refused(keys: tuple[bytes, ...], weights: tuple[int, ...]):
+def test_refused(keys: tuple[bytes, ...], weights: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInput):
         Committee(keys, weights)

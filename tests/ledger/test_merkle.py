@@ -11,7 +11,7 @@ from ainp2p.protocol.identity import digest
 LEAVES = [bytes([i]) * 37 for i in range(7)]
 
 
-def test_the_tree_is_that_of_rfc_6962():
+def test_the_tree_is_that_of_rfc_6962() -> None:
     leaf = [digest(b"ainp2p/leaf/1", each) for each in LEAVES]
 
     def node(left: bytes, right: bytes) -> bytes:
@@ -24,7 +24,7 @@ def test_the_tree_is_that_of_rfc_6962():
 
 
 @given(st.integers(1, 256), st.data())
-def test_every_leaf_of_every_size_has_a_short_path_to_the_root(count: int, data: st.DataObject):
+def test_every_leaf_of_every_size_has_a_short_path_to_the_root(count: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, count - 1))
     leaves = [i.to_bytes(2, "big") for i in range(count)]
     tree = MerkleTree(leaves)
@@ -34,7 +34,7 @@ def test_every_leaf_of_every_size_has_a_short_path_to_the_root(count: int, data:
 
 
 @given(st.integers(2, 64), st.data())
-def test_a_path_shows_no_other_leaf_place_or_count(count: int, data: st.DataObject):
+def test_a_path_shows_no_other_leaf_place_or_count(count: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, count - 1))
     leaves = [i.to_bytes(2, "big") for i in range(count)]
     tree = MerkleTree(leaves)
@@ -53,7 +53,7 @@ def test_a_path_shows_no_other_leaf_place_or_count(count: int, data: st.DataObje
     assert not shown(b"another", index, count)
 
 
-def test_a_node_does_not_pass_for_a_leaf():
+def test_a_node_does_not_pass_for_a_leaf() -> None:
     leaf = [digest(b"ainp2p/leaf/1", each) for each in LEAVES[:4]]
     inner, other = leaf[0] + leaf[1], digest(b"ainp2p/node/1", leaf[2], leaf[3])
     assert root_from_path(inner, 0, 2, other) != MerkleTree(LEAVES[:4]).root
@@ -71,6 +71,6 @@ def test_a_node_does_not_pass_for_a_leaf():
         pytest.param(0, 1, bytes(32), id="a path where none is needed"),
     ],
 )
-def test_refused(index: int, count: int, path: bytes):
+def test_refused(index: int, count: int, path: bytes) -> None:
     with pytest.raises(Malformed):
         root_from_path(b"leaf", index, count, path)

@@ -32,7 +32,7 @@ def table(decided_max: int = 10) -> VoteTable:
 # --- counting -------------------------------------------------------------------------------------
 
 
-def test_a_quorum_of_weight_prepares_and_another_one_decides():
+def test_a_quorum_of_weight_prepares_and_another_one_decides() -> None:
     votes_ = table()
     assert not votes_.count(votes(3, lock_entry(0, X))).prepared
     assert not votes_.count(votes(1, lock_entry(0, X))).prepared
@@ -45,7 +45,7 @@ def test_a_quorum_of_weight_prepares_and_another_one_decides():
     assert votes_.places(candidate, COMMIT, 0) == [(3, 2, 0), (2, 2, 0)]
 
 
-def test_a_repeated_vote_counts_once():
+def test_a_repeated_vote_counts_once() -> None:
     votes_ = table()
     for height in range(1, 4):
         counted = votes_.count(votes(3, lock_entry(0, X), lock_entry(0, X), height=height))
@@ -53,21 +53,21 @@ def test_a_repeated_vote_counts_once():
     assert votes_.candidates[X].counts[LOCK].weight == 4
 
 
-def test_views_and_kinds_and_operations_are_counted_apart():
+def test_views_and_kinds_and_operations_are_counted_apart() -> None:
     votes_ = table()
     assert not votes_.count(votes(3, lock_entry(0, X), commit_entry(1, X))).prepared
     assert not votes_.count(votes(2, lock_entry(1, X), lock_entry(0, Y), commit_entry(0, X))).prepared
     assert not votes_.candidates[X].prepared
 
 
-def test_the_highest_prepared_view_is_kept():
+def test_the_highest_prepared_view_is_kept() -> None:
     votes_ = table()
     for member in (2, 3):
         votes_.count(votes(member, lock_entry(4, X), lock_entry(1, X)))
     assert votes_.candidates[X].prepared == 4
 
 
-def test_named_operations_are_told_once_and_charged_to_whoever_named_them():
+def test_named_operations_are_told_once_and_charged_to_whoever_named_them() -> None:
     votes_ = table()
     assert [c.id for c in votes_.count(votes(1, lock_entry(0, X), lock_entry(0, Y))).named] == [X, Y]
     assert votes_.count(votes(2, lock_entry(0, X))).named == []
@@ -77,7 +77,7 @@ def test_named_operations_are_told_once_and_charged_to_whoever_named_them():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([X, Y]), st.booleans()), max_size=30))
-def test_thresholds_are_reached_exactly_when_the_weight_is_there(cast: list[tuple[int, bytes, bool]]):
+def test_thresholds_are_reached_exactly_when_the_weight_is_there(cast: list[tuple[int, bytes, bool]]) -> None:
     votes_ = table()
     seen: dict[tuple[bytes, bool], set[int]] = {}
     for height, (member, id_, commits) in enumerate(cast, start=1):
@@ -101,7 +101,7 @@ def rivals() -> tuple[VoteTable, bytes, bytes]:
     return votes_, first.id, second.id
 
 
-def test_two_locks_by_one_validator_in_one_view_are_found():
+def test_two_locks_by_one_validator_in_one_view_are_found() -> None:
     votes_, first, second = rivals()
     votes_.count(votes(1, lock_entry(0, first)))
     counted = votes_.count(votes(1, lock_entry(0, second), height=2))
@@ -109,7 +109,7 @@ def test_two_locks_by_one_validator_in_one_view_are_found():
     assert not votes_.count(votes(1, lock_entry(1, second), height=3)).doubled  # in another view it may
 
 
-def test_two_locks_are_found_too_when_the_bytes_come_after_the_votes():
+def test_two_locks_are_found_too_when_the_bytes_come_after_the_votes() -> None:
     world, votes_ = World(), table()
     first, second = (parse(world.spend("alice", [("bob", amount)])) for amount in (1, 2))
     votes_.count(votes(1, lock_entry(0, first.id), lock_entry(0, second.id)))
@@ -117,7 +117,7 @@ def test_two_locks_are_found_too_when_the_bytes_come_after_the_votes():
     assert ((1, 1, 0), (1, 1, 1)) in votes_.hold(second)[1]
 
 
-def test_a_decided_slot_is_forgotten_with_all_its_candidates():
+def test_a_decided_slot_is_forgotten_with_all_its_candidates() -> None:
     votes_, first, second = rivals()
     votes_.count(votes(1, lock_entry(0, first), lock_entry(0, second)))
     losers = votes_.decide(votes_.candidates[first])
@@ -128,14 +128,14 @@ def test_a_decided_slot_is_forgotten_with_all_its_candidates():
     assert votes_.count(votes(2, commit_entry(0, first))).named == []  # a late vote is passed over
 
 
-def test_only_so_many_decided_ids_are_kept():
+def test_only_so_many_decided_ids_are_kept() -> None:
     votes_ = table(decided_max=2)
     for id_ in (X, Y, Z, Z):
         votes_.remember(id_)
     assert [votes_.was_decided(id_) for id_ in (X, Y, Z)] == [False, True, True]
 
 
-def test_letting_go_of_bytes_keeps_votes_and_dropping_forgets_them():
+def test_letting_go_of_bytes_keeps_votes_and_dropping_forgets_them() -> None:
     votes_, first, second = rivals()
     votes_.count(votes(1, lock_entry(0, first)))
     kept, gone = votes_.candidates[first], votes_.candidates[second]
@@ -149,7 +149,7 @@ def test_letting_go_of_bytes_keeps_votes_and_dropping_forgets_them():
     assert votes_.candidates == {}
 
 
-def test_a_slot_without_candidates_remembers_our_own_votes():
+def test_a_slot_without_candidates_remembers_our_own_votes() -> None:
     votes_, first, second = rivals()
     slot = votes_.slot_of(votes_.candidates[first])
     slot.lock(0, first)
@@ -158,7 +158,7 @@ def test_a_slot_without_candidates_remembers_our_own_votes():
     assert next(iter(votes_.slots.values())) is slot
 
 
-def test_the_lowest_heights_are_those_of_open_candidates():
+def test_the_lowest_heights_are_those_of_open_candidates() -> None:
     votes_ = table()
     votes_.count(votes(1, lock_entry(0, X), height=4))
     votes_.count(votes(1, lock_entry(0, Y), height=5))
@@ -171,7 +171,7 @@ def test_the_lowest_heights_are_those_of_open_candidates():
 # --- our own votes --------------------------------------------------------------------------------
 
 
-def test_v8_one_lock_for_each_view():
+def test_v8_one_lock_for_each_view() -> None:
     slot = Slot()
     slot.lock(0, X)
     slot.lock(0, X)
@@ -181,7 +181,7 @@ def test_v8_one_lock_for_each_view():
     assert caught.value.rule == "locked"
 
 
-def test_one_commit_for_each_view():
+def test_one_commit_for_each_view() -> None:
     slot = Slot()
     assert slot.commit(0, X)
     assert not slot.commit(0, X)

@@ -76,7 +76,7 @@ def opened(raw: bytes) -> VoteBatch:
 # --- entries ------------------------------------------------------------------------------------
 
 
-def test_entries_say_what_was_written():
+def test_entries_say_what_was_written() -> None:
     entries = b"".join(ENTRIES)
     assert read_votes(entries) == [(LOCK, 0, OP), (COMMIT, 0, OP), (LOCK, 3, OTHER)]
     assert split_entries(entries) == ENTRIES
@@ -91,13 +91,13 @@ entry = st.one_of(
 
 
 @given(st.lists(entry, max_size=20))
-def test_any_list_of_entries_splits_in_one_way(entries: list[bytes]):
+def test_any_list_of_entries_splits_in_one_way(entries: list[bytes]) -> None:
     assert split_entries(b"".join(entries)) == entries
     assert len(read_votes(b"".join(entries))) == len(entries)
 
 
 @given(st.binary(max_size=150))
-def test_bytes_are_entries_or_malformed_and_the_bulk_way_agrees(data: bytes):
+def test_bytes_are_entries_or_malformed_and_the_bulk_way_agrees(data: bytes) -> None:
     try:
         records = split_entries(data)
     except Malformed:
@@ -119,7 +119,7 @@ def test_bytes_are_entries_or_malformed_and_the_bulk_way_agrees(data: bytes):
         pytest.param(b"\x01" + ENTRIES[2][1:], id="a justification without its kind"),
     ],
 )
-def test_entries_refused(data: bytes):
+def test_entries_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         split_entries(data)
 
@@ -127,7 +127,7 @@ def test_entries_refused(data: bytes):
 # --- batches ------------------------------------------------------------------------------------
 
 
-def test_a_batch_arrives_as_it_was_sealed():
+def test_a_batch_arrives_as_it_was_sealed() -> None:
     sent = batch()
     got = opened(sent.raw)
     assert (got.id, got.member, got.votes, got.header) == (sent.id, MEMBER, sent.votes, sent.header)
@@ -135,11 +135,11 @@ def test_a_batch_arrives_as_it_was_sealed():
     assert peek_header(sent.raw) == sent.header
 
 
-def test_an_empty_batch_is_a_sign_of_life():
+def test_an_empty_batch_is_a_sign_of_life() -> None:
     assert opened(batch([]).raw).votes == []
 
 
-def test_the_largest_batch_fits():
+def test_the_largest_batch_fits() -> None:
     raw = batch([lock_entry(9, bytes([i]) * 32, WHY) for i in range(ENTRIES_MAX)]).raw
     assert len(raw) < BATCH_SIZE_MAX
     assert len(opened(raw).votes) == ENTRIES_MAX
@@ -157,7 +157,7 @@ STRANGER = key_of("stranger")
         pytest.param(lambda: batch(key=STRANGER), "member", id="not a member"),
     ],
 )
-def test_a_batch_of_elsewhere_is_refused(make: Callable[[], VoteBatch], rule: str):
+def test_a_batch_of_elsewhere_is_refused(make: Callable[[], VoteBatch], rule: str) -> None:
     with pytest.raises(InvalidOperation) as caught:
         opened(make().raw)
     assert caught.value.rule == rule
@@ -179,12 +179,12 @@ def test_a_batch_of_elsewhere_is_refused(make: Callable[[], VoteBatch], rule: st
         pytest.param(b"\x91" * 1_000, id="nested deep"),
     ],
 )
-def test_a_malformed_batch_is_refused(raw: bytes):
+def test_a_malformed_batch_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed):
         opened(raw)
 
 
-def test_entries_are_bound_by_the_signature():
+def test_entries_are_bound_by_the_signature() -> None:
     good = batch([lock_entry(0, OP)])
     signed = msgspec.msgpack.decode(good.raw)
     with pytest.raises(Malformed):
@@ -214,20 +214,20 @@ def forgeries() -> list[tuple[str, Callable[[bytes, bytes], bytes]]]:
 
 
 @pytest.mark.parametrize("forge", [pytest.param(f, id=name) for name, f in forgeries()])
-def test_e12_a_forged_signature_of_votes_is_refused(forge: Callable[[bytes, bytes], bytes]):
+def test_e12_a_forged_signature_of_votes_is_refused(forge: Callable[[bytes, bytes], bytes]) -> None:
     header, signature, entries = msgspec.msgpack.decode(batch().raw)
     with pytest.raises(BadSignature):
         opened(encode(SignedBatch(header, forge(header, signature), entries)))
 
 
 @pytest.mark.parametrize("size", [0, 63, 65])
-def test_e12_a_signature_of_another_length_is_malformed(size: int):
+def test_e12_a_signature_of_another_length_is_malformed(size: int) -> None:
     header, signature, entries = msgspec.msgpack.decode(batch().raw)
     with pytest.raises(Malformed):
         opened(encode([header, (signature + b"\0")[:size], entries]))
 
 
-def test_e12_a_small_order_key_signs_nothing():
+def test_e12_a_small_order_key_signs_nothing() -> None:
     weak = Committee((SMALL_ORDER,), (1,))
     header = msgspec.structs.replace(batch().header, validator=SMALL_ORDER)
     raw = encode(SignedBatch(encode(header), SMALL_ORDER + bytes(32), b"".join(ENTRIES)))
@@ -235,7 +235,7 @@ def test_e12_a_small_order_key_signs_nothing():
         open_batch(raw, NETWORK, 0, weak)
 
 
-def test_e12_mutant_without_verification_forgeries_pass(monkeypatch: pytest.MonkeyPatch):
+def test_e12_mutant_without_verification_forgeries_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ainp2p.ledger.votelog.verify", lambda *_: None)
     header, signature, entries = msgspec.msgpack.decode(batch().raw)
     for _, forge in forgeries():
@@ -254,7 +254,7 @@ def log_of(count: int, start: int = NOW) -> list[VoteBatch]:
     return batches
 
 
-def test_batches_in_any_order_come_out_in_their_own():
+def test_batches_in_any_order_come_out_in_their_own() -> None:
     one, two, three, four = log_of(4)
     chain = Chain(0, NETWORK, {})
     assert chain.add(three) == []
@@ -266,14 +266,14 @@ def test_batches_in_any_order_come_out_in_their_own():
     assert (chain.height, chain.head, list(chain.missing)) == (4, four.id, [])
 
 
-def test_what_comes_early_is_bounded():
+def test_what_comes_early_is_bounded() -> None:
     chain = Chain(0, NETWORK, {})
     for each in log_of(EARLY_MAX + 9)[1:]:
         chain.add(each)
     assert len(chain.early) == EARLY_MAX
 
 
-def test_a_batch_of_another_chain_is_refused():
+def test_a_batch_of_another_chain_is_refused() -> None:
     one, two = log_of(2)
     elsewhere = log_of(2, NOW + 5)
     chain = Chain(0, NETWORK, {})
@@ -284,7 +284,7 @@ def test_a_batch_of_another_chain_is_refused():
     assert chain.add(two) == [two]
 
 
-def test_an_early_batch_of_another_chain_spoils_nothing():
+def test_an_early_batch_of_another_chain_spoils_nothing() -> None:
     one, two, _ = log_of(3)
     chain = Chain(0, NETWORK, {})
     chain.add(log_of(3, NOW + 5)[2])
@@ -293,7 +293,7 @@ def test_an_early_batch_of_another_chain_spoils_nothing():
     assert chain.height == 2
 
 
-def test_the_first_batch_follows_the_network():
+def test_the_first_batch_follows_the_network() -> None:
     (one,) = log_of(1)
     with pytest.raises(InvalidOperation):
         Chain(0, bytes(32), {}).add(one)
@@ -302,7 +302,7 @@ def test_the_first_batch_follows_the_network():
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_due_20_ms_after_its_first_entry_or_when_full():
+def test_a_batch_is_due_20_ms_after_its_first_entry_or_when_full() -> None:
     log = OwnLog(KEY, NETWORK, 0, MEMBER)
     log.seal(NOW)
     assert log.due == NOW + IDLE_AFTER_MS
@@ -317,7 +317,7 @@ def test_a_batch_is_due_20_ms_after_its_first_entry_or_when_full():
     assert log.due == NOW + 10 + FLUSH_AFTER_MS
 
 
-def test_a_log_goes_on_where_it_ended():
+def test_a_log_goes_on_where_it_ended() -> None:
     one, two = log_of(2)
     log = OwnLog(KEY, NETWORK, 0, MEMBER)
     log.resume(one.header.height, one.id)
@@ -326,7 +326,7 @@ def test_a_log_goes_on_where_it_ended():
 
 
 @given(st.binary(max_size=400))
-def test_garbage_in_a_valid_frame_is_refused_with_a_known_error(garbage: bytes):
+def test_garbage_in_a_valid_frame_is_refused_with_a_known_error(garbage: bytes) -> None:
     good = msgspec.msgpack.decode(batch().raw)
     for position in range(3):
         fields = [*good]
