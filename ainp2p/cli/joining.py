@@ -1,0 +1,125 @@
+"""How a command becomes an agent on a network: the options, and what is used where none is given."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainp2p.cli.key import add_key_option, load_key
+from ainp2p.errors import InvalidInput, NetworkError
+from ainp2p.home import Home, checked_name
+
+if TYPE_CHECKING:
+    from ainp2p.agents.agent import Agent
+    from ainp2p.agents.skill import Skill
+
+RUN_FILE = "dev.json"  # what the last `ainp2p serve` on a development network wrote
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--network``, ``--bootstrap``, ``--key`` and ``--listen``."""
+    parser.add_argument("--network", metavar="FILE", help="genesis file of the network to be on")
+    parser.add_argument(
+        "--bootstrap",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a peer to begin with (/ip4/…/tcp/…/p2p/…); may be given several times",
+    )
+    add_key_option(parser)
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="where to listen; loopback if left out",
+    )
+
+
+def make_agent(
+    args: argparse.Namespace,
+    *,
+    name: str,
+    skills: Sequence[Skill] = (),
+    models: Sequence[str] = (),
+    slots: int = 4,
+    found: bool = False,
+) -> Agent:
+    """An agent as the options say.
+
+    Args:
+        found: make a new development network where no other is named, rather than looking for one.
+
+    Raises:
+        NetworkError: no network is named and none runs on this machine.
+    """
+    from ainp2p.agents.agent import LISTEN, Agent
+
+    bootstrap = list(args.bootstrap)
+    if not bootstrap and args.network is None and not found:
+        bootstrap = [read_run_file()["address"]]
+    options: dict[str, Any] = {}
+    if args.key is not None:
+        options = _with_key(args.key, args.network)
+    return Agent(
+        name,
+        skills=skills,
+        model=list(models),
+        network=Path(args.network) if args.network is not None else None,
+        bootstrap=bootstrap,
+        listen=tuple(args.listen) or LISTEN,
+        slots=slots,
+        **options,
+    )
+
+
+def _with_key(name: str, network: str | None) -> dict[str, Any]:
+    """The named key, and where its books are on this network."""
+    from ainp2p.ledger.genesis import Genesis
+
+    if network is None:
+        raise InvalidInput("--key needs --network: an agent's books belong to one network")
+    home = Home.from_environment()
+    key = load_key(name)
+    books = home.network(Genesis.load(Path(network)).network_id) / "agents" / checked_name(name)
+    books.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return {"key": key, "home": books}
+
+
+def write_run_file(address: str, network: str) -> Path:
+    """Tell `ainp2p find` and `ask` on this machine where this agent is; returns the file, to be removed."""
+    path = Home.from_environment().run() / RUN_FILE
+    partial = path.with_name(f".{RUN_FILE}.{os.getpid()}")
+    partial.write_text(json.dumps({"address": address, "network": network, "pid": os.getpid()}))
+    partial.replace(path)
+    return path
+
+
+def read_run_file() -> dict[str, Any]:
+    """What `write_run_file` wrote.
+
+    Raises:
+        NetworkError: nothing serves on this machine, as far as is known.
+    """
+    path = Home.from_environment().run() / RUN_FILE
+    try:
+        found = json.loads(path.read_text())
+        os.kill(int(found["pid"]), 0)
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise NetworkError(
+            "no network: start `ainp2p serve …` here, or pass --bootstrap ADDRESS or --network FILE"
+        ) from exc
+    return dict(found)
+
+
+def remove_run_file(path: Path) -> None:
+    """Remove it, unless another agent has written it meanwhile."""
+    try:
+        if json.loads(path.read_text())["pid"] == os.getpid():
+            path.unlink()
+    except (OSError, ValueError, KeyError):
+        return
