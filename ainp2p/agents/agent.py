@@ -45,6 +45,7 @@ from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key, peer_id
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.price import Price
+from ainp2p.protocol.strategies import Strategies
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
 SLOTS = 4  # jobs that an agent works on at once
@@ -66,6 +67,7 @@ class Agent:
             None: a temporary one, for ephemeral agents only.
         policy: what the vault may spend.
         slots: jobs worked on at once.
+        strategies: how it bargains (`ainp2p.protocol.strategies`).
         transport: how networks are opened, for simulations; None: real libp2p.
     """
 
@@ -82,6 +84,7 @@ class Agent:
         home: Path | None = None,
         policy: Policy | None = None,
         slots: int = SLOTS,
+        strategies: Strategies | None = None,
         context: Context | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -95,6 +98,7 @@ class Agent:
         self._model = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
         self._key, self._genesis, self._bootstrap = key, network, tuple(bootstrap)
         self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
+        self._strategies = strategies or Strategies()
         self._context = context or Context.system()
         self._transport = transport or self._libp2p
         self._stack: AsyncExitStack | None = None
@@ -294,10 +298,30 @@ class Agent:
         signer = vault.signer({messages.PURPOSE, card.PURPOSE})
         directory = await stack.enter_async_context(open_directory(network, genesis.network_id, signer))
         seller = await stack.enter_async_context(
-            open_seller(network, genesis, signer, wallet, self.skills, models, slots=self.slots)
+            open_seller(
+                network,
+                genesis,
+                signer,
+                wallet,
+                self.skills,
+                models,
+                slots=self.slots,
+                pricing=self._strategies.pricing,
+                answering=self._strategies.answering,
+            )
         )
         buyer = await stack.enter_async_context(
-            open_buyer(network, genesis, vault, wallet, signer, directory=directory, models=models)
+            open_buyer(
+                network,
+                genesis,
+                vault,
+                wallet,
+                signer,
+                directory=directory,
+                models=models,
+                choosing=self._strategies.choosing,
+                countering=self._strategies.countering,
+            )
         )
         inception = encode(plain_inception(signer.public))
 

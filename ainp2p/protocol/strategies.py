@@ -126,3 +126,13 @@ def _each(amount: Callable[[str], int], like: Price) -> Price:
     terms = {unit: max(1, amount(unit)) for unit in UNITS if getattr(like, unit)}
     assert sum(unit in STREAMED for unit in terms) <= 1  # `like` is a price
     return Price(**terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategies:
+    """How one agent bargains, on both sides."""
+
+    pricing: Pricing = list_price
+    answering: Answering = hold_price
+    choosing: Choosing = cheapest
+    countering: Countering = never_counter
