@@ -1,0 +1,171 @@
+"""The table of cards: newest per agent, none expired, bounded, compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ainp2p.agents.card_table import KEPT_PER_SKILL_MAX, CardTable
+from ainp2p.errors import BadSignature, Expired, Malformed, RemoteError
+from ainp2p.protocol.card import ENTRY_SIZE, LIFE_MS, PURPOSE, PUSH_MAX, sign_card
+from ainp2p.protocol.identity import Key
+from ainp2p.protocol.messages import Signed, seal
+from tests.protocol.test_card import ALICE, MALLORY, NETWORK, NOW, agent_of, bound, card, inception_of, skill
+
+
+def table(cards_max: int = 100) -> CardTable:
+    return CardTable(NETWORK, bound, cards_max=cards_max)
+
+
+def signed(key: Key = ALICE, **change: Any) -> Signed:
+    return sign_card(key, card(key, **change))
+
+
+def key(n: int) -> Key:
+    return Key(n.to_bytes(32, "big"))
+
+
+def test_a_card_is_added_once_and_found_by_its_skill() -> None:
+    known = table()
+    held = known.add(signed(), NOW)
+    assert held is not None
+    assert known.add(signed(), NOW) is None
+    assert known.offering(b"summarise") == [held] == list(known)
+    assert known.offering(b"other") == []
+    assert known.get(agent_of(ALICE)) == held
+
+
+def test_a_newer_card_takes_the_place_of_the_older_one() -> None:
+    known = table()
+    known.add(signed(), NOW)
+    newer = signed(sequence=2, skills=(skill(b"translate"),))
+    assert known.add(newer, NOW) is not None
+    assert len(known) == 1
+    assert known.offering(b"summarise") == []
+    assert [held.signed for held in known.offering(b"translate")] == [newer]
+
+
+def test_a_replayed_card_is_refused() -> None:
+    known = table()
+    known.add(signed(sequence=2), NOW)
+    with pytest.raises(Expired, match="replayed"):
+        known.add(signed(sequence=1), NOW)
+    assert [held.card.sequence for held in known] == [2]
+
+
+def test_a_second_card_with_the_same_sequence_is_refused() -> None:
+    known = table()
+    known.add(signed(), NOW)
+    with pytest.raises(RemoteError, match="same sequence"):
+        known.add(signed(name=b"another"), NOW)
+    assert [held.card.name for held in known] == [b"alice"]
+
+
+def test_a_forged_card_is_refused_and_the_true_one_stays() -> None:
+    known = table()
+    known.add(signed(), NOW)
+    forged = seal(
+        MALLORY,
+        PURPOSE,
+        card(MALLORY, agent=agent_of(ALICE), inception=inception_of(ALICE), sequence=99),
+    )
+    for bad in (forged, msgspec.structs.replace(signed(sequence=9), signature=bytes(64))):
+        with pytest.raises(BadSignature):
+            known.add(bad, NOW)
+    assert [held.card.sequence for held in known] == [1]
+
+
+def test_a_known_body_under_a_forged_signature_is_refused() -> None:
+    known = table()
+    known.add(signed(), NOW)
+    with pytest.raises(BadSignature):
+        known.add(msgspec.structs.replace(signed(), signature=bytes(64)), NOW)
+
+
+def test_an_expired_card_is_refused_and_a_held_one_is_forgotten() -> None:
+    known = table()
+    with pytest.raises(Expired):
+        known.add(signed(), NOW + LIFE_MS)
+    known.add(signed(), NOW)
+    known.expire(NOW + LIFE_MS - 1)
+    assert len(known) == 1
+    known.expire(NOW + LIFE_MS)
+    assert len(known) == 0
+    assert known.offering(b"summarise") == []
+
+
+def test_a_flood_of_one_skill_leaves_the_sellers_of_another() -> None:
+    known = table(cards_max=KEPT_PER_SKILL_MAX + 2)
+    known.add(signed(skills=(skill(b"rare"),), expires=NOW + 1), NOW)
+    for n in range(1, 2 * KEPT_PER_SKILL_MAX):
+        known.add(signed(key(n), skills=(skill(b"common"),)), NOW)
+    assert len(known) == KEPT_PER_SKILL_MAX + 2
+    assert len(known.offering(b"rare")) == 1
+
+
+def test_where_no_skill_is_crowded_the_first_to_expire_goes() -> None:
+    known = table(cards_max=2)
+    known.add(signed(key(1), expires=NOW + 10), NOW)
+    known.add(signed(key(2), expires=NOW + 5), NOW)
+    assert known.add(signed(key(3), expires=NOW + 20, skills=()), NOW) is not None
+    assert {held.signed.key for held in known} == {key(1).public, key(3).public}
+    assert known.add(signed(key(4), expires=NOW + 1), NOW) is None  # it is the first to go itself
+
+
+def test_two_tables_compare_and_fetch_what_is_newer() -> None:
+    here, there = table(), table()
+    here.add(signed(key(1)), NOW)
+    here.add(signed(key(2), sequence=5), NOW)
+    there.add(signed(key(2), sequence=4), NOW)
+    there.add(signed(key(3)), NOW)
+    push = here.newer_than(there.held())
+    assert not push.more
+    for each in push.cards:
+        there.add(each, NOW)
+    assert len(there) == 3
+    assert here.newer_than(there.held()).cards == ()
+    assert len(there.newer_than(here.held()).cards) == 1
+
+
+def test_a_long_answer_comes_in_parts() -> None:
+    here, there = table(1000), table(1000)
+    for n in range(1, PUSH_MAX + 10):
+        here.add(signed(key(n)), NOW)
+    rounds = 0
+    while True:
+        push = here.newer_than(there.held())
+        rounds += 1
+        for each in push.cards:
+            there.add(each, NOW)
+        if not push.more:
+            break
+    assert (rounds, len(there)) == (2, PUSH_MAX + 9)
+
+
+@pytest.mark.parametrize("held", [b"x", bytes(ENTRY_SIZE - 1), bytes(ENTRY_SIZE * 5000)])
+def test_e2_a_wrong_list_of_entries_is_refused(held: bytes) -> None:
+    with pytest.raises(Malformed):
+        table().newer_than(held)
+
+
+def test_v10_a_flood_does_not_grow_the_table() -> None:
+    known = table(cards_max=5)
+    for n in range(1, 20):
+        known.add(signed(key(n)), NOW)
+    assert len(known) == 5
+    assert len(known.held()) == 5 * ENTRY_SIZE
+
+
+def test_mutant_without_the_check_of_sequences_a_replayed_card_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = table()
+    known.add(signed(sequence=2), NOW)
+    monkeypatch.setattr(known, "_held", Forgetful(known._held))  # the fault: nobody remembers what is held
+    known.add(signed(sequence=1), NOW)
+    assert [held.card.sequence for held in known] == [1]
+
+
+class Forgetful(dict[bytes, Any]):
+    def get(self, *_: object) -> None:
+        return None
