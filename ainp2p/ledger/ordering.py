@@ -82,7 +82,7 @@ class Orders:
         finally:
             if order in self._orders:  # nothing was signed for it, and nothing will be
                 self._orders.remove(order)
-                order.error = TimedOut("the account or the committee is busy; nothing was signed for this call")
+                order.error = TimedOut("the account or the committee is busy; nothing was signed for it")
                 order.placed.set()
         await order.placed.wait()  # it is being signed just now: a moment, and we know
         if order.error is not None:
