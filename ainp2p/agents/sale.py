@@ -77,23 +77,30 @@ class Sale:
     async def produce(self) -> None:
         """Run the skill's function until it ends, fails or is stopped; what it raises is kept."""
         with self._producing:
-            yields = self._run(self.work)
+            yields, ended = self._run(self.work), False
             try:
                 async for value in yields:
                     await self._into.send(value)
+                ended = True
             except trio.BrokenResourceError:
                 pass  # nobody wants more
             except Exception as exc:  # the skill's author's fault: the buyer is told, the agent goes on
                 self._failure = exc
             finally:
+                if not ended and self._failure is None:
+                    self._failure = Refused("stopped", "the seller was stopped before it had done")
                 self._into.close()
                 close = getattr(yields, "aclose", None)
                 if close is not None:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
                         await close()
 
+    def stop_producing(self) -> None:
+        """Stop the function; what it made so far is still delivered."""
+        self._producing.cancel()
+
     def stop(self) -> None:
-        """Stop the function; its model frees the place within one step."""
+        """Stop the function, and deliver nothing more; its model frees the place within one step."""
         self._producing.cancel()
         self._from.close()
 

@@ -56,6 +56,7 @@ from ainp2p.protocol.network import Call, Network
 from ainp2p.protocol.seller_meter import SellerMeter
 from ainp2p.protocol.strategies import Answering, Pricing, hold_price, list_price
 
+CLOSE_TIMEOUT_S = 2.0  # for buyers to learn that we stop, and to pay what they have
 KEEP_S = 30.0  # a job without a stream is kept so long, for its buyer to resume
 
 
@@ -99,6 +100,8 @@ class Seller:
         )
         self._lanes: dict[bytes, _Lane] = {}
         self._sales: dict[bytes, Sale] = {}
+        self._closing = self._closed = False
+        self._moved = trio.Event()  # a receipt came, or a stream ended
         self._known: set[bytes] = set()  # buyers that have paid before
         self.refresh_listings()
 
@@ -157,6 +160,8 @@ class Seller:
 
     async def handle(self, call: Call) -> bytes | None:
         """Answer one call of a buyer."""
+        if self._closed:
+            raise Refused("closed", "this seller has closed")
         try:
             message = decode_wire(call.body)
             if isinstance(message, Signed):
@@ -198,6 +203,9 @@ class Seller:
     # --- a job -------------------------------------------------------------------------------------
 
     async def _begin(self, call: Call, signed: Signed, key: bytes) -> None:
+        if self._closing:
+            await call.send(encode(self._negotiation.refusal(signed, "busy", "this seller is closing")))
+            return
         deal = self._negotiation.award(signed, key, self._now_ms())
         if isinstance(deal, Signed):
             await call.send(encode(deal))
@@ -218,7 +226,8 @@ class Seller:
         try:
             await self._start(call, deal, sale)
         finally:
-            self._nursery.start_soon(self._forget_later, sale)
+            if not self._closing:
+                self._nursery.start_soon(self._forget_later, sale)
 
     def _open_sale(self, deal: Deal, skill: Skill, arguments: dict[str, Any], till: Till) -> Sale:
         award = deal.award
@@ -265,6 +274,7 @@ class Seller:
             await call.send(encode(seal(self._signer, PURPOSE, finished)))
         finally:
             sale.streams -= 1
+            self._tell_moved()
             if not sale.streams and sale.finished is None and sale.job in self._sales:
                 sale.till.meter.pause(sale.job)
 
@@ -279,6 +289,20 @@ class Seller:
         self._sales.pop(sale.job, None)
         sale.till.meter.finish(sale.job, b"canceled")
         sale.till.meter.forget(sale.job)
+
+    async def close(self) -> None:
+        """Stop all work, say so to those who wait for it, and take what they still pay."""
+        self._closing = True
+        for sale in self._sales.values():
+            sale.stop_producing()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+            while any(sale.streams for sale in self._sales.values()) or self._unpaid:
+                await self._moved.wait()
+        self._closed = True
+
+    @property
+    def _unpaid(self) -> int:
+        return sum(lane.till.meter.unpaid for lane in self._lanes.values())
 
     def _status(self, call: Call, request: StatusRequest) -> Status:
         sale = self._sales.get(request.job)
@@ -338,6 +362,11 @@ class Seller:
             if sale is not None and sale.buyer == key and sale.till is lane.till:
                 lane.till.meter.taken(taken.job, taken.weight)
         lane.till.notify()
+        self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
 
     async def _save(self, lane: _Lane) -> None:
         """Make receipts durable, many with one fsync, and only then count them as paid."""
@@ -376,6 +405,8 @@ async def open_seller(
             yield seller
         except Exception as exc:  # the caller's, not ours: keep it out of the group
             caught = exc
+        finally:
+            await seller.close()
         nursery.cancel_scope.cancel()
     if caught is not None:
         raise caught
