@@ -200,6 +200,15 @@ def test_a_disconnect_pauses_work_and_resume_sends_again_what_is_missing() -> No
     assert link.seller.allowance(job_id(1)) == 4
 
 
+def test_one_jobs_stream_may_break_while_the_other_goes_on() -> None:
+    link = Link(terms(1), terms(2))
+    link.seller.pause(job_id(1))
+    assert link.seller.allowance(job_id(1)) == 0
+    assert link.seller.allowance(job_id(2)) > 0
+    assert link.seller.resume(job_id(1), 1) == []
+    assert link.seller.allowance(job_id(1)) > 0
+
+
 def test_a_chunk_that_comes_again_after_a_resume_is_ignored() -> None:
     link = Link(terms())
     chunk, _ = link.seller.deliver_tokens(job_id(1), words(1, 2))
@@ -757,7 +766,7 @@ MUTANTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
     ("the seller accepts any receipt", SellerMeter, "accept", _accepts_anything),
     ("the seller keeps nothing for a resume", SellerMeter, "_drop_kept", _keeps_nothing),
     ("the seller forgets how far a receipt pays", SellerMeter, "_settle", _settles_from_the_front_only),
-    ("the seller works for a peer that has gone", SellerMeter, "pause", lambda self: None),
+    ("the seller works for a peer that has gone", SellerMeter, "pause", lambda self, job=None: None),
     ("the buyer believes the seller's count", buyer_meter, "count_units", _believes_units),
     ("the buyer checks nothing", BuyerMeter, "_check", lambda self, chunk, now_ms: None),
     ("the buyer signs without any reason to go up", BuyerMeter, "due", lambda self, now=False: self.position),
