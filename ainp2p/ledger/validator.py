@@ -201,7 +201,7 @@ class Validator:
         out = Effects()
         candidate = self._table.candidates.get(parsed.id)
         if candidate is not None and candidate.parsed is not None:
-            self._keep_proof(candidate, parsed)
+            self._take_proof(candidate, parsed)
         elif not self._was_decided(parsed):
             self._arrive(parsed, source, now, out)
         self._drain(now, out)
@@ -589,7 +589,7 @@ class Validator:
             self._wake(candidate, self.state.locks[operation.object].expiry)
         else:
             key = self._key_of(parsed, reason.rule)
-            if reason.rule == "epoch-ahead" or (key != operation.object and self._is_decided(key)):
+            if reason.rule == "epoch-ahead" or (key != operation.object and self._made_its_credits(key)):
                 return self._let_go(candidate, InvalidOperation(reason.rule, "and never will be"))
             self._block(candidate, key)
         return None
@@ -600,6 +600,10 @@ class Validator:
         if rule == "unknown-credit" and isinstance(body, Spend):
             return next(id_ for id_ in body.credits if id_ not in self.state.credits)[:32]
         return parsed.operation.object
+
+    def _made_its_credits(self, maker: bytes) -> bool:
+        """Whether all credits that this operation (or the genesis) makes have been there."""
+        return maker == self.network or self._is_decided(maker)
 
     def _enter_quota(self, candidate: Candidate) -> NotYet | None:
         """Count one that waits and is not prepared; the oldest goes when all places are taken."""
@@ -656,12 +660,23 @@ class Validator:
         self._timer_count += 1  # equal times in the order of their making
         heapq.heappush(self._timers, (at, self._timer_count, candidate))
 
-    def _keep_proof(self, candidate: Candidate, parsed: ParsedOperation) -> None:
-        """The same operation with another proof, while the first one's cannot be checked: remember a few."""
-        assert candidate.parsed is not None
-        known = [candidate.parsed.signed, *(other.signed for other in candidate.proofs)]
-        if not candidate.verified and parsed.signed not in known:
-            candidate.proofs = [*candidate.proofs[-self._limits.proofs_max + 1 :], parsed]
+    def _take_proof(self, candidate: Candidate, parsed: ParsedOperation) -> None:
+        """A held operation once more, perhaps with another proof: proofs are no part of its id.
+
+        While the first one's proof cannot be checked a few others are remembered, and a CLOSE that must wait
+        for its Lock's expiry need not any more once its closer's signature comes: whoever is quicker with a
+        worse proof delays nobody.
+        """
+        held = candidate.parsed
+        assert held is not None
+        if not candidate.verified:
+            known = [held.signed, *(other.signed for other in candidate.proofs)]
+            if parsed.signed not in known:
+                candidate.proofs = [*candidate.proofs[-self._limits.proofs_max + 1 :], parsed]
+        elif held.signed.closer is None and parsed.signed.closer is not None:
+            self.state.verify_proof(parsed)
+            candidate.parsed = parsed
+            self._work.append(candidate)
 
     def _try_next_proof(
         self, candidate: Candidate, exc: BadSignature, now: int, out: Effects
@@ -763,6 +778,7 @@ class Validator:
         if (evidence.kind, evidence.culprit) not in self._culprits and len(self._culprits) < CULPRITS_MAX:
             self._culprits.add((evidence.kind, evidence.culprit))
             self._found_evidence.append(evidence)
+            self._write_at = 0
             out.evidence.append(evidence)
 
     # --- disk -----------------------------------------------------------------------------------
