@@ -177,16 +177,24 @@ class Agent:
     # --- buying ------------------------------------------------------------------------------------
 
     async def find(
-        self, skill: str, *, max_price: str | Price | None = None, timeout_s: float = 5.0, limit: int = 20
+        self,
+        skill: str,
+        *,
+        max_price: str | Price | None = None,
+        at_least: int = 1,
+        timeout_s: float = 5.0,
+        limit: int = 20,
     ) -> list[Offer]:
         """Offers of a skill by peers that are alive, best first; `Offer.explain` tells why.
+
+        Waits for `at_least` offers while there is time, and returns fewer after it.
 
         Raises:
             NoOffers: none within `timeout_s`.
         """
         limit_price = Price.parse(max_price) if isinstance(max_price, str) else max_price
         found = await self._open_parts.directory.find(
-            skill, max_price=limit_price, timeout_s=timeout_s, limit=limit
+            skill, max_price=limit_price, at_least=at_least, timeout_s=timeout_s, limit=limit
         )
         return list(found)
 

@@ -157,12 +157,14 @@ class Directory:
         model: bytes | None = None,
         speed_min: int = 0,
         agents: Iterable[bytes] | None = None,
+        at_least: int = 1,
         limit: int = 20,
         timeout_s: float = FIND_TIMEOUT_S,
     ) -> list[Offer]:
         """Offers by peers that are alive, best first; waits for one if there is none yet.
 
         Args:
+            at_least: wait for so many while there is time; fewer are returned after it.
             speed_min: milli-units per second, by our own measurement or else the seller's.
             model: only offers made with these weights.
             agents: only offers of these agents.
@@ -180,7 +182,7 @@ class Directory:
                 and (wanted is None or offer.agent in wanted)
             )
 
-        name, asked = skill.encode(), set[PeerId]()
+        name, asked, offers = skill.encode(), set[PeerId](), list[Offer]()
         with trio.move_on_after(timeout_s):
             async with _background() as nursery:
                 nursery.start_soon(self._look_up, name, asked)
@@ -189,9 +191,12 @@ class Directory:
                     await self._wake(filter(fits, self._offers(name)), asked)
                     alive = self._network.peers()
                     offers = [o for o in self._offers(name) if fits(o) and o.peer in alive]
-                    if offers:
-                        return sorted(offers, key=rank_key)[:limit]
+                    if len(offers) >= at_least:
+                        nursery.cancel_scope.cancel()
+                        break
                     await changed.wait()
+        if offers:
+            return sorted(offers, key=rank_key)[:limit]
         seen = self._offers(name)
         raise NoOffers(
             f"nobody alive offers {skill!r} within the constraints after {timeout_s:g} s"
