@@ -114,6 +114,7 @@ async def _serve_until_told(args: argparse.Namespace, agent: Agent) -> None:
             genesis = agent.genesis
             network = genesis.name.decode(errors="replace")
             told = f"{network} (free money: for trying things out)" if genesis.is_development else network
+            path = write_run_file(agent.address, genesis.network_id.hex()) if genesis.is_development else None
             emit(
                 args,
                 f"serving {', '.join(skill.name for skill in agent.skills)} as {agent.name}\n"
@@ -126,7 +127,6 @@ async def _serve_until_told(args: argparse.Namespace, agent: Agent) -> None:
                     "skills": [skill.name for skill in agent.skills],
                 },
             )
-            path = write_run_file(agent.address, genesis.network_id.hex()) if genesis.is_development else None
             try:
                 async for _ in signals:
                     break
