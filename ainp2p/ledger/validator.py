@@ -34,7 +34,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
-from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet, StorageError
+from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet, RemoteError, StorageError
 from ainp2p.ledger.certificate import Place, build_certificate
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.contact import Contact
@@ -181,7 +181,10 @@ class Validator:
         self._fresh: dict[bytes, Record] = {}  # decided and not yet on disk
         self._cache: dict[tuple[int, int], VoteBatch] = {}
         self._culprits: set[tuple[int, bytes]] = set()
-        self._restore()
+        try:
+            self._restore()
+        except (InvalidOperation, RemoteError) as exc:
+            raise StorageError(f"the vote logs on disk are damaged ({exc}): sync from peers anew") from exc
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -822,7 +825,7 @@ class Validator:
                 self._chains[member] = Chain(log[0].header.height - 1, log[0].header.previous, {})
             for batch in log:
                 if batch.member != member or not self._chains[member].add(batch):
-                    raise StorageError("the vote logs on disk are damaged: sync from peers anew")
+                    raise InvalidOperation("chain", f"batch {batch.header.height} is not where it belongs")
         own = self._chains[self._member]
         self._log.resume(own.height, own.head)
         for batch in batches[self._member]:

@@ -626,11 +626,12 @@ def test_b3_when_the_disk_fails_nothing_is_sent_and_nothing_more_is_signed() -> 
         bench.wait()
     assert bench.out.batches == []
     bench.journal.broken = False
-    for step in (
+    steps: tuple[Callable[[], object], ...] = (
         lambda: bench.validator.tick(bench.now + 1),
         lambda: bench.give(bench.spend("bob")),
         lambda: bench.validator.handle_batch(bench.batch(1), bench.now),
-    ):
+    )
+    for step in steps:
         with pytest.raises(StorageError, match="halted"):
             step()
     assert bench.validator.seal(bench.now + 10**6) is None
