@@ -114,20 +114,22 @@ async def _serve_until_told(args: argparse.Namespace, agent: Agent) -> None:
             genesis = agent.genesis
             network = genesis.name.decode(errors="replace")
             told = f"{network} (free money: for trying things out)" if genesis.is_development else network
-            path = write_run_file(agent.address, genesis.network_id.hex()) if genesis.is_development else None
-            emit(
-                args,
-                f"serving {', '.join(skill.name for skill in agent.skills)} as {agent.name}\n"
-                f"  agent    {id_text(agent.id)}\n  network  {told}\n  address  {agent.address}",
-                {
-                    "agent": id_text(agent.id),
-                    "address": agent.address,
-                    "network": genesis.network_id.hex(),
-                    "development": genesis.is_development,
-                    "skills": [skill.name for skill in agent.skills],
-                },
-            )
-            try:
+            path: Path | None = None
+            try:  # an interrupt may come at any moment from here on
+                if genesis.is_development:
+                    path = write_run_file(agent.address, genesis.network_id.hex())
+                emit(
+                    args,
+                    f"serving {', '.join(skill.name for skill in agent.skills)} as {agent.name}\n"
+                    f"  agent    {id_text(agent.id)}\n  network  {told}\n  address  {agent.address}",
+                    {
+                        "agent": id_text(agent.id),
+                        "address": agent.address,
+                        "network": genesis.network_id.hex(),
+                        "development": genesis.is_development,
+                        "skills": [skill.name for skill in agent.skills],
+                    },
+                )
                 async for _ in signals:
                     break
             finally:
