@@ -1,0 +1,195 @@
+"""The benchmarks that the table is made of: how each is run, and which of its numbers are figures with targets.
+
+Each is a program of its own that prints its numbers as JSON, so that what one loads into memory slows no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.figures import Figure
+
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One program.
+
+    Attributes:
+        module: run with ``python -m``, with ``--json`` and `arguments`, or with `quick` instead.
+        read: its numbers, as figures.
+    """
+
+    name: str
+    module: str
+    read: Callable[[Found], list[Figure]]
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+
+
+def _channel(found: Found) -> list[Figure]:
+    def beside(name: str, rate: float, unit: str, target: float, other: str, words: str) -> Figure:
+        return Figure(name, rate, unit, target, ratio=rate / found[other], compared=words)
+
+    bulk = max(found["channel_mb"], found["channel_stream_mb"])
+    return [
+        beside(
+            "channel, 128 in flight",
+            found["channel_128"],
+            "requests/s",
+            20_000,
+            "libp2p_stream_32",
+            "a libp2p stream per request",
+        ),
+        beside("channel, one at a time", found["channel_1"], "requests/s", 1_000, "tcp_1", "raw trio TCP"),
+        beside("channel, in bulk", bulk, "MB/s", 80, "tcp_one_process_mb", "raw trio TCP"),
+        Figure("libp2p, a stream per request", found["libp2p_stream_32"], "requests/s"),
+        Figure("libp2p, the same one at a time", found["libp2p_stream_1"], "requests/s"),
+        Figure("raw trio TCP, one at a time", found["tcp_1"], "requests/s"),
+        Figure("raw trio TCP, in bulk", found["tcp_one_process_mb"], "MB/s"),
+    ]
+
+
+def _receipts(found: Found) -> list[Figure]:
+    bare = "bare verifications"
+    return [
+        Figure(
+            "receipts, payee per core",
+            found["payee_ratio"],
+            "of bare",
+            found["goal_payee_ratio"],
+            ratio=found["payee_ratio"],
+            compared=bare,
+        ),
+        Figure(
+            "receipts, payee and payer per core",
+            found["payee_with_payer_ratio"],
+            "of bare",
+            found["goal_payee_with_payer_ratio"],
+            ratio=found["payee_with_payer_ratio"],
+            compared=bare,
+        ),
+        Figure(
+            "receipts over one channel",
+            found["receipts_per_s"],
+            "receipts/s",
+            found["goal_receipts_per_s"],
+            ratio=found["receipts_per_s"] / found["bare_verify_per_cpu_s"],
+            compared=bare,
+        ),
+        Figure("bare crypto_sign_open", found["bare_verify_per_cpu_s"], "/CPU s"),
+    ]
+
+
+def _job(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "a paid, streamed job",
+            found["job_tokens_per_s"],
+            "tokens/s",
+            round(found["goal_job_ratio"] * found["direct_tokens_per_s"], 1),
+            ratio=found["job_ratio"],
+            compared="the engine, directly",
+        ),
+        Figure(
+            "event loop's delay meanwhile, p99",
+            found["loop_delay_p99_ms"],
+            "ms",
+            found["goal_loop_delay_p99_ms"],
+            at_most=True,
+        ),
+    ]
+
+
+def _pipeline(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "ledger, one validator's pipeline",
+            found["ledger_decided_per_cpu_s"],
+            "operations/CPU s",
+            found["ledger_goal_per_cpu_s"],
+            ratio=found["ledger_ratio_to_verify"],
+            compared="bare verifications",
+        )
+    ]
+
+
+def _ledger(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "ledger, four validator processes",
+            found["settlements_per_s"],
+            "settlements/s",
+            found["goal_settlements_per_s"],
+        ),
+        Figure(
+            "ledger, finality p99", found["finality_p99_s"], "s", found["goal_finality_p99_s"], at_most=True
+        ),
+    ]
+
+
+def _size(found: Found) -> list[Figure]:
+    heavy = ", ".join(found["import_heavy"])
+    figures = [
+        Figure(
+            f"import ainp2p{f' (loads {heavy})' if heavy else ''}",
+            float("inf") if heavy else found["import_s"],
+            "s",
+            found["goal_import_s"],
+            at_most=True,
+        ),
+        Figure(
+            f"{found['agents']} agents in one process",
+            found["agents_peak_mb"],
+            "MB",
+            found["goal_agents_mb"],
+            at_most=True,
+        ),
+    ]
+    if "install_mb" in found:
+        figures.append(
+            Figure(
+                "core install, no extras", found["install_mb"], "MB", found["goal_install_mb"], at_most=True
+            )
+        )
+    return figures
+
+
+def _discovery(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            f"{found['agents']} processes know all cards, from the last start",
+            found["from_last_start_s"],
+            "s",
+            found["goal_from_last_start_s"],
+            at_most=True,
+        ),
+        Figure("the same, from when the last was open", found["from_last_open_s"], "s"),
+    ]
+
+
+def _model(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "the model's process, least of its rows",
+            min(row["process_tokens_per_s"] for row in found["rows"]),
+            "tokens/s",
+            ratio=found["ratio"],
+            compared="the engine, directly",
+        )
+    ]
+
+
+CATALOGUE = (
+    Benchmark("channel", "benchmarks.channel", _channel, quick=("--seconds", "0.5")),
+    Benchmark("receipts", "benchmarks.receipts", _receipts, quick=("--quick",)),
+    Benchmark("job", "benchmarks.job", _job, quick=("--quick",)),
+    Benchmark("model", "benchmarks.model", _model, quick=("--rounds", "1")),
+    Benchmark("pipeline", "benchmarks.ledger_pipeline", _pipeline, quick=("--rounds", "2")),
+    Benchmark("ledger", "benchmarks.ledger", _ledger, ("--no-pipeline",), ("--no-pipeline", "--seconds", "3")),
+    Benchmark("size", "benchmarks.size", _size, quick=("--quick",)),
+    Benchmark("discovery", "benchmarks.discovery", _discovery, quick=("--quick",)),
+)

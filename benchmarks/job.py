@@ -1,0 +1,139 @@
+"""Tokens per second of one paid, streamed job, over those of the engine called directly.
+
+    python -m benchmarks.job [--model smollm2-135m] [--quick] [--json]
+
+A seller with the model in its process, a buyer, and the committee of their development network live in this
+process, as in the README's example; the engine that is called directly is a second copy of the same weights
+here. Both sides run in turns, with the same threads, dtype, prompt and seed, and must make the same ids. The
+job's time is the whole of it: bargaining, award, first token to the last, and the receipt; its Lock was
+opened by a job before. Beside it a task sleeps for a millisecond again and again; how late it wakes is the
+event loop's delay. Needs the weights (`ainp2p model fetch`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from ainp2p.agents.agent import Agent
+from ainp2p.agents.job import Piece
+from ainp2p.agents.models.messages import Generate, Made
+from ainp2p.agents.models.model import Raw
+from ainp2p.agents.models.process import default_threads
+from ainp2p.agents.models.registry import resolve
+from ainp2p.agents.skill import skill
+from ainp2p.agents.work import Work
+from ainp2p.home import Home
+from benchmarks.model import PROMPT, Delays
+
+GOAL_RATIO, GOAL_DELAY_MS = 0.95, 5.0
+TEMPERATURE = 1.0  # at 0 a small model soon repeats itself, and a loop ends the job
+
+
+@skill("write", price="1/token")
+async def write(job: Work, text: str) -> AsyncIterator[object]:
+    """Go on with a text."""
+    async for token in job.model.stream(Raw(text), temperature=TEMPERATURE):
+        yield token
+
+
+@dataclass
+class Side:
+    """The rounds of one way to get the same answer."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+    def add(self, tokens: int, wall_s: float, cpu_s: float) -> None:
+        """A round."""
+        self.rates.append(tokens / wall_s)
+        self.cpu_s += cpu_s
+
+
+def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
+    """The engine in this process, to the last token."""
+    wall, cpu, ids = time.perf_counter(), time.process_time(), []
+    engine.submit(Generate(0, [("", PROMPT)], tokens, TEMPERATURE, seed))
+    while engine.live:
+        ids += [event.token for event in engine.step() if isinstance(event, Made)]
+    side.add(len(ids), time.perf_counter() - wall, time.process_time() - cpu)
+    return ids
+
+
+async def paid(buyer: Agent, tokens: int, seed: bytes, side: Side) -> tuple[list[int], float]:
+    """A job, to its end; its ids, and their rate from the first to the last."""
+    offers = await buyer.find("write")
+    wall, cpu, ids, first = time.perf_counter(), time.process_time(), list[int](), 0.0
+    async with buyer.hire(offers, budget=tokens, seed=seed, text=PROMPT) as job:
+        async for piece in job:
+            assert isinstance(piece, Piece)
+            first = first or time.perf_counter()
+            ids += piece.tokens
+    end = time.perf_counter()
+    assert job.receipt is not None and job.paid == len(ids)
+    side.add(len(ids), end - wall, time.process_time() - cpu)
+    return ids, (len(ids) - 1) / (end - first)
+
+
+async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
+    """Both sides in turns."""
+    import torch
+
+    from ainp2p.agents.models.loading import load
+
+    directory = resolve(model, Home.from_environment().models()).directory
+    if directory is None:
+        raise SystemExit("a scripted model measures nothing; name one with weights")
+    torch.set_num_threads(default_threads())
+    engine = load(directory, device="auto", dtype="auto").engine
+    direct, through, streaming, delays = Side(), Side(), list[float](), Delays()
+    async with Agent("seller", skills=[write], model=model) as seller:
+        async with Agent("buyer", bootstrap=[seller.address]) as buyer:
+            directly(engine, 8, b"warm", Side())
+            await paid(buyer, 8, b"warm", Side())
+            for number in range(rounds):
+                seed = b"%d" % number
+                expected = directly(engine, tokens, seed, direct)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(delays.probe)
+                    ids, rate = await paid(buyer, tokens, seed, through)
+                    nursery.cancel_scope.cancel()
+                assert ids == expected[: len(ids)], "the job and the engine made different ids"
+                streaming.append(rate)
+    return {
+        "model": model,
+        "tokens": tokens,
+        "direct_tokens_per_s": round(max(direct.rates), 1),
+        "job_tokens_per_s": round(max(through.rates), 1),
+        "job_streaming_tokens_per_s": round(max(streaming), 1),
+        "job_ratio": round(max(through.rates) / max(direct.rates), 3),
+        "goal_job_ratio": GOAL_RATIO,
+        "job_cpu_ms_per_token": round(through.cpu_s / rounds / tokens * 1000, 2),
+        "loop_delay_p50_ms": round(delays.percentile_ms(0.5), 2),
+        "loop_delay_p99_ms": round(delays.percentile_ms(0.99), 2),
+        "goal_loop_delay_p99_ms": GOAL_DELAY_MS,
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter jobs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    rounds, tokens = (2, 48) if args.quick else (3, 128)
+    found = trio.run(measure, args.model, rounds, tokens)
+    print(json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()
