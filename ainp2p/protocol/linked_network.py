@@ -301,7 +301,7 @@ class LinkedNetwork(ABC):
             self._links[peer] = keep
             self._retire(old if keep is link else link)
         self._nursery.start_soon(link.run)
-        if (dial := self._dials.get(peer)) is not None:
+        if (dial := self._dials.pop(peer, None)) is not None:
             dial.done.set()
         return link
 
