@@ -141,7 +141,8 @@ class Auditor:
             operation = self.operations[id_].operation
             if kind == LOCK:
                 slot = (batch.member, operation.object, operation.seq, view)
-                demand(self.locks.setdefault(slot, id_) == id_, "6: two LOCKs in one (slot, view)")
+                demand(slot not in self.locks, "6: two LOCKs in one (slot, view)")  # not even the same twice
+                self.locks[slot] = id_
                 self.locked_by.setdefault((view, id_), set()).add(batch.member)
             else:
                 locked = self.committee.weight_of(self.locked_by.get((view, id_), set()))
