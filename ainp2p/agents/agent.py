@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ainp2p.agents.buying import Buyer, Offers, Plan, open_buyer
+from ainp2p.agents.deposit import OnReceipt
 from ainp2p.agents.development import (
     GENESIS_PROTOCOL,
     Transport,
@@ -68,6 +69,7 @@ class Agent:
         policy: what the vault may spend.
         slots: jobs worked on at once.
         strategies: how it bargains (`ainp2p.protocol.strategies`).
+        on_receipt: told of each receipt that it signs, with the Lock: for those who show what is paid.
         transport: how networks are opened, for simulations; None: real libp2p.
     """
 
@@ -85,6 +87,7 @@ class Agent:
         policy: Policy | None = None,
         slots: int = SLOTS,
         strategies: Strategies | None = None,
+        on_receipt: OnReceipt | None = None,
         context: Context | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -98,7 +101,7 @@ class Agent:
         self._model = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
         self._key, self._genesis, self._bootstrap = key, network, tuple(bootstrap)
         self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
-        self._strategies = strategies or Strategies()
+        self._strategies, self._on_receipt = strategies or Strategies(), on_receipt
         self._context = context or Context.system()
         self._transport = transport or self._libp2p
         self._stack: AsyncExitStack | None = None
@@ -328,6 +331,7 @@ class Agent:
                 directory=directory,
                 models=models,
                 choosing=self._strategies.choosing,
+                on_receipt=self._on_receipt,
                 countering=self._strategies.countering,
             )
         )

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ainp2p.agents.bargaining import Deal, bargain
-from ainp2p.agents.deposit import Deposit
+from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.directory import Directory
 from ainp2p.agents.job import Job
@@ -78,11 +78,14 @@ class Buyer:
         models: Sequence[Model] = (),
         choosing: Choosing = cheapest,
         countering: Countering = never_counter,
+        on_receipt: OnReceipt | None = None,
     ) -> None:
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
         self._directory, self._choosing, self._countering = directory, choosing, countering
-        self._deposits = Deposits(network, vault, wallet, genesis.parameters, genesis.network_id)
+        self._deposits = Deposits(
+            network, vault, wallet, genesis.parameters, genesis.network_id, on_receipt
+        )
 
     @asynccontextmanager
     async def hire(
@@ -228,13 +231,15 @@ async def open_buyer(
     models: Sequence[Model] = (),
     choosing: Choosing = cheapest,
     countering: Countering = never_counter,
+    on_receipt: OnReceipt | None = None,
 ) -> AsyncIterator[Buyer]:
-    """Buy until the block ends."""
+    """Buy until the block ends; `on_receipt` is told of each receipt that is signed."""
     caught: Exception | None = None
     async with trio.open_nursery() as nursery:
         buyer = Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
+            on_receipt=on_receipt,
         )  # fmt: skip
         try:
             yield buyer

@@ -2,22 +2,38 @@
 
 Any number of parallel jobs share a Lock, and its one counter. The streams of those jobs hand their chunks
 to `receive`; what is next in the Lock's order reaches its job's reader. Receipts come from the vault.
+
+    claimed ─▶ job open ─▶ chunks, receipts … ─▶ the seller's last word ─▶ job closed, claim released
+                   └── closed without it: what the seller has sent may be lost, so the Lock is *spoilt*
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
 from ainp2p.agents.vault import Vault
+from ainp2p.errors import Error, InvalidReceipt, TimedOut
 from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.receipts import SignedReceipt
 from ainp2p.protocol.buyer_meter import BuyerMeter
 from ainp2p.protocol.codec import encode
-from ainp2p.protocol.context import Context
 from ainp2p.protocol.delivery import Position, Terms
-from ainp2p.protocol.messages import PROTOCOL, Chunk, Finished, ReceiptNotice
+from ainp2p.protocol.messages import JOBS_PER_NOTICE_MAX, PROTOCOL, Chunk, Finished, ReceiptNotice
 from ainp2p.protocol.network import Network, PeerId
+
+LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
+
+
+@dataclass(slots=True)
+class _Open:
+    """A job that is paid from this Lock."""
+
+    deliver: Callable[[Chunk], None]
+    reservation: bytes  # its name in the vault
+    signed: int = 0  # uain
 
 
 class Deposit:
@@ -26,18 +42,17 @@ class Deposit:
     def __init__(self, network: Network, vault: Vault, lock: Lock, seller: PeerId) -> None:
         self.lock, self.seller = lock, seller
         self.meter = BuyerMeter(lock.id, lock.deposit)
+        self.spoilt = False  # chunks may be lost, or the seller cheated: no new job uses this Lock
         self._network, self._vault, self._context = network, vault, network.context
-        self._deliver: dict[bytes, Callable[[Chunk], None]] = {}
-        self._budgets: dict[bytes, int] = {}
-        self._signed: dict[bytes, int] = {}  # uain signed for each open job
+        self._jobs: dict[bytes, _Open] = {}
+        self._claimed = 0  # uain: budgets of jobs that use it, open or about to be
+        self._claims = 0
         self._sending = trio.Lock()  # receipts leave in the order in which they were signed
+        self._sent: SignedReceipt | None = None
+        self._untold = False  # a notice may be lost: tell everything again
         self._came = trio.Event()  # set at each chunk
-        self.spoilt = False  # the seller broke the protocol here: no new job uses this Lock
 
-    @property
-    def context(self) -> Context:
-        """Clock and randomness."""
-        return self._context
+    # --- who may use it ----------------------------------------------------------------------------
 
     @property
     def is_new(self) -> bool:
@@ -45,108 +60,169 @@ class Deposit:
         return self.meter.position.n == 0
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no job uses it."""
+        return not self._claims
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the Lock's time has passed."""
+        return self.lock.expiry <= self._context.now_ms()
+
+    @property
     def free(self) -> int:
         """uain that a new job may use."""
-        claimed = sum(budget - self.amount(job) for job, budget in self._budgets.items())
-        return self.lock.deposit - self.meter.position.cumulative - claimed
+        used = sum(self.meter.tab(job).amount for job in self._jobs)
+        return self.lock.deposit - self.meter.position.cumulative - (self._claimed - used)
 
     def usable(self, budget: int, margin_ms: int) -> bool:
         """Whether a job of this budget fits, and the Lock lives long enough for it."""
         lives = self.lock.expiry - self._context.now_ms() > margin_ms
-        return not self.spoilt and lives and self.free >= budget
+        room = self._claims < JOBS_PER_NOTICE_MAX
+        return not self.spoilt and lives and room and self.free >= budget
 
-    def amount(self, job: bytes) -> int:
-        """uain due for an open job so far."""
-        return self.meter.tab(job).amount if job in self._deliver else 0
+    def claim(self, budget: int) -> None:
+        """Keep `budget` uain for a job that is about to be awarded."""
+        self._claimed += budget
+        self._claims += 1
 
-    def open_job(self, terms: Terms, deliver: Callable[[Chunk], None]) -> None:
+    def release(self, budget: int) -> None:
+        """The job of a claim is over; what it owes stays due."""
+        self._claimed -= budget
+        self._claims -= 1
+
+    # --- one job -----------------------------------------------------------------------------------
+
+    def open_job(self, terms: Terms, reservation: bytes, deliver: Callable[[Chunk], None]) -> None:
         """Begin a job; its chunks are given to `deliver` in the Lock's order."""
         self.meter.open_job(terms, self._context.now_ms())
-        self._deliver[terms.job] = deliver
-        self._budgets[terms.job] = terms.budget
-        self._signed[terms.job] = 0
+        self._jobs[terms.job] = _Open(deliver, reservation)
 
-    def close_job(self, job: bytes) -> None:
-        """End a job here; what it owes stays due on the Lock."""
-        self._budgets.pop(job, None)
-        self._signed.pop(job, None)
-        if self._deliver.pop(job, None) is not None:
-            self.meter.forget(job)
+    def close_job(self, job: bytes) -> tuple[int, int]:
+        """Sign for what came, and end a job here; returns its units, and the uain signed for them."""
+        if job not in self._jobs:
+            return 0, 0
+        try:
+            self.sign(now=True)
+        except Error:  # the vault signs no more; whoever asked it first was told why
+            self.spoilt = True
+        tab, signed = self.meter.tab(job), self._jobs.pop(job).signed
+        self.meter.forget(job)
+        return tab.units, signed
+
+    def units(self, job: bytes) -> int:
+        """Units of an open job that came so far."""
+        return self.meter.tab(job).units if job in self._jobs else 0
+
+    def signed(self, job: bytes) -> int:
+        """uain signed for an open job so far."""
+        return self._jobs[job].signed if job in self._jobs else 0
+
+    # --- what comes --------------------------------------------------------------------------------
 
     async def receive(self, chunk: Chunk) -> None:
         """Take a chunk in from any stream, and pay what is due.
 
         Raises:
             RemoteError: the seller broke the protocol or overcharged; nothing of it was counted.
+            NetworkError: the receipt could not be sent; `resend` it once the seller is back.
         """
         ready_now = self.meter.receive(chunk, self._context.now_ms())
         self._came.set()
         self._came = trio.Event()
         for ready in ready_now:
-            deliver = self._deliver.get(ready.job)
-            if deliver is not None:
-                deliver(ready)
-        await self.pay()
+            if ready.job in self._jobs:
+                self._jobs[ready.job].deliver(ready)
+        if self.sign():
+            await self._send()
 
     async def finished(self, message: Finished) -> None:
-        """Take a job's last word in, wait for what other streams still bring before it, and pay."""
+        """Take a job's last word in, wait for what other streams still bring before it, and pay.
+
+        Raises:
+            TimedOut: chunks that it counts do not come.
+            RemoteError: it contradicts what was delivered.
+        """
         if not self.meter.finished(message):
-            while self.meter.tab(message.job).finish is None:
-                await self._came.wait()
-        await self.pay(now=True)
+            with trio.move_on_after(LAST_CHUNKS_TIMEOUT_S):
+                while self.meter.tab(message.job).finish is None:
+                    await self._came.wait()
+            if self.meter.tab(message.job).finish is None:
+                raise TimedOut("the seller says that it delivered chunks which never came")
+        self.sign(now=True)
+        await self._send()
+
+    # --- what goes ---------------------------------------------------------------------------------
+
+    def sign(self, *, now: bool = False) -> bool:
+        """Sign for what is due (all that came, if `now`); True: there is a new receipt to send.
+
+        Raises:
+            PolicyRefused: the vault does not.
+            InvalidReceipt: rule ``"unsigned"``: it did not sign for an earlier job on this Lock.
+        """
+        position = self.meter.due(now=now)
+        if position is None:
+            return False
+        before = self.meter.signed
+        total = position.cumulative - before.cumulative
+        shares = self._shares(total)
+        if sum(shares.values()) != total:  # a receipt for less would pay for nothing
+            raise InvalidReceipt("unsigned", "a job before could not be paid: this Lock is used no more")
+        asked = [(self._jobs[job].reservation, amount) for job, amount in shares.items()]
+        units = position.units - before.units
+        self._vault.sign_shared_receipt(asked, self.lock.id, units, position.context)
+        for job, amount in shares.items():
+            self._jobs[job].signed += amount
+        self.meter.signed_for(position)
+        return True
 
     def taken(self, job: bytes, weight: int) -> bool:
         """The reader went on; True: it is time to `tell` the seller."""
-        return job in self._deliver and self.meter.taken(job, weight)
+        return job in self._jobs and self.meter.taken(job, weight)
 
     async def tell(self) -> None:
         """Tell the seller how far the readers are, so that it goes on."""
-        await self._send(None)
-
-    async def pay(self, *, now: bool = False) -> None:
-        """Sign what is due (all that came, if `now`) and send the receipt."""
-        position = self.meter.due(now=now)
-        if position is None:
-            return
-        before = self.meter.signed
-        shares = self._shares(position.cumulative - before.cumulative)
-        signed = self._vault.sign_shared_receipt(
-            shares, self.lock.id, position.units - before.units, position.context
-        )
-        for job, amount in shares:
-            self._signed[job] += amount
-        self.meter.signed_for(position)
-        await self._send(encode(signed))
+        await self._send()
 
     async def resend(self) -> None:
-        """After a reconnect: the last receipt may have been lost."""
-        last = self._vault.last_receipt(self.lock.id)
-        await self._send(encode(last) if last is not None else None)
-
-    def units(self, job: bytes) -> int:
-        """Units of an open job that came so far."""
-        return self.meter.tab(job).units if job in self._deliver else 0
-
-    def signed(self, job: bytes) -> int:
-        """uain signed for a job so far."""
-        return self._signed.get(job, 0)
+        """After a reconnect: the last notices may have been lost."""
+        self._sent, self._untold = None, True
+        await self._send()
 
     @property
     def last_signed(self) -> Position:
         """What the last receipt covers."""
         return self.meter.signed
 
-    def _shares(self, total: int) -> list[tuple[bytes, int]]:
+    @property
+    def last_receipt(self) -> SignedReceipt | None:
+        """The last receipt that was signed."""
+        return self._vault.last_receipt(self.lock.id)
+
+    def _shares(self, total: int) -> dict[bytes, int]:
         """Which job pays how much of a receipt: each what it owes beyond what was signed for it."""
-        shares = []
-        for job in self._deliver:
-            owed = min(total, self.meter.tab(job).amount - self._signed[job])
+        shares = {}
+        for job, bought in self._jobs.items():
+            owed = min(total, self.meter.tab(job).amount - bought.signed)
             if owed > 0:
-                shares.append((job, owed))
+                shares[job] = owed
                 total -= owed
         return shares
 
-    async def _send(self, receipt: bytes | None) -> None:
+    async def _send(self) -> None:
+        """Send what is new, in one notice; whoever waits for the turn finds its own news sent already."""
         async with self._sending:
-            notice = ReceiptNotice(self.lock.id, receipt or b"", self.meter.progress())
+            receipt = self.last_receipt
+            news = receipt if receipt != self._sent else None
+            if self._untold:
+                taken = tuple(self.meter.all_progress(job) for job in self._jobs)
+            else:
+                taken = self.meter.progress()
+            if news is None and not taken:
+                return
+            self._untold = True  # until it has been handed over
+            notice = ReceiptNotice(self.lock.id, encode(news) if news else b"", taken)
             await self._network.send(self.seller, PROTOCOL, encode(notice))
+            self._untold = False
+            self._sent = receipt

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import trio
 
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import InsufficientFunds
 from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.wallet import Wallet
+from ainp2p.ledger.wallet import LockState, Wallet
 from ainp2p.protocol.network import Network, PeerId
 
 BUDGETS_PER_DEPOSIT = 10  # a Lock holds so many budgets, if the purse and the policy allow it
@@ -17,56 +19,112 @@ STEPS_PER_DEPOSIT = 10  # a SETTLE pays at least a tenth, so a Lock's prepaid fe
 FEE_RESERVE = 64  # uain kept back for the fee of the SPEND that opens a Lock, and of the next one
 
 
+@dataclass(slots=True)
+class _Opening:
+    """A Lock on its way; whoever needs one at this seller waits for it."""
+
+    budget: int
+    done: trio.Event = field(default_factory=trio.Event)
+    failure: Exception | None = None
+
+
 class Deposits:
-    """All Locks in which we pay. One task at a time opens a Lock at a seller."""
+    """All Locks in which we pay. They are opened by tasks of `nursery`, one at a time for each seller.
+
+    A caller that is cancelled meanwhile leaves a Lock behind that the next job uses.
+    """
 
     def __init__(
-        self, network: Network, vault: Vault, wallet: Wallet, parameters: Parameters, network_id: bytes
+        self,
+        network: Network,
+        vault: Vault,
+        wallet: Wallet,
+        parameters: Parameters,
+        network_id: bytes,
+        nursery: trio.Nursery,
     ) -> None:
-        self._network, self._vault, self._wallet = network, vault, wallet
+        self._network, self._vault, self._wallet, self._nursery = network, vault, wallet, nursery
         self._parameters, self._network_id = parameters, network_id
         self._by_seller: dict[bytes, list[Deposit]] = {}
-        self._opening: dict[bytes, trio.Lock] = {}
+        self._opening: dict[bytes, _Opening] = {}
 
-    async def get(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
-        """A Lock at `seller` (its agent id) from which `budget` uain can be paid.
+    async def claim(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
+        """A Lock at `seller` (its agent id) with `budget` uain kept for one job: `Deposit.release` it.
 
         Raises:
             InsufficientFunds: the purse does not hold the budget.
             PolicyRefused: a deposit of this size is above a bound.
             NotFinal, TimedOut: the ledger did not decide in time.
         """
-        async with self._opening.setdefault(seller, trio.Lock()):
-            margin = self._parameters.margin(self._life_ms) * 2
+        margin = self._parameters.margin(self._life_ms) * 2
+        while True:
             for deposit in self._by_seller.get(seller, []):
                 if deposit.usable(budget, margin):
+                    deposit.claim(budget)
                     return deposit
-            deposit = await self._open(seller, key, peer, budget)
-            self._by_seller.setdefault(seller, []).append(deposit)
-            return deposit
+            opening = self._opening.get(seller)
+            if opening is None:
+                opening = self._opening[seller] = _Opening(budget)
+                self._nursery.start_soon(self._open, seller, key, peer, opening)
+            await opening.done.wait()
+            if opening.failure is not None and opening.budget <= budget:
+                raise opening.failure
+
+    def all(self) -> list[Deposit]:
+        """Every Lock that is kept, used or not."""
+        return [deposit for deposits in self._by_seller.values() for deposit in deposits]
 
     @property
     def _life_ms(self) -> int:
         return min(LIFE_MS, self._parameters.lock_life_ms_max)
 
-    async def _open(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
+    async def _open(self, seller: bytes, key: bytes, peer: PeerId, opening: _Opening) -> None:
+        """A task of its own: what fails is told to those who wait."""
+        try:
+            self._drop_old()
+            state = await self._open_lock(seller, key, opening.budget)
+            await self._vault.use_lock(self._network_id, state.lock)
+            deposit = Deposit(self._network, self._vault, state.lock, peer)
+            self._by_seller.setdefault(seller, []).append(deposit)
+        except Exception as exc:
+            opening.failure = exc
+        finally:
+            del self._opening[seller]
+            opening.done.set()
+
+    async def _open_lock(self, seller: bytes, key: bytes, budget: int) -> LockState:
+        async def open_lock(amount: int) -> LockState:
+            return await self._wallet.open_lock(
+                [(seller, 1)],
+                closer=key,
+                deposit=amount,
+                step=max(1, amount // STEPS_PER_DEPOSIT),
+                life_ms=self._life_ms,
+                purpose=b"channel",
+            )
+
         amount = await self._size(budget)
-        state = await self._wallet.open_lock(
-            [(seller, 1)],
-            closer=key,
-            deposit=amount,
-            step=max(1, amount // STEPS_PER_DEPOSIT),
-            life_ms=self._life_ms,
-            purpose=b"channel",
-        )
-        await self._vault.use_lock(self._network_id, state.lock)
-        return Deposit(self._network, self._vault, state.lock, peer)
+        try:
+            return await open_lock(amount)
+        except InsufficientFunds:  # another payment was quicker: a Lock for this one job may still do
+            if amount == budget:
+                raise
+            return await open_lock(budget)
 
     async def _size(self, budget: int) -> int:
         """Ten budgets, if the policy and half the purse allow it; the budget at least."""
-        available = (await self._wallet.balance()).available - FEE_RESERVE
-        if available < budget:
-            raise InsufficientFunds(max(0, available), budget)
+        available = (await self._wallet.balance()).available
+        if available < budget + FEE_RESERVE:
+            raise InsufficientFunds(available, budget + FEE_RESERVE)
         cap = self._vault.policy.per_lock
-        wanted = min(BUDGETS_PER_DEPOSIT * budget, available // 2)
+        wanted = min(BUDGETS_PER_DEPOSIT * budget, (available - FEE_RESERVE) // 2)
         return max(budget, min(wanted, cap) if cap is not None else wanted)
+
+    def _drop_old(self) -> None:
+        """Forget Locks whose time has passed; the wallet takes back what is left of them."""
+        for seller, deposits in list(self._by_seller.items()):
+            for deposit in [d for d in deposits if d.is_over and d.is_idle]:
+                deposits.remove(deposit)
+                self._vault.forget_lock(deposit.lock.id)
+            if not deposits:
+                del self._by_seller[seller]

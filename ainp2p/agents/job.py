@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
 import trio
 
+from ainp2p.errors import Error
 from ainp2p.ledger.receipts import Receipt
 from ainp2p.protocol import canonical_json
-from ainp2p.protocol.messages import BYTES, JSON, Chunk, Signed, unpack_tokens
+from ainp2p.protocol.identity import id_text
+from ainp2p.protocol.messages import BYTES, JSON, TEXT, TOKENS, Chunk, Signed, unpack_tokens
 
 PIECES_MAX = 4096  # pieces not yet read; the credit window keeps it far below
 
@@ -30,7 +32,7 @@ class Piece(str):
         return piece
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Leg:
     """What one seller did for a job.
 
@@ -41,6 +43,8 @@ class Leg:
         failure: why the job went elsewhere, or ended; empty if all is well.
         receipt: the last receipt of the Lock it was paid from; it may cover other jobs, too.
         transcript: the signed messages of this leg, in order.
+        continued: it went on from what the sellers before it had delivered; else it began anew.
+        elapsed_ms: from its Accepted to the end; 0 if it did not accept.
     """
 
     seller: bytes
@@ -52,49 +56,97 @@ class Leg:
     failure: str
     receipt: Receipt | None
     transcript: tuple[Signed, ...]
+    continued: bool = False
+    elapsed_ms: int = 0
+
+    def __repr__(self) -> str:
+        ended = f", failed: {self.failure}" if self.failure else ""
+        return f"Leg({self.name} {id_text(self.seller)}: {self.units} units, {self.amount} uain{ended})"
 
 
-@dataclass(slots=True)
+class UnderWay(Protocol):
+    """The leg that is being worked on."""
+
+    @property
+    def units(self) -> int:
+        """Delivered so far."""
+
+    @property
+    def amount(self) -> int:
+        """uain signed so far."""
+
+
+@dataclass(slots=True, repr=False)
 class Job:
     """One task that somebody does for us.
 
     Attributes:
         skill: what was asked for.
         budget: uain, never exceeded over all its legs.
-        finish: ``"done"``, ``"budget"``, ``"loop"`` or ``"canceled"`` once it has ended; None before that.
+        finish: ``"done"``, ``"budget"``, ``"loop"`` or ``"canceled"`` once it has ended; None before that,
+            and if it failed.
         legs: what each seller did, the last one being the one that finished it.
+        restarts: how often the result began anew, since a seller could not go on from another one's part.
+        first_at: trio's time when the first piece came; None before that.
+        failure: why nobody could finish it; reading to the end raises it.
     """
 
     skill: str
     budget: int
     finish: str | None = None
     legs: list[Leg] = field(default_factory=list)
-    first_at: float | None = None  # trio time of the first piece
-    ended: trio.Event = field(default_factory=trio.Event)
+    restarts: int = 0
+    first_at: float | None = None
     failure: Exception | None = None
+    ended: trio.Event = field(default_factory=trio.Event)
     on_taken: Callable[[Chunk], object] | None = None
+    under_way: UnderWay | None = None
+
+    _into: trio.MemorySendChannel[tuple[int, Chunk]] = field(init=False)
+    _from: trio.MemoryReceiveChannel[tuple[int, Chunk]] = field(init=False)
+    _text: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.into, self._from = trio.open_memory_channel[Chunk](PIECES_MAX)
+        self._into, self._from = trio.open_memory_channel[tuple[int, Chunk]](PIECES_MAX)
 
-    # dataclass slots: the two ends of the channel
-    into: trio.MemorySendChannel[Chunk] = field(init=False)
-    _from: trio.MemoryReceiveChannel[Chunk] = field(init=False)
+    def __repr__(self) -> str:
+        state = self.finish or ("failed" if self.ended.is_set() else "working")
+        return f"Job({self.skill}: {state}, {self.units} units, {self.paid} of {self.budget} uain)"
+
+    # --- the bill ----------------------------------------------------------------------------------
 
     @property
     def units(self) -> int:
         """Units delivered, over all legs."""
-        return sum(leg.units for leg in self.legs)
+        return sum(leg.units for leg in self.legs) + (self.under_way.units if self.under_way else 0)
 
     @property
     def paid(self) -> int:
         """uain signed for, over all legs."""
-        return sum(leg.amount for leg in self.legs)
+        return sum(leg.amount for leg in self.legs) + (self.under_way.amount if self.under_way else 0)
+
+    @property
+    def wasted(self) -> int:
+        """Units that were delivered and paid before the result began anew."""
+        last = max((i for i, leg in enumerate(self.legs) if leg.units and not leg.continued), default=0)
+        return sum(leg.units for leg in self.legs[:last])
 
     @property
     def receipt(self) -> Receipt | None:
         """The last receipt that was signed; None if nothing was owed."""
         return next((leg.receipt for leg in reversed(self.legs) if leg.receipt is not None), None)
+
+    # --- the result --------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """Text that has come so far, read or not; since its last beginning, if it began anew."""
+        return "".join(self._text)
+
+    @property
+    def unread(self) -> int:
+        """Pieces that have come and were not read."""
+        return self._from.statistics().current_buffer_used
 
     def __aiter__(self) -> Self:
         return self
@@ -105,28 +157,64 @@ class Job:
         Raises:
             Error: nobody could finish the task; what came before stays delivered and paid.
         """
+        return (await self._next())[1]
+
+    async def result(self) -> object:
+        """All of it at once: the joined text, or the only value, or the list of values.
+
+        Of a result that began anew, only the last beginning counts.
+        """
+        run, values = 0, list[object]()
+        while True:
+            try:
+                of_run, value = await self._next()
+            except StopAsyncIteration:
+                break
+            if of_run != run:
+                run, values = of_run, []
+            values.append(value)
+        if all(isinstance(value, str) for value in values):
+            return "".join(str(value) for value in values)
+        return values[0] if len(values) == 1 else values
+
+    async def _next(self) -> tuple[int, object]:
         try:
-            chunk = await self._from.receive()
+            run, chunk = await self._from.receive()
         except trio.EndOfChannel:
             if self.failure is not None:
                 raise self.failure from None
             raise StopAsyncIteration from None
         if self.on_taken is not None:
             self.on_taken(chunk)
-        return value_of(chunk)
+        return run, value_of(chunk)
 
-    async def result(self) -> object:
-        """All of it at once: the joined text, or the only value, or the list of values."""
-        values = [value async for value in self]
-        if all(isinstance(value, str) for value in values):
-            return "".join(str(value) for value in values)
-        return values[0] if len(values) == 1 else values
+    # --- for whoever works on it -------------------------------------------------------------------
+
+    def put(self, chunk: Chunk) -> None:
+        """Hand the reader the next piece."""
+        if self.first_at is None:
+            self.first_at = trio.current_time()
+        if chunk.kind in (TOKENS, TEXT):
+            self._text.append(chunk.data.decode(errors="replace"))
+        self._into.send_nowait((self.restarts, chunk))
+
+    async def put_slowly(self, chunk: Chunk) -> None:
+        """As `put`; waits for a reader who is far behind."""
+        while self.unread >= PIECES_MAX // 2 and not self.ended.is_set():
+            await trio.sleep(0.05)
+        self.put(chunk)
+        await trio.lowlevel.checkpoint()
+
+    def begin_anew(self) -> None:
+        """What comes from now on is the result from its beginning."""
+        self.restarts += 1
+        self._text.clear()
 
     def end(self, finish: str | None, failure: Exception | None = None) -> None:
         """Whoever works on it says that no more comes; only the first time counts."""
         if not self.ended.is_set():
             self.finish, self.failure = finish, failure
-            self.into.close()
+            self._into.close()
             self.ended.set()
 
 
@@ -137,3 +225,8 @@ def value_of(chunk: Chunk) -> object:
     if chunk.kind == JSON:
         return canonical_json.decode(chunk.data)
     return Piece(chunk.data.decode(errors="replace"), tuple(unpack_tokens(chunk.tokens)))
+
+
+def failure_words(failure: BaseException) -> str:
+    """A failure in a line, with its type where that says more than its words."""
+    return str(failure) if isinstance(failure, Error) and str(failure) else repr(failure)

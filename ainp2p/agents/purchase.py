@@ -45,6 +45,7 @@ from ainp2p.protocol.network import Network
 ACCEPT_TIMEOUT_MS = 10_000
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
 RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect
+RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
 RESUME_PAUSE_S = 0.25
 LEAVE_TIMEOUT_S = 3.0  # for the seller's last word when the buyer leaves early
 STREAM_TIMEOUT_S = 3600.0  # stalls are noticed here, with an eye on the reader
@@ -159,6 +160,7 @@ class Purchase:
         await decline_others(self._network, deal)
         await self._vault.reserve(award.id, deal.seller, left, self._what())
         self._current = (deposit, deal, award)
+        self.job.seller, self.job.awarded_at = deal.name, trio.current_time()
         failure, self._lock_refused = "", False
         transcript = list(deal.negotiation.transcript(deal.key))  # ends with the award
         try:
@@ -174,7 +176,8 @@ class Purchase:
 
     async def _follow(self, deal: Deal, deposit: Deposit, award: Signed, transcript: list[Signed]) -> bytes:
         """Read the award's stream to its end, over as many connections as it takes."""
-        body, deadline = encode(award), trio.current_time() + RESUME_TIMEOUT_S
+        patience_s = RESUME_ELSEWHERE_S if len(deal.asked) > 1 else RESUME_TIMEOUT_S
+        body, deadline = encode(award), trio.current_time() + patience_s
         opened = False
         while True:
             try:
@@ -190,7 +193,7 @@ class Purchase:
                 if isinstance(exc, TimedOut) or not opened:
                     raise
                 if isinstance(exc, Broken):
-                    deadline = trio.current_time() + RESUME_TIMEOUT_S
+                    deadline = trio.current_time() + patience_s
                 if trio.current_time() > deadline:
                     raise
                 await trio.sleep(RESUME_PAUSE_S)

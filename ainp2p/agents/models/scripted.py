@@ -47,6 +47,7 @@ from ainp2p.agents.models.model import (
     Choice,
     Embedding,
     Finish,
+    Kind,
     ModelInfo,
     Prompt,
     Statistics,
@@ -70,11 +71,13 @@ class Script:
             says ``"You said:"`` and the message.
         choices: a piece of the last message → the label that `choose` prefers; without one a hash decides.
         tokens_per_second: of each stream; None: at once.
+        kind: what it says that it is; it embeds, streams and chooses in any case.
     """
 
     answers: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
     tokens_per_second: float | None = None
+    kind: Kind = "text"
 
     @classmethod
     def from_name(cls, name: str) -> Script:
@@ -102,7 +105,7 @@ class Script:
 
     def info(self, name: str) -> ModelInfo:
         """A scripted model's description."""
-        return ModelInfo(name, self.hash, 0, "text", CONTEXT, "none", "")
+        return ModelInfo(name, self.hash, 0, self.kind, CONTEXT, "none", "")
 
     def n_in(self, chat: Chat) -> int:
         """Words of all messages.
@@ -160,6 +163,7 @@ class Script:
             "answers": dict(self.answers),
             "choices": dict(self.choices),
             "tokens_per_second": self.tokens_per_second,
+            "kind": self.kind,
         }
 
 
