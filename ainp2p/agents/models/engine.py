@@ -77,6 +77,7 @@ class _Job:
     detokenizer: Detokenizer | None
     made: int = 0
     last: int = -1
+    failed: bool = False
 
 
 class Engine:
@@ -253,7 +254,10 @@ class Engine:
         for job, token, logprob in zip(jobs, chosen.tolist(), logprobs.tolist(), strict=True):
             assert job.detokenizer is not None
             job.last, job.made = token, job.made + 1
-            events.append(Made(job.request.id, token, job.detokenizer.feed(token), logprob))
+            if math.isfinite(logprob):
+                events.append(Made(job.request.id, token, job.detokenizer.feed(token), logprob))
+            else:
+                job.failed = True
 
     def _drawn(self, logits: Any, request: Generate, made: int) -> Any:
         """Gumbel-max: positions count from the answer's start, wherever it was begun."""
@@ -265,7 +269,9 @@ class Engine:
         keep = []
         for at, job in enumerate(self._rows):
             assert isinstance(job.request, Generate)
-            if job.last in self._tokenizer.stop_ids:
+            if job.failed:
+                events.append(Refusal(job.request.id, "the model left the range of numbers on this text"))
+            elif job.last in self._tokenizer.stop_ids:
                 events.append(Ended(job.request.id, "stop"))
             elif job.made >= job.request.max_tokens:
                 events.append(Ended(job.request.id, "length"))

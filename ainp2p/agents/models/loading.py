@@ -21,6 +21,7 @@ from ainp2p.agents.models.tokenizer import Tokenizer
 from ainp2p.errors import ModelError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DECODERS = ("ForCausalLM", "LMHeadModel")  # how transformers calls what generates text
 CPU_CACHE_SIZE = 1 << 30  # bytes of key/value cache on a CPU: 16 answers of 700 ids of a small model
 GPU_FREE_SHARE = 0.85  # of what is free after loading; the rest is for activations
 
@@ -57,7 +58,7 @@ def load(
     place = torch.device(choose_device(device))
     config = _config(directory)
     tokenizer = Tokenizer(directory)
-    text = any("CausalLM" in architecture for architecture in config.architectures or ())
+    text = any(name.endswith(_DECODERS) for name in config.architectures or ())
     kind: Kind = "text" if text else "embedding"
     if dtype == "auto" and not text:
         dtype = "fp32"  # an encoder is small, and distances suffer first
@@ -142,7 +143,9 @@ def _config(directory: Path) -> Any:
 def _model(directory: Path, kind: Kind, dtype: str, device: torch.device) -> Any:
     auto = transformers.AutoModelForCausalLM if kind == "text" else transformers.AutoModel
     try:
-        model = auto.from_pretrained(directory, dtype=DTYPES[dtype], local_files_only=True)
+        model = auto.from_pretrained(
+            directory, dtype=DTYPES[dtype], local_files_only=True, use_safetensors=True
+        )
         model = model.to(device).eval()
     except (OSError, ValueError, RuntimeError) as exc:
         raise ModelError(f"the weights in {directory} cannot be loaded: {exc}") from exc

@@ -39,7 +39,10 @@ def hashed(key: int, token: int) -> int:
 
 
 def gumbel_of(key: int, token: int) -> float:
-    """The noise of one token id: -log(-log(u)), with u from the hash's upper 52 bits: with 53, u could round to 1."""
+    """The noise of one token id: -log(-log(u)), u in (0, 1) from the hash's upper 52 bits.
+
+    With 53 bits the largest u would round to 1, and its noise be infinite.
+    """
     u = ((hashed(key, token) >> 12) + 0.5) * 2.0**-52
     return -math.log(-math.log(u))
 

@@ -45,6 +45,7 @@ from ainp2p.agents.models.messages import (
     Unusable,
     Working,
     frame,
+    to_worker,
 )
 from ainp2p.agents.models.model import (
     MAX_TOKENS,
@@ -59,7 +60,7 @@ from ainp2p.agents.models.model import (
 from ainp2p.agents.models.registry import resolve
 from ainp2p.agents.models.supervision import BACKOFF_FIRST_S, Restarts, Speed, Suspects, Watch
 from ainp2p.agents.models.worker import WorkerSpec
-from ainp2p.errors import Closed, Malformed, ModelCrashed, ModelError, ModelRefused
+from ainp2p.errors import Closed, InvalidInput, Malformed, ModelCrashed, ModelError, ModelRefused
 from ainp2p.home import Home
 
 REQUESTS_MAX = 256  # live at once; each holds its tokens until they are read
@@ -126,7 +127,8 @@ async def open_model(
 
 def default_threads() -> int:
     """All cores but one: that one is the event loop's."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    ours = getattr(os, "sched_getaffinity", None)  # Linux: the cores that we may use
+    return max(1, (len(ours(0)) if ours else os.cpu_count() or 1) - 1)
 
 
 class ProcessModel:
@@ -202,7 +204,7 @@ class ProcessModel:
 
     async def submit(self, make: Callable[[int], Request]) -> Pending:
         """Hand in the request that `make` makes of an id; for streams (`answers.Desk`)."""
-        digest = hashlib.sha256(_framed(make(0))).digest()
+        digest = hashlib.sha256(_checked(make(0))).digest()
         if self._suspects.refuses(digest):
             raise ModelRefused("this very request was in work at two crashes of the model; it is refused")
         await self._until_ready()
@@ -215,14 +217,14 @@ class ProcessModel:
         if not self._pending:
             self._watch.progress_at = trio.current_time()
         self._pending[request.id] = pending
-        self._write(_framed(request))
+        self._write(frame(request))
         return pending
 
     def leave(self, pending: Pending) -> None:
         """Nobody reads this request any further: if it is still live, the process forgets it."""
         self._speed.add(pending.made - 1, pending.last_at - pending.first_at)
         if self._pending.pop(pending.request.id, None) is not None and self._ready_at is not None:
-            self._write(_framed(Cancel(pending.request.id)))
+            self._write(frame(Cancel(pending.request.id)))
 
     async def _ask(self, make: Callable[[int], Request], answer: type[T]) -> T:
         """One question, one answer."""
@@ -320,7 +322,7 @@ class ProcessModel:
             now = trio.current_time()
             if now >= next_ping:
                 number, next_ping = number + 1, now + PING_EVERY_S
-                self._write(_framed(Ping(number)))
+                self._write(frame(Ping(number)))
             if (fault := self._watch.fault(now, len(self._pending))) is not None:
                 child.kill(fault)
                 return
@@ -392,8 +394,13 @@ def _closed() -> Closed:
     return Closed("the model was closed: its `async with` block has ended")
 
 
-def _framed(message: Request | Cancel | Ping) -> bytes:
+def _checked(request: Request) -> bytes:
+    """A request's frame, if the process will understand it: what it does not understand ends it."""
     try:
-        return frame(message)
+        data = frame(request)
+        to_worker.decode(data[4:])
     except Malformed as exc:  # it is the caller's own, not a peer's
         raise ModelRefused(f"too long: {exc}") from exc
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as exc:
+        raise InvalidInput(f"an argument has the wrong type: {exc}") from exc
+    return data

@@ -336,6 +336,32 @@ def test_mutant_a_fault_in_one_prompt_that_reaches_the_loop_is_noticed(
         check_memory(load_tiny, monkeypatch, RuntimeError("shape"), "cannot read")
 
 
+def test_an_answer_that_leaves_the_range_of_numbers_fails_alone(
+    load_tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run(load_tiny(), request(1))[1]
+    engine = load_tiny()
+    engine.submit(request(1))
+    engine.submit(request(2, "others"))
+    events = engine.step()
+    step = batch_module.Batch.step
+
+    def poisoned(self: Any, ids: list[int]) -> Any:
+        logits = step(self, ids)
+        logits[1] = float("nan")
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_module.Batch, "step", poisoned)
+        events += engine.step()
+    while engine.live:
+        events += engine.step()
+    last = [event for event in events if event.id == 2][-1]
+    assert isinstance(last, m.Refusal)
+    assert "range of numbers" in last.reason
+    assert tokens([event for event in events if event.id == 1]) == tokens(alone)
+
+
 def test_choosing_scores_labels_as_the_model_would_say_them(load_tiny: Make) -> None:
     engine = load_tiny()
     labels = ("sport", "a", "politics", "ab")

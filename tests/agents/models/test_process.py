@@ -23,7 +23,7 @@ from ainp2p.agents.models.process import STALL_S, ProcessModel, open_model
 from ainp2p.agents.models.scripted import Script, token_of
 from ainp2p.agents.models.supervision import Suspects, Watch
 from ainp2p.agents.models.worker import WorkerSpec
-from ainp2p.errors import Closed, ModelCrashed, ModelError, ModelNotFound, ModelRefused
+from ainp2p.errors import Closed, InvalidInput, ModelCrashed, ModelError, ModelNotFound, ModelRefused
 
 pytestmark = pytest.mark.process
 
@@ -106,6 +106,25 @@ async def test_a_refusal_is_for_one_request_only() -> None:
         with pytest.raises(ModelRefused, match="too long"):
             await model.embed(["x" * (m.FRAME_SIZE_MAX + 1)])
         assert (await anext(long)).text == " word"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"seed": "text"}, id="a seed that is text"),
+        pytest.param({"prefix": ["a"]}, id="a prefix that is text"),
+        pytest.param({"prefix": [2**70]}, id="an id that no machine holds"),
+        pytest.param({"temperature": None}, id="no temperature"),
+        pytest.param({"max_tokens": 1.5}, id="half a token"),
+        pytest.param({"prompt": "\ud800"}, id="half a character"),
+    ],
+)
+async def test_wrong_arguments_are_refused_before_they_reach_the_process(arguments: Any) -> None:
+    async with opened() as model:
+        with pytest.raises(InvalidInput):
+            await anext(model.stream(**{"prompt": "x"} | arguments))
+        assert await model.count("x") == 1
+        assert model.statistics().restarts == 0
 
 
 async def test_stray_output_does_not_disturb_the_frames() -> None:
