@@ -28,6 +28,7 @@ class Peer:
     up_ms: int = 0
     down_ms: int | None = None
     reason: str = ""
+    stages: set[ev.Stage] = field(default_factory=set)
     balance: ev.BalanceKnown | None = None
     balances: list[tuple[int, int]] = field(default_factory=list)  # (at_ms, available + locked + owed)
 
@@ -150,6 +151,12 @@ class Board:
     def _(self, event: ev.PeerDown) -> None:
         peer = self._peer(event.name)
         peer.down_ms, peer.reason = event.at_ms, event.reason
+
+    @_apply.register
+    def _(self, event: ev.StageReached) -> None:
+        peer = self._peer(event.name)
+        peer.stages.add(event.stage)
+        peer.pid = event.pid or peer.pid
 
     @_apply.register
     def _(self, event: ev.DocumentRead) -> None:

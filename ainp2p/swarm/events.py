@@ -17,7 +17,8 @@ from ainp2p.errors import Malformed
 
 LINE_SIZE_MAX = 1 << 20  # bytes of one event; the longest is an answer with its sources, some 10 KiB
 
-Role = Literal["creator", "validator", "seller", "buyer"]
+Role = Literal["creator", "validator", "seller", "buyer", "auditor"]
+Stage = Literal["started", "done", "asked", "closed", "reopened", "audited"]
 Phase = Literal["discover", "negotiate", "first token", "token", "settle"]
 TaskState = Literal["submitted", "working", "input-required", "completed", "failed", "canceled", "rejected"]
 FINAL_STATES: frozenset[str] = frozenset({"completed", "failed", "canceled", "rejected"})
@@ -63,6 +64,15 @@ class PeerDown(Event, frozen=True, kw_only=True):
 
     name: str
     reason: str
+
+
+class StageReached(Event, frozen=True, kw_only=True):
+    """How far a process is: it runs (``started``, with its `pid`), it has bought all that it wanted
+    (``done``, ``asked``), all its Locks are closed (``closed``), or it has checked others' (``audited``)."""
+
+    name: str
+    stage: Stage
+    pid: int = 0
 
 
 class DocumentRead(Event, frozen=True, kw_only=True):
@@ -195,7 +205,8 @@ class WalletReopened(Event, frozen=True, kw_only=True):
 
 
 class SupplyChecked(Event, frozen=True, kw_only=True):
-    """One validator's own count, in uain: `minted` must equal the sum of the other four."""
+    """One validator's own count, in uain: `minted` must equal the sum of the next four.
+    `state` is the root of its state: equal for all that have decided the same."""
 
     validator: str
     minted: int
@@ -203,6 +214,7 @@ class SupplyChecked(Event, frozen=True, kw_only=True):
     credits: int
     locks: int
     burnt: int
+    state: str = ""
 
 
 class Checked(Event, frozen=True, kw_only=True):
@@ -230,6 +242,7 @@ AnyEvent = (
     SwarmStarted
     | PeerUp
     | PeerDown
+    | StageReached
     | DocumentRead
     | DocumentRefused
     | TaskOpened

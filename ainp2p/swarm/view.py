@@ -102,7 +102,7 @@ class LineView(_Lines):
             case ev.ReceiptSigned():
                 self._receipts += 1
                 self._signed += event.added
-            case ev.Progress() | ev.BalanceKnown() | ev.PhaseTimed():
+            case ev.Progress() | ev.BalanceKnown() | ev.PhaseTimed() | ev.StageReached():
                 pass
             case _:
                 self._say(event.at_ms, sentence(event))
@@ -183,6 +183,8 @@ def _words(event: ev.AnyEvent) -> str:
             return f"{event.role} {event.name} is up: {event.peer} (process {event.pid})"
         case ev.PeerDown():
             return f"{event.name} has left: {event.reason}"
+        case ev.StageReached():
+            return f"{event.name}: {event.stage}"
         case ev.DocumentRead():
             return f"read {event.path}: {event.passages} passages, {event.sentences} sentences"
         case ev.DocumentRefused():

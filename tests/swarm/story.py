@@ -28,6 +28,7 @@ def story(*, subject: str = "docs/a.md: locks", held: bool = True) -> list[ev.An
             sizing="2 cores",
         ),
         ev.PeerUp(at_ms=at(10), name="validator-1", role="validator", peer="12D3KooWV", pid=1),
+        ev.StageReached(at_ms=at(15), name="ada", stage="started", pid=2),
         ev.PeerUp(at_ms=at(20), name="ada", role="seller", peer="12D3KooWA", pid=2, account="ain:a"),
         ev.PeerUp(at_ms=at(30), name="bela", role="seller", peer="12D3KooWB", pid=3, account="ain:b"),
         ev.PeerUp(at_ms=at(40), name="cleo", role="buyer", peer="12D3KooWC", pid=4, account="ain:c"),
