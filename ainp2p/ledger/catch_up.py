@@ -11,7 +11,7 @@ or by the next round of heights. So nothing here needs to be reliable, only boun
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -32,7 +32,7 @@ from ainp2p.ledger.sync import Validators
 from ainp2p.protocol.network import PeerId
 
 WANTED_MAX = 65_536  # operations asked for; above it the core asks again later
-FETCHES_AT_ONCE = 4
+GAPS_AT_ONCE = 4
 FIRST_ROUNDS_S = 1.0  # between rounds of heights until we may vote
 ROUNDS_S = 10.0  # afterwards, from one random member
 CHUNK_TIMEOUT_S = 5.0
@@ -90,16 +90,16 @@ class CatchUp:
     # --- operations and gaps ----------------------------------------------------------------------
 
     async def _fetch_forever(self) -> None:
-        limit = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        limit = trio.CapacityLimiter(GAPS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             while True:
                 await self._news.wait()
                 self._news = trio.Event()
                 while self._gaps:
-                    nursery.start_soon(self._limited, limit, self._fetch_gap, self._gaps.popleft())
-                for peer, ids in self._assign().items():
-                    await limit.acquire_on_behalf_of(ids)
-                    nursery.start_soon(self._release_after, limit, peer, ids)
+                    nursery.start_soon(self._fetch_gap, limit, self._gaps.popleft())
+                async with trio.open_nursery() as fetches:  # all of them, before more is asked for
+                    for peer, ids in self._assign().items():
+                        fetches.start_soon(self._fetch_operations, peer, ids)
 
     def _assign(self) -> dict[PeerId, tuple[bytes, ...]]:
         """Whom to ask for what now: one message to each, any holder for each operation."""
@@ -115,12 +115,6 @@ class CatchUp:
             self._news.set()
         return {peer: tuple(ids) for peer, ids in asks.items()}
 
-    async def _release_after(self, limit: trio.CapacityLimiter, peer: PeerId, ids: tuple[bytes, ...]) -> None:
-        try:
-            await self._fetch_operations(peer, ids)
-        finally:
-            limit.release_on_behalf_of(ids)
-
     async def _fetch_operations(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
         try:
             answer = await self._validators.ask(peer, FetchOperations(ids), Fetched)
@@ -130,22 +124,17 @@ class CatchUp:
             if decided is not None:
                 await _tolerating(self._core.take_operation(decided.operation, peer))
 
-    async def _limited(
-        self, limit: trio.CapacityLimiter, call: Callable[[Gap], Awaitable[None]], gap: Gap
-    ) -> None:
-        async with limit:
-            await call(gap)
-
-    async def _fetch_gap(self, gap: Gap) -> None:
+    async def _fetch_gap(self, limit: trio.CapacityLimiter, gap: Gap) -> None:
         peers = [member.peer for member in self._validators.others]
         self._rng.shuffle(peers)
         own_peer = self._peer_of.get(gap.validator)
         if own_peer in peers:  # its own log is longest there
             peers.remove(own_peer)
             peers.insert(0, own_peer)
-        for peer in peers[:3]:
-            if await self._fetch_log(peer, gap.validator, gap.first):
-                return
+        async with limit:
+            for peer in peers[:3]:
+                if await self._fetch_log(peer, gap.validator, gap.first):
+                    return
 
     # --- vote logs --------------------------------------------------------------------------------
 

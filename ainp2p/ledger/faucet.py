@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NotFinal, Refused
+import trio
+
+from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NotFinal, Refused, TimedOut
 from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.messages import FAUCET_PROTOCOL, AskPurse, Purse
@@ -21,6 +23,7 @@ from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Call, Network, PeerId
 
 ASK_TIMEOUT_S = 40.0  # the payment is awaited until it is final
+RETRY_AFTER_S = 0.5
 
 
 @asynccontextmanager
@@ -62,12 +65,24 @@ async def open_faucet(
         yield wallet
 
 
-async def ask_purse(network: Network, faucet: PeerId, account: bytes) -> Purse:
-    """Ask a development network's faucet for the one purse that our peer id gets.
+async def ask_purse(
+    network: Network, faucet: PeerId, account: bytes, *, timeout_s: float = ASK_TIMEOUT_S
+) -> Purse:
+    """Ask a development network's faucet for the one purse that our peer id gets; asks again if need be.
 
     Raises:
-        NetworkError: it cannot be reached, or not in time; ask again.
-        Refused: it is empty or busy.
+        NetworkError: it cannot be reached, or not in time.
+        Refused: it is empty.
     """
-    body = encode(AskPurse(account))
-    return decode(await network.request(faucet, FAUCET_PROTOCOL, body, timeout_s=ASK_TIMEOUT_S), Purse)
+    body, problem = encode(AskPurse(account)), Error("never asked")
+    with trio.move_on_after(timeout_s):
+        while True:
+            try:
+                answer = await network.request(faucet, FAUCET_PROTOCOL, body, timeout_s=timeout_s)
+                return decode(answer, Purse)
+            except (NetworkError, Refused) as exc:
+                if isinstance(exc, Refused) and exc.code != "busy":
+                    raise
+                problem = exc
+            await trio.sleep(RETRY_AFTER_S)
+    raise TimedOut(f"no purse from the faucet in {timeout_s:g} s: {problem}")

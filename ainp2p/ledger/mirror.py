@@ -37,7 +37,7 @@ from ainp2p.ledger.sync import ASK_TIMEOUT_S, Validators
 from ainp2p.protocol.network import PeerId
 
 RETRY_AFTER_S = 0.5  # until the next validator is tried; doubles while none can be followed
-RETRY_AFTER_MAX_S = 8.0
+RETRY_AFTER_MAX_S = 4.0
 LOCKS_AT_ONCE = 16
 _PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
 _CREDIT_PROOF = OPERATIONS_MAX  # operations asked for at a time
@@ -75,6 +75,7 @@ class Mirror:
 
     async def run(self) -> None:
         """Follow and mend until cancelled."""
+        self.report_gap(self._purse.id)  # ask at once; nobody may be there to follow yet
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_forever)
             nursery.start_soon(self._mend_forever)

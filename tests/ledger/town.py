@@ -1,13 +1,15 @@
 """A committee and wallets on an in-memory network, in virtual time: started, stopped and restarted at will.
 
-`open_town` gives a running committee; `town.wallet(name)` opens wallets, each on a network of its own. Disk work
-is done inline, so that the clock that jumps cannot run away while a thread writes.
+`open_town` gives a running committee; `town.wallet(name)` opens wallets, each on a network of its own. Disk
+work is done inline, so that the clock that jumps cannot run away while a thread writes. Waiting here is
+polling: in virtual time it costs nothing.
 """
+# ruff: noqa: ASYNC110
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ class Town:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._running: dict[int, tuple[trio.CancelScope, trio.Event]] = {}
         self._nursery: trio.Nursery | None = None
+        self.disks: dict[int, Any] = {}  # validator → what does its disk work, if not `run_inline`
 
     def account(self, name: str) -> bytes:
         """The account of a person's plain inception."""
@@ -82,7 +85,7 @@ class Town:
                         self.genesis,
                         self.keys[index],
                         self.directory(f"v{index}"),
-                        run_disk=run_inline,
+                        run_disk=self.disks.get(index, run_inline),
                     ) as service,
                 ):
                     self.services[index] = service
@@ -95,13 +98,15 @@ class Town:
 
     async def until_voting(self) -> None:
         """Wait until every running validator votes."""
-        while not all(service.voting for service in self.services.values()):
-            await trio.sleep(0.05)
+        with trio.fail_after(60):
+            while not all(service.voting for service in self.services.values()):
+                await trio.sleep(0.05)
 
     async def until_equal(self, decided: int) -> list[Statistics]:
         """Wait until every running validator has decided so many operations; they must agree then."""
-        while any(service.statistics().decided < decided for service in self.services.values()):
-            await trio.sleep(0.05)
+        with trio.fail_after(120):
+            while any(service.statistics().decided < decided for service in self.services.values()):
+                await trio.sleep(0.05)
         found = [service.statistics() for service in self.services.values()]
         assert len({statistics.state_root for statistics in found}) == 1
         for each in found:
@@ -183,12 +188,16 @@ async def open_town(
 ) -> AsyncIterator[Town]:
     """A committee that votes."""
     town = Town(MemoryHub(seed, conditions), size, names, root)
-    async with AsyncExitStack() as stack:
-        town._nursery = await stack.enter_async_context(trio.open_nursery())
-        for index in running if running is not None else range(size):
-            await town.start(index)
-        await town.until_voting()
+    caught: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        town._nursery = nursery
         try:
+            for index in running if running is not None else range(size):
+                await town.start(index)
+            await town.until_voting()
             yield town
-        finally:
-            town._nursery.cancel_scope.cancel()
+        except Exception as exc:
+            caught = exc
+        nursery.cancel_scope.cancel()
+    if caught is not None:
+        raise caught
