@@ -195,9 +195,8 @@ class Agent:
         Raises:
             NoOffers: none within `timeout_s`.
         """
-        limit_price = Price.parse(max_price) if isinstance(max_price, str) else max_price
         found = await self._open_parts.directory.find(
-            skill, max_price=limit_price, at_least=at_least, timeout_s=timeout_s, limit=limit
+            skill, max_price=_price(max_price), at_least=at_least, timeout_s=timeout_s, limit=limit
         )
         return list(found)
 
@@ -207,6 +206,7 @@ class Agent:
         offers: Offers,
         *,
         budget: int = 0,
+        max_price: str | Price | None = None,
         input: dict[str, Any] | None = None,
         seed: bytes = b"",
         **fields: Any,
@@ -219,6 +219,7 @@ class Agent:
         Args:
             offers: from `find`, or a `Skill` of our own, which runs in-process and costs nothing.
             budget: uain; a hard cap over everything that this task may cost.
+            max_price: the most that a proposal may say; None: what the seller's own card says.
             input: the skill's input; keyword arguments are a shorthand for it.
             seed: at most 32 bytes, for sampling.
 
@@ -228,7 +229,9 @@ class Agent:
         """
         if input is not None and fields:
             raise InvalidInput("give the input either as input= or as keyword arguments")
-        async with self._open_parts.buyer.hire(offers, input or fields, budget, seed) as job:
+        async with self._open_parts.buyer.hire(
+            offers, input or fields, budget, max_price=_price(max_price), seed=seed
+        ) as job:
             yield job
 
     async def ask(
@@ -246,7 +249,9 @@ class Agent:
         Returns the whole text, or the value that the skill yields (a list if there are several).
         """
         offers: Offers = skill if isinstance(skill, Skill) else await self.find(skill, max_price=max_price)
-        async with self.hire(offers, budget=budget, input=input, seed=seed, **fields) as job:
+        async with self.hire(
+            offers, budget=budget, max_price=max_price, input=input, seed=seed, **fields
+        ) as job:
             return await job.result()
 
     async def plan(
@@ -381,6 +386,10 @@ class Agent:
         from ainp2p.protocol.libp2p import open_network  # heavy: only when it is used
 
         return open_network(key, listen=self._listen, context=self._context)
+
+
+def _price(limit: str | Price | None) -> Price | None:
+    return Price.parse(limit) if isinstance(limit, str) else limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ be cancelled at any await.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from ainp2p.agents.bargaining import Deal, bargain
+from ainp2p.agents.background import background
+from ainp2p.agents.bargaining import Deal, bargain, honest_only
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.directory import Directory
@@ -33,6 +34,7 @@ from ainp2p.protocol.messages import SEED_SIZE_MAX, Chunk, Signer
 from ainp2p.protocol.negotiation import Buyer as Negotiation
 from ainp2p.protocol.negotiation import Task
 from ainp2p.protocol.network import Network
+from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import Choosing, Countering, cheapest, never_counter
 
 Offers = Offer | Sequence[Offer] | Skill
@@ -63,7 +65,11 @@ class Plan:
 
 
 class Buyer:
-    """What one agent buys; `open_buyer` makes it."""
+    """What one agent buys; `open_buyer` makes it.
+
+    Attributes:
+        deposits: our Locks at sellers.
+    """
 
     def __init__(
         self,
@@ -83,13 +89,19 @@ class Buyer:
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
         self._directory, self._choosing, self._countering = directory, choosing, countering
-        self._deposits = Deposits(
-            network, vault, wallet, genesis.parameters, genesis.network_id, on_receipt
+        self.deposits = Deposits(
+            network, vault, wallet, genesis.parameters, genesis.network_id, nursery, on_receipt
         )
 
     @asynccontextmanager
     async def hire(
-        self, offers: Offers, input_: dict[str, Any], budget: int, seed: bytes = b""
+        self,
+        offers: Offers,
+        input_: dict[str, Any],
+        budget: int,
+        *,
+        max_price: Price | None = None,
+        seed: bytes = b"",
     ) -> AsyncIterator[Job]:
         """Have one task done; see `Agent.hire`."""
         if len(seed) > SEED_SIZE_MAX:
@@ -98,85 +110,87 @@ class Buyer:
             async with self._run_here(offers, input_, seed) as job:
                 yield job
             return
-        listed = _listed(offers)
-        if budget < 1:
-            raise InvalidInput("pass budget=, the most uain that this task may cost")
-        for refusal in self._vault.violations(listed[0].agent, budget):
-            raise refusal
-        name = listed[0].skill.name.decode(errors="replace")
-        job = Job(name, budget)
-        order = Order(name, canonical_json.encode(input_), self._wallet.account_id, seed)
-        began = trio.current_time()
+        listed = self._allowed(_listed(offers), budget)
+        order = Order(_skill_of(listed), canonical_json.encode(input_), self._wallet.account_id, seed)
+        job = Job(order.skill, budget)
         purchase = Purchase(
             job,
             order,
             network=self._network,
             vault=self._vault,
             signer=self._signer,
-            open_deposit=self._open_deposit,
+            claim_deposit=self._claim_deposit,
         )
 
-        async def find_deal(left: int, failed: frozenset[bytes]) -> Deal:
-            return await self._bargain(order, [o for o in listed if o.agent not in failed], left)
+        async def find_deal(left: int, tried: frozenset[bytes]) -> Deal:
+            return await self._bargain(order, [o for o in listed if o.agent not in tried], left, max_price)
 
         self._nursery.start_soon(purchase.run, find_deal)
-        self._nursery.start_soon(purchase.tell_forever)
         try:
             yield job
         finally:
             await purchase.leave()
-            self._learn(job, trio.current_time() - began)
+            self._learn(job)
 
     async def plan(self, offers: Offers, input_: dict[str, Any], budget: int) -> Plan:
         """What `hire` with these arguments could cost, and what would forbid it."""
+        available = (await self._wallet.balance()).available
         if isinstance(offers, Skill):
             offers.check_input(input_)
-            return Plan((), 0, 0, (await self._wallet.balance()).available, ())
+            return Plan((), 0, 0, available, ())
         listed = _listed(offers)
         canonical_json.encode(input_)
         best = listed[0]
-        return Plan(
-            tuple(listed),
-            budget,
-            best.price.max_units(budget),
-            (await self._wallet.balance()).available,
-            tuple(self._vault.violations(best.agent, budget)),
-        )
+        units_max = best.price.max_units(budget)
+        return Plan(tuple(listed), budget, units_max, available, tuple(self._violations(best, budget)))
 
-    async def _bargain(self, order: Order, offers: list[Offer], left: int) -> Deal:
-        affordable = [offer for offer in offers if offer.price.max_units(left) >= 1]
+    def _allowed(self, listed: list[Offer], budget: int) -> list[Offer]:
+        """The offers that this budget and the policy allow; nothing has been signed when it raises."""
+        if budget < 1:
+            raise InvalidInput("pass budget=, the most uain that this task may cost")
+        affordable = [offer for offer in listed if offer.price.max_units(budget) >= 1]
         if not affordable:
-            raise (
-                BudgetExceeded("budget", offers[0].price.after(1), left)
-                if offers
-                else NoOffers(f"nobody is left who offers {order.skill!r}")
-            )
-        task = Task(self._network.context.token_bytes(32), order.skill.encode(), order.input)
+            raise _too_little(listed, budget)
+        allowed = [offer for offer in affordable if not self._violations(offer, budget)]
+        if not allowed:
+            raise self._violations(affordable[0], budget)[0]
+        return allowed
+
+    def _violations(self, offer: Offer, budget: int) -> list[PolicyRefused]:
+        refusals = self._vault.violations(offer.agent, budget)
+        cap = self._vault.policy.per_lock
+        if cap is not None and budget > cap:
+            refusals.append(BudgetExceeded("per_lock", budget, cap))
+        return refusals
+
+    async def _bargain(self, order: Order, offers: list[Offer], left: int, max_price: Price | None) -> Deal:
+        affordable = [offer for offer in offers if offer.price.max_units(left) >= 1]
+        if not offers:
+            raise NoOffers(f"nobody is left who offers {order.skill!r}")
+        if not affordable:
+            raise _too_little(offers, left)
+        task = Task(self._network.context.token_bytes(32), order.skill.encode(), order.input, max_price)
         negotiation = Negotiation(
             self._signer,
             network=self._network_id,
             agent=order.agent,
             task=task,
-            choosing=self._choosing,
+            choosing=honest_only(self._choosing, affordable, max_price),
             countering=self._countering,
         )
         return await bargain(self._network, negotiation, affordable)
 
-    async def _open_deposit(self, deal: Deal, budget: int) -> Deposit:
-        return await self._deposits.get(deal.seller, deal.key, deal.peer, budget)
+    async def _claim_deposit(self, deal: Deal, budget: int) -> Deposit:
+        return await self.deposits.claim(deal.seller, deal.key, deal.peer, budget)
 
-    def _learn(self, job: Job, elapsed_s: float) -> None:
-        """Own experience, for the next `find`. Time is told only where one seller did it all."""
+    def _learn(self, job: Job) -> None:
+        """Own experience, for the next `find`."""
         if self._directory is None:
             return
         for leg in job.legs:
-            alone = len(job.legs) == 1 and not leg.failure
-            self._directory.experiences.record(
-                leg.seller,
-                ok=not leg.failure,
-                units=leg.units if alone else 0,
-                ms=int(elapsed_s * 1000) if alone else 0,
-            )
+            if leg.failure or leg.units:  # a job that was left at once tells nothing
+                units, ms = (leg.units, leg.elapsed_ms) if not leg.failure else (0, 0)
+                self._directory.experiences.record(leg.seller, ok=not leg.failure, units=units, ms=ms)
 
     @asynccontextmanager
     async def _run_here(self, skill: Skill, input_: dict[str, Any], seed: bytes) -> AsyncIterator[Job]:
@@ -188,18 +202,19 @@ class Buyer:
         scope = trio.CancelScope()
 
         async def run() -> None:
+            finish: str | None = "canceled"
             failure: Exception | None = None
             try:
                 with scope:
-                    async for value in skill.run(work, arguments):
-                        content = content_of(value)
-                        await job.into.send(
-                            Chunk(id_, 1, 0, 1, content.kind, content.data, content.tokens, b"")
-                        )
+                    async with aclosing(skill.run(work, arguments)) as values:
+                        async for value in values:
+                            made = content_of(value)
+                            await job.put_slowly(Chunk(id_, 1, 0, 1, made.kind, made.data, made.tokens, b""))
+                    finish = "done"
             except Exception as exc:  # the skill's own: the reader gets it as it is
-                failure = exc
+                finish, failure = None, exc
             finally:
-                job.end(None if failure else "canceled" if scope.cancelled_caught else "done", failure)
+                job.end(finish, failure)
 
         self._nursery.start_soon(run)
         try:
@@ -210,13 +225,23 @@ class Buyer:
                 await job.ended.wait()
 
 
+def _too_little(offers: list[Offer], budget: int) -> BudgetExceeded:
+    least = min(offer.price.after(1) for offer in offers)
+    return BudgetExceeded("budget", least, budget, "one unit of the cheapest offer costs more")
+
+
+def _skill_of(listed: list[Offer]) -> str:
+    return listed[0].skill.name.decode(errors="replace")
+
+
 def _listed(offers: Offer | Sequence[Offer]) -> list[Offer]:
+    """Offers of one skill, one for each seller."""
     listed = [offers] if isinstance(offers, Offer) else list(offers)
     if not listed:
         raise NoOffers("no offers were given: find some first")
     if len({offer.skill.name for offer in listed}) > 1:
         raise InvalidInput("offers of one hire are for one skill")
-    return listed
+    return list({offer.key: offer for offer in reversed(listed)}.values())[::-1]
 
 
 @asynccontextmanager
@@ -233,18 +258,10 @@ async def open_buyer(
     countering: Countering = never_counter,
     on_receipt: OnReceipt | None = None,
 ) -> AsyncIterator[Buyer]:
-    """Buy until the block ends; `on_receipt` is told of each receipt that is signed."""
-    caught: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        buyer = Buyer(
+    """Buy until the block ends; jobs under way then end, with what was delivered paid."""
+    async with background() as nursery:
+        yield Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
             on_receipt=on_receipt,
         )  # fmt: skip
-        try:
-            yield buyer
-        except Exception as exc:  # the caller's, not ours: keep it out of the group
-            caught = exc
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught

@@ -17,7 +17,7 @@ import trio
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import Error, InvalidReceipt, TimedOut
 from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import SignedReceipt
+from ainp2p.ledger.receipts import Receipt, SignedReceipt, read_receipt
 from ainp2p.protocol.buyer_meter import BuyerMeter
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import Position, Terms
@@ -25,6 +25,9 @@ from ainp2p.protocol.messages import JOBS_PER_NOTICE_MAX, PROTOCOL, Chunk, Finis
 from ainp2p.protocol.network import Network, PeerId
 
 LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
+
+OnReceipt = Callable[[Receipt, Lock], object]
+"""Told of each receipt that was signed, with its Lock: for those who show or record what is paid."""
 
 
 @dataclass(slots=True)
@@ -39,8 +42,16 @@ class _Open:
 class Deposit:
     """A Lock in use; what open jobs may still spend of it is promised to nobody else."""
 
-    def __init__(self, network: Network, vault: Vault, lock: Lock, seller: PeerId) -> None:
+    def __init__(
+        self,
+        network: Network,
+        vault: Vault,
+        lock: Lock,
+        seller: PeerId,
+        on_receipt: OnReceipt | None = None,
+    ) -> None:
         self.lock, self.seller = lock, seller
+        self._on_receipt = on_receipt
         self.meter = BuyerMeter(lock.id, lock.deposit)
         self.spoilt = False  # chunks may be lost, or the seller cheated: no new job uses this Lock
         self._network, self._vault, self._context = network, vault, network.context
@@ -171,10 +182,12 @@ class Deposit:
             raise InvalidReceipt("unsigned", "a job before could not be paid: this Lock is used no more")
         asked = [(self._jobs[job].reservation, amount) for job, amount in shares.items()]
         units = position.units - before.units
-        self._vault.sign_shared_receipt(asked, self.lock.id, units, position.context)
+        signed = self._vault.sign_shared_receipt(asked, self.lock.id, units, position.context)
         for job, amount in shares.items():
             self._jobs[job].signed += amount
         self.meter.signed_for(position)
+        if self._on_receipt is not None:
+            self._on_receipt(read_receipt(signed.body), self.lock)
         return True
 
     def taken(self, job: bytes, weight: int) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ainp2p.agents.deposit import Deposit
+from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import InsufficientFunds
 from ainp2p.ledger.genesis import Parameters
@@ -42,7 +42,9 @@ class Deposits:
         parameters: Parameters,
         network_id: bytes,
         nursery: trio.Nursery,
+        on_receipt: OnReceipt | None = None,
     ) -> None:
+        self._on_receipt = on_receipt
         self._network, self._vault, self._wallet, self._nursery = network, vault, wallet, nursery
         self._parameters, self._network_id = parameters, network_id
         self._by_seller: dict[bytes, list[Deposit]] = {}
@@ -84,7 +86,7 @@ class Deposits:
             self._drop_old()
             state = await self._open_lock(seller, key, opening.budget)
             await self._vault.use_lock(self._network_id, state.lock)
-            deposit = Deposit(self._network, self._vault, state.lock, peer)
+            deposit = Deposit(self._network, self._vault, state.lock, peer, self._on_receipt)
             self._by_seller.setdefault(seller, []).append(deposit)
         except Exception as exc:
             opening.failure = exc

@@ -68,6 +68,14 @@ class UnderWay(Protocol):
     """The leg that is being worked on."""
 
     @property
+    def seller(self) -> str:
+        """What the seller calls itself."""
+
+    @property
+    def opened_at(self) -> float | None:
+        """trio's time when the seller accepted; None before that."""
+
+    @property
     def units(self) -> int:
         """Delivered so far."""
 
@@ -87,6 +95,8 @@ class Job:
             and if it failed.
         legs: what each seller did, the last one being the one that finished it.
         restarts: how often the result began anew, since a seller could not go on from another one's part.
+        seller: the name of whoever works on it now, or did last; ``""`` before the first award.
+        awarded_at: trio's time of the last award; None before that.
         first_at: trio's time when the first piece came; None before that.
         failure: why nobody could finish it; reading to the end raises it.
     """
@@ -96,6 +106,8 @@ class Job:
     finish: str | None = None
     legs: list[Leg] = field(default_factory=list)
     restarts: int = 0
+    seller: str = ""
+    awarded_at: float | None = None
     first_at: float | None = None
     failure: Exception | None = None
     ended: trio.Event = field(default_factory=trio.Event)
@@ -191,19 +203,19 @@ class Job:
     # --- for whoever works on it -------------------------------------------------------------------
 
     def put(self, chunk: Chunk) -> None:
-        """Hand the reader the next piece."""
+        """Hand the reader the next piece; the credit window keeps it near."""
+        self._into.send_nowait(self._noted(chunk))
+
+    async def put_slowly(self, chunk: Chunk) -> None:
+        """As `put`; waits for a reader who is far behind."""
+        await self._into.send(self._noted(chunk))
+
+    def _noted(self, chunk: Chunk) -> tuple[int, Chunk]:
         if self.first_at is None:
             self.first_at = trio.current_time()
         if chunk.kind in (TOKENS, TEXT):
             self._text.append(chunk.data.decode(errors="replace"))
-        self._into.send_nowait((self.restarts, chunk))
-
-    async def put_slowly(self, chunk: Chunk) -> None:
-        """As `put`; waits for a reader who is far behind."""
-        while self.unread >= PIECES_MAX // 2 and not self.ended.is_set():
-            await trio.sleep(0.05)
-        self.put(chunk)
-        await trio.lowlevel.checkpoint()
+        return self.restarts, chunk
 
     def begin_anew(self) -> None:
         """What comes from now on is the result from its beginning."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ class Skill:
             raise InvalidInput(f"the input of {self.name!r} does not fit its schema: {exc}") from exc
         return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
-    async def run(self, job: object, input_: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def run(self, job: object, input_: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         """Everything the function yields; what it returns, if it is a plain async function."""
         result = self.function(job, **input_)
         if inspect.isasyncgen(result):

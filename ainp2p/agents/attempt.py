@@ -1,0 +1,299 @@
+"""One seller's part of a purchase, from the award to the seller's last word.
+
+award ─▶ Accepted ─▶ chunks and receipts … ─▶ Finished
+           │  connection lost: resume, for a while, with the same seller
+           └── it stalls, vanishes, cheats or fails: an error, and what came is paid and kept
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import trio
+
+from ainp2p.agents.background import background
+from ainp2p.agents.bargaining import Deal
+from ainp2p.agents.deposit import Deposit
+from ainp2p.agents.job import Leg
+from ainp2p.errors import Error, Malformed, NetworkError, Overcharged, Refused, TimedOut
+from ainp2p.ledger.receipts import read_receipt
+from ainp2p.protocol import canonical_json
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.delivery import FAILED, Terms, weight
+from ainp2p.protocol.messages import (
+    JSON,
+    PROTOCOL,
+    PURPOSE,
+    TEXT,
+    TOKENS,
+    Accepted,
+    Award,
+    Cancel,
+    Chunk,
+    Finished,
+    Refusal,
+    Resume,
+    Signed,
+    Signer,
+    decode_wire,
+    open_market,
+    seal,
+)
+from ainp2p.protocol.network import Network
+
+STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
+RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect without a chunk since
+RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
+RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
+RESUME_PAUSE_S = 0.25
+STREAM_TIMEOUT_S = 3600.0  # stalls are noticed here, with an eye on the reader
+SEND_TIMEOUT_S = 1.0  # for the last receipt of a part that failed
+
+
+class Reader(Protocol):
+    """Where the chunks go."""
+
+    @property
+    def unread(self) -> int:
+        """Pieces that have come and were not read."""
+
+    def deliver(self, chunk: Chunk) -> None:
+        """The next one."""
+
+
+class Attempt:
+    """Work on one award.
+
+    Attributes:
+        award: the signed award; its id is the job's id at this seller.
+        is_clean: nothing that the seller sent on the Lock can be missing: it refused, or said its last word.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        signer: Signer,
+        deal: Deal,
+        deposit: Deposit,
+        award: Signed,
+        *,
+        reservation: bytes,
+        reader: Reader,
+    ) -> None:
+        self.deal, self.deposit, self.award, self.is_clean = deal, deposit, award, False
+        self._network, self._signer, self._reader = network, signer, reader
+        self._reservation = reservation
+        self._opened_at: float | None = None
+        self._give_up_at: float | None = None  # set by a disconnect, cleared by a chunk
+        self._said: list[Signed] = []  # after the negotiation
+        self._bill: tuple[int, int] | None = None  # once it is closed
+        self._progress = trio.Event()
+
+    @property
+    def seller(self) -> str:
+        """What the seller calls itself."""
+        return self.deal.name
+
+    @property
+    def opened_at(self) -> float | None:
+        """trio's time when the seller accepted; None before that."""
+        return self._opened_at
+
+    @property
+    def _patience_s(self) -> float:
+        return RESUME_ELSEWHERE_S if len(self.deal.asked) > 1 else RESUME_TIMEOUT_S
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the seller has accepted."""
+        return self._opened_at is not None
+
+    @property
+    def units(self) -> int:
+        """Delivered so far."""
+        return self._bill[0] if self._bill else self.deposit.units(self.award.id)
+
+    @property
+    def amount(self) -> int:
+        """uain signed so far."""
+        return self._bill[1] if self._bill else self.deposit.signed(self.award.id)
+
+    async def run(self) -> bytes:
+        """Award, read to the end and pay; returns why the job ended.
+
+        Raises:
+            NetworkError, RemoteError: another seller may go on; `Refused` with its code if it said no.
+        """
+        async with background() as nursery:
+            nursery.start_soon(self._tell_forever)
+            return await self._follow()
+
+    async def cancel(self) -> None:
+        """Ask the seller to finish.
+
+        Raises:
+            NetworkError: it cannot be told.
+        """
+        cancel = seal(self._signer, PURPOSE, Cancel(self.award.id, b""))
+        self._said.append(cancel)
+        await self._network.send(self.deal.peer, PROTOCOL, encode(cancel))
+
+    def taken(self, chunk: Chunk) -> None:
+        """The reader took a chunk, of this or an earlier part."""
+        if self.deposit.taken(chunk.job, weight(chunk.units)):
+            self._progress.set()
+
+    async def close(self, failure: str, *, continued: bool) -> Leg:
+        """Sign for what came, tell the seller if that goes quickly, and make out the bill."""
+        transcript = (*self.deal.negotiation.transcript(self.deal.key), *self._said)
+        units, amount = self._bill = self.deposit.close_job(self.award.id)
+        self.deposit.spoilt |= not self.is_clean
+        last = self.deposit.last_receipt if amount else None
+        elapsed_s = trio.current_time() - self._opened_at if self._opened_at is not None else 0
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
+            if amount and self.deal.peer in self._network.peers():
+                await self._last_notice()
+        return Leg(
+            seller=self.deal.seller,
+            name=self.deal.name,
+            units=units,
+            amount=amount,
+            price=str(self.deal.bid.price),
+            lock=self.deposit.lock.id,
+            failure=failure,
+            receipt=read_receipt(last.body) if last is not None else None,
+            transcript=transcript,
+            continued=continued,
+            elapsed_ms=round(elapsed_s * 1000),
+        )
+
+    async def _last_notice(self) -> None:
+        try:
+            await self.deposit.tell()
+        except Error:
+            return  # the vault keeps the receipt, and the next job on this Lock sends a higher one
+
+    # --- the stream --------------------------------------------------------------------------------
+
+    async def _follow(self) -> bytes:
+        """Read the award's stream to its end, over as many connections as it takes."""
+        body = encode(self.award)
+        while True:
+            try:
+                async with self._network.stream(
+                    self.deal.peer, PROTOCOL, body, timeout_s=STREAM_TIMEOUT_S
+                ) as chunks:
+                    if self._opened_at is None:
+                        await self._first(chunks)
+                    else:
+                        await self.deposit.resend()
+                    return await self._read(chunks)
+            except NetworkError as exc:
+                if self._opened_at is None or isinstance(exc, TimedOut):
+                    raise
+                now = trio.current_time()
+                self._give_up_at = self._give_up_at or now + self._patience_s
+                if now >= self._give_up_at:
+                    raise
+            await trio.sleep(RESUME_PAUSE_S)
+            body = encode(self._resume())
+
+    def _resume(self) -> Signed:
+        from_n, from_unit = self.deposit.meter.resume_point(self.award.id)
+        last = self.deposit.last_receipt
+        receipt = encode(last) if last is not None else b""
+        message = Resume(self.award.id, from_n, from_unit, receipt, self.deposit.last_signed.n)
+        signed = seal(self._signer, PURPOSE, message)
+        self._said.append(signed)
+        return signed
+
+    async def _first(self, chunks: AsyncIterator[bytes]) -> None:
+        """The answer to the award.
+
+        Raises:
+            Refused: the seller said no.
+        """
+        signed = decode_wire(await self._next(chunks))
+        if not isinstance(signed, Signed):
+            raise Malformed("the answer to an award is signed")
+        message = self.deal.negotiation.accepted(signed, self.deal.key)
+        if isinstance(message, Refusal):
+            self.is_clean = True
+            raise refused(message)
+        terms = self._terms(message)
+        self.deposit.open_job(terms, self._reservation, self._reader.deliver)
+        self._opened_at = trio.current_time()
+
+    def _terms(self, accepted: Accepted) -> Terms:
+        proposal, price = self.deal.bid.proposal, self.deal.bid.price
+        award = open_market(self.award)
+        assert isinstance(award, Award)  # ours
+        if price.after(1, accepted.input_units) > award.budget:
+            raise Overcharged(f"{accepted.input_units} prompt ids alone cost more than the budget")
+        window = max(proposal.step, proposal.window)
+        job, budget, units_max = self.award.id, award.budget, award.units_max
+        return Terms(job, price, budget, units_max, proposal.step, window, accepted.input_units)
+
+    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
+        while True:
+            raw = await self._next(chunks)
+            message = decode_wire(raw)
+            if isinstance(message, Chunk):
+                _check_content(message)
+                await self.deposit.receive(message)
+                self._give_up_at = None
+                continue
+            word = self._open(message)
+            if isinstance(word, Refusal):
+                raise refused(word)
+            if not isinstance(word, Finished) or word.job != self.award.id:
+                raise Malformed("a seller sends chunks, and at the end Finished")
+            await self.deposit.finished(word)
+            self.is_clean = True
+            if word.finish == FAILED:
+                raise Refused("failed", word.reason.decode(errors="replace"))
+            return word.finish
+
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+        while True:
+            with trio.move_on_after(STALL_TIMEOUT_S):
+                try:
+                    return await anext(chunks)
+                except StopAsyncIteration:
+                    raise Malformed("the seller ended the stream without its last word") from None
+            if not self._reader.unread:  # else the reader stopped reading, and the seller rightly with it
+                raise TimedOut(f"the seller sent nothing for {STALL_TIMEOUT_S:g} s")
+
+    def _open(self, signed: object) -> object:
+        if not isinstance(signed, Signed) or signed.key != self.deal.key:
+            raise Malformed("expected a message signed by the seller")
+        message = open_market(signed)
+        self._said.append(signed)
+        return message
+
+    async def _tell_forever(self) -> None:
+        """Tell the seller how far the reader is."""
+        while True:
+            await self._progress.wait()
+            self._progress = trio.Event()
+            try:
+                await self.deposit.tell()
+            except Error:
+                continue  # the stream notices as well; whoever resumes tells everything again
+
+
+def refused(refusal: Refusal) -> Refused:
+    """A seller's signed no, as an exception."""
+    return Refused(refusal.code.decode(errors="replace"), refusal.reason.decode(errors="replace"))
+
+
+def _check_content(chunk: Chunk) -> None:
+    """Refuse what no reader could be given, before it is counted and paid."""
+    if chunk.kind in (TEXT, TOKENS):
+        try:
+            chunk.data.decode()
+        except UnicodeDecodeError as exc:
+            raise Malformed("a chunk of text is not UTF-8") from exc
+    elif chunk.kind == JSON:
+        canonical_json.decode(chunk.data)
