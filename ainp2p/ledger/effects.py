@@ -80,6 +80,15 @@ class Effects:
     gaps: list[Gap] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
 
+    def extend(self, more: Effects) -> None:
+        """Add what another step brought."""
+        self.operations += more.operations
+        self.batches += more.batches
+        self.finals += more.finals
+        self.wanted += more.wanted
+        self.gaps += more.gaps
+        self.evidence += more.evidence
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

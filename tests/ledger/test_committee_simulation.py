@@ -18,6 +18,7 @@ import pytest
 from ainp2p.errors import Error
 from ainp2p.ledger.certificate import verify_certificate
 from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.deciding import Decider
 from ainp2p.ledger.effects import Records, Restored
 from ainp2p.ledger.operations import SignedOperation, operation_id
 from ainp2p.ledger.slot import Slot, VoteTable
@@ -57,7 +58,7 @@ class Run:
         self.cheated: list[bytes] = []
         self.quiet = False
         for person in self.people:
-            self.world.at(self.world.now + self.rng.randint(0, 500), lambda p=person: self._trade(p))
+            self.world.at(self.world.now + self.rng.randint(0, 500), partial(self._trade, person))
 
     # --- people -----------------------------------------------------------------------------------
 
@@ -284,6 +285,10 @@ def test_10_how_long_faults_lasted_does_not_matter() -> None:
 # --- an equivocating validator: one key, two processes that do not know of each other ------------------
 
 
+def _outside(side: set[int], a: int, b: int) -> bool:
+    return not {a, b} <= side
+
+
 def twins(weights: Sequence[int]) -> bool:
     """Whether two conflicting operations can both be decided when the heaviest member runs twice."""
     world = CommitteeWorld(weights)
@@ -300,7 +305,7 @@ def twins(weights: Sequence[int]) -> bool:
     for signed, side, disk in ((first, halves[0], journal), (second, halves[1], other)):
         world.nodes[twin].journal = disk
         world.crash(twin)
-        world.faults.cut = lambda a, b, side=side: not {a, b} <= side
+        world.faults.cut = partial(_outside, side)
         world.start(twin)
         world.auditor.locks = {key: id_ for key, id_ in world.auditor.locks.items() if key[0] != twin}
         for index in range(n):
@@ -411,12 +416,12 @@ def test_mutant_commits_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mutant_applies_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Validator._commit
+    original = Decider._commit
 
-    def hasty(self: Validator, candidate: object, view: int, now: int) -> None:
+    def hasty(self: Decider, candidate: object, view: int, now: int) -> None:
         original(self, candidate, view, now)  # type: ignore[arg-type]
         candidate.final = 0  # type: ignore[attr-defined]
-        self._work.append(candidate)  # type: ignore[arg-type]
+        self.room.work.append(candidate)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Validator, "_commit", hasty)
+    monkeypatch.setattr(Decider, "_commit", hasty)
     assert caught()

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from ainp2p.ledger.contact import GAP_MS
+from ainp2p.ledger.deciding import Decider
 from ainp2p.ledger.genesis import DEVELOPMENT
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import Close, Settle, SignedOperation, operation_id, parse
 from ainp2p.ledger.priority import HeldReceipts
 from ainp2p.ledger.receipts import Payer, close_operation, settle_operation
-from ainp2p.ledger.validator import FINAL, SEEN, Validator
+from ainp2p.ledger.validator import FINAL, SEEN
 from ainp2p.ledger.votelog import LOCK, commit_entry, lock_entry
 from tests.ledger.bench import SOON, Bench
 from tests.ledger.world import key_of
@@ -150,7 +151,7 @@ def gate_is_kept() -> bool:
 
 def test_mutant_that_ignores_the_gate_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate_is_kept()
-    monkeypatch.setattr(Validator, "_gate_opens", lambda self, candidate, now: now)
+    monkeypatch.setattr(Decider, "_gate_opens", lambda self, candidate, now: now)
     assert not gate_is_kept()
 
 
@@ -233,7 +234,7 @@ def test_a_receipt_that_is_paid_is_not_offered_again() -> None:
         bench.decide(bench.settle(lock, cumulative))
     bench.wait(1_000)
     assert locked_receipts(bench) == [(Settle, 100), (Settle, 200)]
-    assert bench.validator._receipts.highest == {}
+    assert bench.validator._decider.receipts.highest == {}
 
 
 def test_the_owners_next_settle_is_not_opposed_by_an_offer() -> None:

@@ -319,8 +319,7 @@ def test_v10_nothing_is_left_of_what_has_waited() -> None:
         bench.give(second, str(i))
     bench.decide(first)
     bench.wait()
-    core = bench.validator
-    assert (core._waiting, core._sources, core._blocked) == ({}, {}, {})
+    assert bench.validator._room.is_idle
 
 
 # --- contended slots ------------------------------------------------------------------------------
@@ -896,5 +895,5 @@ def votes_again_after_losing_its_disk() -> bool:
 
 def test_b5_mutant_that_does_not_ask_for_its_own_votes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not votes_again_after_losing_its_disk()
-    monkeypatch.setattr(Validator, "voting", property(lambda self: self._voting))
+    monkeypatch.setattr(Validator, "voting", property(lambda self: self._started))
     assert votes_again_after_losing_its_disk()

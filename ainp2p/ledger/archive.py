@@ -1,0 +1,182 @@
+"""Everything that a validator has to have on disk: what the next writes bring there, and reading it back.
+
+Own batches and the operations that they rest on go with every write. What nobody waits for (others' batches,
+decided operations) is collected for up to a second: a few large writes touch fewer pages than many small
+ones. Until then it is found here, in memory. The `Journal` does the I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ainp2p.errors import StorageError
+from ainp2p.ledger.certificate import Place, build_certificate
+from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.effects import Effects, Evidence, Found, Journal, Record, Records
+from ainp2p.ledger.operations import SignedOperation
+from ainp2p.ledger.priority import HeldReceipt, HeldReceipts
+from ainp2p.ledger.slot import Candidate, VoteTable
+from ainp2p.ledger.state import Changes
+from ainp2p.ledger.store import Decided
+from ainp2p.ledger.votelog import Chain, VoteBatch, reopen_batch
+
+WRITE_AFTER_MS = 1_000  # what nobody waits for
+UNSAVED_MAX = 2_048  # decided operations, or others' batches; then write at once
+FLOORS_EVERY = 16  # writes of everything; between them a restart reads more than it needs
+OLD_AFTER = 256  # writes; operations that are still needed then are written again, so that floors move on
+CULPRITS_MAX = 4_096  # evidence beyond that many is not kept
+CACHED_BATCHES = 64  # parsed, for certificates
+
+
+class Archive:
+    """What is on disk, and what is on its way there.
+
+    Attributes:
+        segment: the number of the last write.
+        write_at: when everything must be written, or None.
+        writing: a write is out and not yet acknowledged.
+        culprits: (kind, culprit) of the evidence found since the start.
+    """
+
+    def __init__(self, journal: Journal, committee: Committee) -> None:
+        self._journal, self._committee = journal, committee
+        self.segment = 0
+        self.write_at: int | None = None
+        self.writing = False
+        self.culprits: set[tuple[int, bytes]] = set()
+        self._full_writes = 0
+        self._others: list[VoteBatch] = []
+        self._operations: list[SignedOperation] = []
+        self._decided: list[Record] = []
+        self._evidence: list[Evidence] = []
+        self._unsaved: dict[tuple[int, int], VoteBatch] = {}  # others' batches
+        self._fresh: dict[bytes, Record] = {}  # decided operations
+        self._cache: dict[tuple[int, int], VoteBatch] = {}
+
+    # --- to be written ----------------------------------------------------------------------------
+
+    def keep(self, candidate: Candidate) -> None:
+        """Have a candidate's bytes on disk with (or before) the vote that rests on them."""
+        if not candidate.segment:
+            self._operations.append(candidate.proof)
+            candidate.segment = self.segment + 1
+
+    def add_batch(self, batch: VoteBatch, now: int) -> None:
+        """Another validator's batch, in its place."""
+        self._others.append(batch)
+        self._unsaved[batch.member, batch.header.height] = batch
+        self._write_soon(now)
+
+    def add_decided(
+        self, candidate: Candidate, changes: Changes, places: tuple[Place, ...], now: int
+    ) -> None:
+        """An applied operation, what it changed, and where a quorum's COMMITs for it are."""
+        assert candidate.parsed is not None
+        record = Record(Decided(candidate.parsed, changes), places)
+        self._decided.append(record)
+        self._fresh[candidate.id] = record
+        self._write_soon(now)
+
+    def add_evidence(self, evidence: Evidence, out: Effects) -> None:
+        """The first evidence of each kind against each culprit is kept."""
+        if (evidence.kind, evidence.culprit) not in self.culprits and len(self.culprits) < CULPRITS_MAX:
+            self.culprits.add((evidence.kind, evidence.culprit))
+            self._evidence.append(evidence)
+            self.write_at = 0
+            out.evidence.append(evidence)
+
+    def _write_soon(self, now: int) -> None:
+        if len(self._others) >= UNSAVED_MAX or len(self._decided) >= UNSAVED_MAX:
+            self.write_at = now
+        elif self.write_at is None:
+            self.write_at = now + WRITE_AFTER_MS
+
+    def is_due(self, now: int) -> bool:
+        """Whether it is time to write everything."""
+        return self.write_at is not None and self.write_at <= now
+
+    def collect(
+        self,
+        own: list[VoteBatch],
+        now: int,
+        table: VoteTable,
+        receipts: HeldReceipts,
+        chains: Sequence[Chain],
+    ) -> Records:
+        """The next write: own batches with what they rest on, and everything else if it is due."""
+        self.segment += 1
+        self.writing = True
+        records = Records(self.segment, own, [], [], [], [])
+        if self.is_due(now):
+            self.write_at = None
+            records.others, self._others = self._others, []
+            records.decided, self._decided = self._decided, []
+            records.evidence, self._evidence = self._evidence, []
+            self._full_writes += 1
+            if self._full_writes % FLOORS_EVERY == 0:
+                records.floors = self._floors(table, receipts, chains)
+        records.operations, self._operations = self._operations, []
+        return records
+
+    def _floors(
+        self, table: VoteTable, receipts: HeldReceipts, chains: Sequence[Chain]
+    ) -> tuple[dict[int, int], int]:
+        """From where on a restart has to read; what is still needed and old is written once more."""
+        needed: list[Candidate | HeldReceipt] = [c for c in table.candidates.values() if c.segment]
+        needed += receipts.highest.values()
+        for each in needed:
+            if each.segment <= self.segment - OLD_AFTER:
+                self._operations.append(each.proof)
+                each.segment = self.segment
+        lowest = table.lowest_heights()
+        heights = {m: min(lowest.get(m, chain.height), chain.height) for m, chain in enumerate(chains)}
+        return heights, min((each.segment for each in needed), default=self.segment)
+
+    def written(self, records: Records) -> None:
+        """These records are on disk."""
+        self.writing = False
+        for batch in records.others:
+            self._unsaved.pop((batch.member, batch.header.height), None)
+        for record in records.decided:
+            self._fresh.pop(record.decided.parsed.id, None)
+
+    # --- to be found ------------------------------------------------------------------------------
+
+    def find(self, id_: bytes) -> Found | None:
+        """A decided operation."""
+        record = self._fresh.get(id_)
+        if record is not None:
+            return Found(record.decided.parsed.signed, record.places)
+        return self._journal.find(id_)
+
+    def certificate(self, id_: bytes) -> bytes | None:
+        """The commit certificate of a decided operation, made from the batches that hold its votes."""
+        found = self.find(id_)
+        return build_certificate(found.places, self.batch, self._committee) if found is not None else None
+
+    def raw_batch(self, member: int, height: int) -> bytes | None:
+        """A batch as it travels."""
+        unsaved = self._unsaved.get((member, height))
+        return unsaved.raw if unsaved is not None else self._journal.batch(member, height)
+
+    def raw_batches(self, member: int, first: int, last: int) -> list[bytes]:
+        """The batches from `first` to `last`, all of which are held."""
+        stored = self._journal.batches(member, first, last - first + 1) if last >= first else []
+        return stored + [self._unsaved[member, h].raw for h in range(first + len(stored), last + 1)]
+
+    def batch(self, member: int, height: int) -> VoteBatch:
+        """A held batch, parsed; the last ones that were asked for are at hand.
+
+        Raises:
+            StorageError: it is not held.
+        """
+        batch = self._unsaved.get((member, height)) or self._cache.pop((member, height), None)
+        if batch is None:
+            raw = self._journal.batch(member, height)
+            if raw is None:
+                raise StorageError(f"batch {height} of validator {member} is not on the disk")
+            batch = reopen_batch(raw, self._committee)
+        self._cache[member, height] = batch  # at the end: the first is the one used longest ago
+        if len(self._cache) > CACHED_BATCHES:
+            del self._cache[next(iter(self._cache))]
+        return batch

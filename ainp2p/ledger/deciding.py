@@ -1,0 +1,355 @@
+"""One candidate's way through a validator: from its arrival, or its first vote, to its effect. No I/O.
+
+    named (by votes) ─┐
+    waiting (NotYet) ─┴─► valid ──LOCK──► prepared ──COMMIT──► final ──► applied
+
+LEDGER.md, "Deciding a slot", steps 1 and 2 in view 0. The `Validator` feeds it operations, batches that are
+in their place, and time; it adds entries to the own log and things to write to the `Archive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet
+from ainp2p.ledger.archive import Archive
+from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.contact import Contact
+from ainp2p.ledger.effects import TWO_LOCKS, TWO_OPERATIONS, Effects, Evidence, Final, Push, Wanted
+from ainp2p.ledger.genesis import Parameters
+from ainp2p.ledger.operations import ParsedOperation, Spend
+from ainp2p.ledger.priority import HeldReceipts
+from ainp2p.ledger.slot import Candidate, VoteTable
+from ainp2p.ledger.state import State, is_gated
+from ainp2p.ledger.votelog import COMMIT, OwnLog, VoteBatch, commit_entry, lock_entry
+from ainp2p.ledger.waiting import Limits, WaitingRoom
+from ainp2p.protocol.codec import encode
+
+WANT_AFTER_MS = 50  # a vote may overtake its operation; then ask, then less and less often
+WANT_AGAIN_MS_MAX = 10_000
+
+# `State.check` looks at the proof only of an operation whose object and slot are there.
+_BEFORE_PROOF = frozenset({"unknown-account", "unknown-lock", "sequence-ahead"})
+
+
+class Decider:
+    """All candidates of one validator, and what it does about them.
+
+    Attributes:
+        votes: whether it casts any now; the validator decides that.
+        broken: None, or how two operations came to be decided in one slot.
+    """
+
+    def __init__(
+        self,
+        committee: Committee,
+        state: State,
+        parameters: Parameters,
+        log: OwnLog,
+        member: int,
+        archive: Archive,
+        limits: Limits,
+    ) -> None:
+        self._committee, self._state, self._parameters = committee, state, parameters
+        self._log, self._archive, self._limits = log, archive, limits
+        self.table = VoteTable(committee, decided_max=limits.decided_max)
+        self.receipts = HeldReceipts(state.network)
+        self.contact = Contact(committee, member)
+        self.room = WaitingRoom(limits)
+        self.votes: Callable[[], bool] = lambda: False
+        self.broken: str | None = None
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def take_operation(self, parsed: ParsedOperation, source: str, now: int, out: Effects) -> None:
+        """An operation from somebody; a repeat changes nothing.
+
+        Raises:
+            LedgerError, BadSignature: why it is not kept.
+        """
+        candidate = self.table.candidates.get(parsed.id)
+        if candidate is not None and candidate.parsed is not None:
+            self._take_proof(candidate, parsed)
+        elif not self._was_decided(parsed):
+            self._hold(parsed, source, now, out)
+
+    def take_batch(self, batch: VoteBatch, now: int, out: Effects) -> None:
+        """Votes of anybody, ourselves included, in the order of their log."""
+        self.contact.heard(batch.member, batch.header.timestamp, now)
+        counted = self.table.count(batch)
+        for candidate in counted.named:
+            candidate.ask_at = now + WANT_AFTER_MS
+            self._wake_at(candidate, candidate.ask_at)
+        self.room.work.extend([candidate for candidate, _ in counted.prepared])
+        self.room.work.extend([candidate for candidate, _ in counted.final])
+        self._note_doubled(counted.doubled, out)
+
+    def drain(self, now: int, out: Effects) -> None:
+        """Take everything that was woken as far as it can go."""
+        while self.room.work:
+            self._advance(self.room.work.popleft(), now, out)
+
+    def is_decided(self, id_: bytes) -> bool:
+        """Whether this operation is final and applied here."""
+        return self.table.was_decided(id_) or self._archive.find(id_) is not None
+
+    def _was_decided(self, parsed: ParsedOperation) -> bool:
+        """The same, and the disk is asked only if the operation's slot was decided."""
+        operation = parsed.operation
+        return self._state.head(operation.object)[0] >= operation.seq and self.is_decided(parsed.id)
+
+    def _hold(self, parsed: ParsedOperation, source: str, now: int, out: Effects) -> None:
+        """Hold an operation that is new here, or raise why not."""
+        slot = self.table.slots.get((parsed.operation.object, parsed.operation.seq))
+        named = self.table.candidates.get(parsed.id)
+        rivals = sum(rival.verified for rival in slot.candidates) if slot is not None else 0
+        if rivals >= self._limits.rivals_max and (named is None or named.prepared is None):
+            raise InvalidOperation("contested", "its slot has enough candidates")
+        candidate, doubled = self.table.hold(parsed)
+        candidate.source = source
+        self._note_doubled(doubled, out)
+        problem = self._advance(candidate, now, out)
+        if problem is not None:
+            raise problem
+
+    def _take_proof(self, candidate: Candidate, parsed: ParsedOperation) -> None:
+        """A held operation once more, perhaps with another proof: proofs are no part of its id.
+
+        While the first one's proof cannot be checked a few others are remembered, and a CLOSE that must wait
+        for its Lock's expiry need not any more once its closer's signature comes: whoever is quicker with a
+        worse proof delays nobody.
+        """
+        if not candidate.verified:
+            known = [candidate.proof, *(other.signed for other in candidate.proofs)]
+            if parsed.signed not in known:
+                candidate.proofs = [*candidate.proofs[-self._limits.proofs_max + 1 :], parsed]
+        elif candidate.proof.closer is None and parsed.signed.closer is not None:
+            self._state.verify_proof(parsed)
+            candidate.parsed = parsed
+            self.room.work.append(candidate)
+
+    # --- its way --------------------------------------------------------------------------------
+
+    def _advance(self, candidate: Candidate, now: int, out: Effects) -> Exception | None:
+        """Take a candidate as far as it can go now; returns why it was let go, if it was."""
+        if self.table.candidates.get(candidate.id) is not candidate:
+            return None  # decided or dropped meanwhile
+        if candidate.parsed is None:
+            self._want(candidate, now, out)
+            return None
+        if candidate.final is not None:
+            self._apply(candidate, candidate.final, now, out)
+            return None
+        if candidate.prepared is not None:
+            self.room.free_place(candidate)
+            self._commit(candidate, candidate.prepared, now)
+            if candidate.verified:
+                return None
+        return self._check(candidate, now, out)
+
+    def _check(self, candidate: Candidate, now: int, out: Effects) -> Exception | None:
+        """Look at validity, and LOCK if it is time."""
+        parsed = candidate.parsed
+        assert parsed is not None
+        try:
+            candidate.changes = self._state.check(parsed, now, proof_verified=candidate.verified)
+        except NotYet as exc:
+            candidate.verified = candidate.verified or exc.rule not in _BEFORE_PROOF
+            self._learn_receipt(candidate, parsed)
+            return self._wait(candidate, parsed, exc)
+        except BadSignature as exc:
+            return self._try_next_proof(candidate, exc, now, out)
+        except LedgerError as exc:
+            self._learn_receipt(candidate, parsed)
+            return self._let_go(candidate, exc)
+        self.room.leave(candidate)
+        if candidate.valid_since is None:
+            candidate.verified, candidate.valid_since = True, now
+            out.operations.append(Push(parsed, candidate.source))
+            self._note_equivocation(candidate, out)
+        self._learn_receipt(candidate, parsed)
+        if self.votes():
+            self._lock(candidate, parsed, now, out)
+        return None
+
+    def _lock(self, candidate: Candidate, parsed: ParsedOperation, now: int, out: Effects) -> None:
+        """Step 1: at most one LOCK, priority and gates observed."""
+        slot = self.table.slot_of(candidate)
+        if 0 in slot.locked or slot.committed:
+            return
+        lock = self._state.locks.get(parsed.operation.object)
+        if lock is not None:
+            if not self.receipts.allow(lock, parsed):
+                self._offer(lock.id, now, out)
+                return
+            if is_gated(parsed):
+                opens = self._gate_opens(candidate, now)
+                if opens > now:
+                    self._wake_at(candidate, opens)
+                    return
+        slot.lock(0, candidate.id)
+        self._log.add(lock_entry(0, candidate.id), now)
+        self._archive.keep(candidate)
+
+    def _gate_opens(self, candidate: Candidate, now: int) -> int:
+        """When D and G will have passed if contact lasts."""
+        since = self.contact.since(now)
+        held = now if candidate.valid_since is None else candidate.valid_since
+        contact = now if since is None else since
+        opens = max(held + self._parameters.gate_hold_ms, contact + self._parameters.gate_contact_ms)
+        return max(opens, now + 1) if since is None else opens
+
+    def _commit(self, candidate: Candidate, view: int, now: int) -> None:
+        """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)"."""
+        if self.votes() and self.table.slot_of(candidate).commit(view, candidate.id):
+            self._log.add(commit_entry(view, candidate.id), now)
+            self._archive.keep(candidate)
+
+    def _apply(self, candidate: Candidate, view: int, now: int, out: Effects) -> None:
+        """Step 2: "final. Apply, once the dependencies are applied"."""
+        parsed = candidate.parsed
+        assert parsed is not None
+        try:
+            changes = self._state.apply(parsed, candidate.changes)
+        except NotYet as exc:
+            self.room.block(candidate, self._key_of(parsed, exc.rule))
+            return
+        except LedgerError as exc:
+            self.broken = (
+                f"a final operation cannot be applied ({exc}): more than 1/3 of the weight is faulty"
+            )
+            return
+        self._archive.add_decided(candidate, changes, tuple(self.table.places(candidate, COMMIT, view)), now)
+        for gone in (candidate, *self.table.decide(candidate)):
+            self.room.leave(gone)
+        out.finals.append(Final(parsed, view))
+        self.room.wake(parsed.operation.object)
+        self.room.wake(candidate.id)
+        for lock in changes.locks:
+            if lock.id == parsed.operation.object:
+                self.receipts.forget(lock)
+                self._offer(lock.id, now, out)
+            else:
+                self.room.wake(lock.id)
+
+    def _let_go(self, candidate: Candidate, problem: Exception) -> Exception | None:
+        """Forget an operation that cannot be voted for; votes of others for it stay counted."""
+        if candidate.prepared is not None:
+            return None  # "a prepared certificate stands in for one's own validation"
+        self.room.leave(candidate)
+        self.table.let_go(candidate)
+        candidate.valid_since = None
+        if isinstance(problem, BadSignature) and candidate.counts:  # others may have it with a good proof
+            self._wake_at(candidate, candidate.ask_at)
+        return problem
+
+    def _try_next_proof(
+        self, candidate: Candidate, problem: BadSignature, now: int, out: Effects
+    ) -> Exception | None:
+        if candidate.proofs:
+            candidate.parsed = candidate.proofs.pop()
+            return self._check(candidate, now, out)
+        return self._let_go(candidate, problem)
+
+    # --- receipts ---------------------------------------------------------------------------------
+
+    def _learn_receipt(self, candidate: Candidate, parsed: ParsedOperation) -> None:
+        lock = self._state.locks.get(parsed.operation.object)
+        if lock is None:
+            return
+        held = self.receipts.learn(lock, parsed, verified=candidate.verified)
+        if held is not None:
+            self._archive.keep(candidate)
+            held.segment = candidate.segment
+
+    def _offer(self, lock_id: bytes, now: int, out: Effects) -> None:
+        """Submit the highest receipt held for a Lock, unless its slot has an operation that is as high."""
+        lock = self._state.locks[lock_id]
+        offered = self.receipts.offer(lock, now)
+        if offered is None or not self.votes():
+            return
+        slot = self.table.slots.get((lock_id, lock.seq + 1))
+        rivals = slot.candidates if slot is not None else []
+        if any(rival.parsed is not None and self.receipts.allow(lock, rival.parsed) for rival in rivals):
+            return
+        candidate, doubled = self.table.hold(offered)
+        self._note_doubled(doubled, out)
+        self.room.work.append(candidate)
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    def _wait(self, candidate: Candidate, parsed: ParsedOperation, reason: NotYet) -> Exception | None:
+        """Keep a candidate until what it lacks is there; returns why it is let go instead."""
+        operation = parsed.operation
+        key = self._key_of(parsed, reason.rule)
+        if reason.rule == "epoch-ahead" or (key != operation.object and self._made_its_credits(key)):
+            return self._let_go(candidate, InvalidOperation(reason.rule, "and never will be"))
+        try:
+            oldest = self.room.enter(candidate)
+        except NotYet as busy:
+            return self._let_go(candidate, busy)
+        if oldest is not None:
+            self._let_go(oldest, reason)
+        if reason.rule == "clock-ahead":
+            assert operation.timestamp is not None
+            self._wake_at(candidate, operation.timestamp - self._parameters.clock_ahead_ms)
+        elif reason.rule == "not-expired":
+            self._wake_at(candidate, self._state.locks[operation.object].expiry)
+        else:
+            self.room.block(candidate, key)
+        return None
+
+    def _key_of(self, parsed: ParsedOperation, rule: str) -> bytes:
+        """What an operation waits for: an operation whose credit it lacks, else its own object."""
+        body = parsed.operation.body
+        if rule == "unknown-credit" and isinstance(body, Spend):
+            return next(id_ for id_ in body.credits if id_ not in self._state.credits)[:32]
+        return parsed.operation.object
+
+    def _made_its_credits(self, maker: bytes) -> bool:
+        """Whether all credits that this operation (or the genesis) makes have been there."""
+        return maker == self._state.network or self.is_decided(maker)
+
+    def _wake_at(self, candidate: Candidate, at: int) -> None:
+        self.room.wake_at(candidate, at, self.table.candidates)
+
+    def _want(self, candidate: Candidate, now: int, out: Effects) -> None:
+        """Ask for an operation that is only named, unless it was decided long ago."""
+        if now < candidate.ask_at:
+            return
+        if self._archive.find(candidate.id) is not None:
+            self.table.drop(candidate)
+            self.table.remember(candidate.id)
+            return
+        voters = candidate.voters()
+        holders = tuple(key for member, key in enumerate(self._committee.keys) if voters >> member & 1)
+        out.wanted.append(Wanted(candidate.id, holders))
+        candidate.asked += 1
+        candidate.ask_at = now + min(WANT_AFTER_MS << min(candidate.asked, 10), WANT_AGAIN_MS_MAX)
+        self._wake_at(candidate, candidate.ask_at)
+
+    # --- evidence ---------------------------------------------------------------------------------
+
+    def _note_doubled(self, doubled: list[tuple[Place, Place]], out: Effects) -> None:
+        """Two LOCKs of one validator in one view of one slot."""
+        for pair in doubled:
+            batches = [self._archive.batch(member, height) for member, height, _ in pair]
+            named = [
+                self.table.candidates[batch.votes[place[2]][2]]
+                for batch, place in zip(batches, pair, strict=True)
+            ]
+            items = (*(batch.raw for batch in batches), *(encode(candidate.proof) for candidate in named))
+            culprit = self._committee.keys[pair[0][0]]
+            self._archive.add_evidence(Evidence(TWO_LOCKS, culprit, items), out)
+
+    def _note_equivocation(self, candidate: Candidate, out: Effects) -> None:
+        """Two operations for one (account, seq), both with a proof that was checked: the owner signed two."""
+        assert candidate.parsed is not None
+        if not candidate.rivals or not isinstance(candidate.parsed.operation.body, Spend):
+            return
+        for rival in self.table.slot_of(candidate).candidates:
+            if rival is not candidate and rival.verified:
+                pair = (encode(rival.proof), encode(candidate.proof))
+                self._archive.add_evidence(Evidence(TWO_OPERATIONS, candidate.slot[0], pair), out)
+                return
