@@ -278,6 +278,7 @@ FIXES: tuple[Callable[[], None], ...] = (
 _fixing = threading.Lock()
 
 
+@functools.cache
 def install_fixes() -> None:
     """Import libp2p and patch it, once in a process.
 
@@ -381,22 +382,30 @@ def _admission() -> Any:
     return Admission()
 
 
-def _check_listen(addresses: Iterable[Any]) -> None:
-    """A port in use is shared silently: libp2p listens with SO_REUSEPORT (tcp.py). Ask without it first."""
+def _listen_addresses(texts: Iterable[str]) -> list[Any]:
+    """Read addresses, and check that their ports are free: libp2p shares a port in use silently (tcp.py)."""
+    from multiaddr import Multiaddr
+    from multiaddr.exceptions import Error as MultiaddrError
+
+    try:
+        addresses = [Multiaddr(text) for text in texts]
+    except (MultiaddrError, ValueError) as exc:
+        raise InvalidInput(f"not an address to listen at: {exc}") from exc
     for address in addresses:
-        values = {
-            protocol.name: address.value_for_protocol(protocol.name) for protocol in address.protocols()
-        }
-        host, port = values.get("ip4") or values.get("ip6"), int(values.get("tcp") or 0)
-        if host is None or not port:
-            continue
-        family = socket.AF_INET6 if "ip6" in values else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as exc:
-                raise InvalidInput(f"cannot listen at {address}: {exc.strerror}") from exc
+        _check_free({part.name: address.value_for_protocol(part.name) for part in address.protocols()})
+    return addresses
+
+
+def _check_free(parts: dict[str, Any]) -> None:
+    host, port = parts.get("ip4") or parts.get("ip6"), int(parts.get("tcp") or 0)
+    if host is None or not port:
+        return
+    with socket.socket(socket.AF_INET6 if "ip6" in parts else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))  # without SO_REUSEPORT, which libp2p sets
+        except OSError as exc:
+            raise InvalidInput(f"cannot listen at {host} port {port}: {exc.strerror}") from exc
 
 
 async def _close_host(host: Any) -> None:
@@ -491,10 +500,8 @@ class Libp2pNetwork(LinkedNetwork):
     async def _run_host(self, listen: tuple[str, ...], task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Host and services in one task, so that their nurseries never wrap the user's exception."""
         from libp2p.tools.anyio_service import background_trio_service
-        from multiaddr import Multiaddr
 
-        addresses = [Multiaddr(address) for address in listen]
-        _check_listen(addresses)
+        addresses = _listen_addresses(listen)
         try:
             async with self._host.run(addresses):
                 async with (
@@ -583,7 +590,7 @@ class Libp2pNetwork(LinkedNetwork):
                 with trio.move_on_after(DIAL_STAGGER_S):
                     await failed.wait()
         if not self._live_connections(id_):
-            raise Unreachable("; ".join(faults) or "the connection was refused")
+            raise Unreachable("; ".join(faults) or "the connection ended at once")
         # A failed dial by gossip or the DHT blacklists a peer for 60 s, though it is up again (swarm.py).
         self._swarm._negative_peer_cache.evict(str(id_))
 
