@@ -74,6 +74,7 @@ class Board:
 
     def __init__(self) -> None:
         self.start: ev.SwarmStarted | None = None
+        self.network = ""
         self.first_ms: int | None = None
         self.now_ms = 0
         self.peers: dict[str, Peer] = {}
@@ -140,6 +141,10 @@ class Board:
     @_apply.register
     def _(self, event: ev.SwarmStarted) -> None:
         self.start = event
+
+    @_apply.register
+    def _(self, event: ev.NetworkFounded) -> None:
+        self.network = event.network
 
     @_apply.register
     def _(self, event: ev.PeerUp) -> None:

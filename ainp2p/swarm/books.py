@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -99,9 +99,9 @@ class Books:
         await self.tell()
         return ended
 
-    async def _timed(self, kind: str, lock: Lock, act: Callable[..., object]) -> LockState:
+    async def _timed(self, kind: str, lock: Lock, act: Callable[[bytes], Awaitable[LockState]]) -> LockState:
         began = trio.current_time()
-        state = await act(lock.id)  # type: ignore[misc]
+        state = await act(lock.id)
         took_us = int((trio.current_time() - began) * 1e6)
         self._tell_final(state.lock.head, kind, state.lock.paid - lock.paid, took_us)
         self._line.say(ev.PhaseTimed(at_ms=self._now_ms(), task=self._name, phase="settle", took_us=took_us))

@@ -92,6 +92,10 @@ class Creator:
             self._close(genesis_out)
         genesis = self._genesis(_addresses(told))
         genesis.write(self._spec.genesis_file)
+        founded = ev.NetworkFounded(
+            at_ms=_now_ms(), network=genesis.network_id.hex()[:16], supply=genesis.supply
+        )
+        _say(self._ends[CREATOR], founded)
         for name in self._spec.validators:
             with suppress(BrokenPipeError):  # it has died meanwhile: three are enough
                 os.write(asking[name], self._spec.genesis_file.read_bytes())

@@ -26,6 +26,7 @@ LIMITS_MS: dict[Phase, int] = {  # of the phases after work; working has what th
     "reopening": 30_000,
     "auditing": 15_000,
 }
+KILL_AFTER_TOKENS = 4  # of a title: something to hand on, and something left to do
 AUDITORS_MAX = 2  # one that dies is replaced once
 
 
@@ -64,6 +65,7 @@ class Director:
         self._limits = {**LIMITS_MS, "working": work_ms}
         self._kill = kill and len(spec.text_sellers) > 1
         self._since_ms: int | None = None
+        self._streamed: dict[str, int] = {}  # task → tokens
         self._auditors = 0
         self._sent: set[tuple[str, AnyCommand]] = set()
 
@@ -136,14 +138,16 @@ class Director:
         return False
 
     def _maybe_kill(self, newest: ev.AnyEvent | None) -> list[Action]:
-        if not self._kill or self._board.kills or not isinstance(newest, ev.Progress):
+        """Half-way, a seller in the middle of a title: half of the tasks have got as far as that."""
+        if not self._kill or not isinstance(newest, ev.Progress) or newest.unit != "token":
             return []
-        tasks = self._board.tasks.values()
-        half_way = 2 * sum(task.ended for task in tasks) >= len(tasks)
+        streamed = self._streamed[newest.task] = self._streamed.get(newest.task, 0) + newest.units
+        if 2 * len(self._streamed) < len(self._board.tasks) or self._board.kills:
+            return []
         others = [name for name in self.alive(*self._spec.text_sellers) if name != newest.seller]
-        streams = newest.unit == "token" and newest.seller in self._spec.text_sellers
-        if half_way and streams and others and newest.seller not in self.ended:
-            return [Kill(newest.seller, newest.task)]
+        at_work = newest.seller in self._spec.text_sellers and newest.seller not in self.ended
+        if at_work and others and streamed >= KILL_AFTER_TOKENS:
+            return [Kill(newest.seller, newest.task), *self._auditor()]
         return []
 
     def _auditor(self) -> list[Action]:

@@ -37,7 +37,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_t
 class SwarmStarted(Event, frozen=True, kw_only=True):
     """How many of each there will be, and why that many."""
 
-    network: str
     model: str
     model_bytes: int
     validators: int
@@ -47,6 +46,13 @@ class SwarmStarted(Event, frozen=True, kw_only=True):
     memory_bytes: int
     seed: int
     sizing: str = ""
+
+
+class NetworkFounded(Event, frozen=True, kw_only=True):
+    """There is a genesis: the network's id, shortened, and all the money that it will ever have."""
+
+    network: str
+    supply: int
 
 
 class PeerUp(Event, frozen=True, kw_only=True):
@@ -240,6 +246,7 @@ class SwarmEnded(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     SwarmStarted
+    | NetworkFounded
     | PeerUp
     | PeerDown
     | StageReached

@@ -119,7 +119,7 @@ class Line:
 
     async def flush(self) -> None:
         """Wait, for a short time, until the view has been told everything."""
-        with trio.move_on_after(FLUSH_TIMEOUT_S, shield=True):
+        with trio.CancelScope(deadline=trio.current_time() + FLUSH_TIMEOUT_S, shield=True):
             while self._waiting:
                 self._empty = trio.Event()
                 await self._empty.wait()

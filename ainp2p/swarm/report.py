@@ -232,7 +232,7 @@ def _setting(board: Board) -> Setting:
     if start is None:
         return Setting()
     return Setting(
-        network=start.network,
+        network=board.network,
         model=start.model,
         model_bytes=start.model_bytes,
         seed=start.seed,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import trio
 
 import ainp2p
@@ -89,7 +90,6 @@ class Swarm:
         self._show(
             ev.SwarmStarted(
                 at_ms=at_ms,
-                network="",
                 model=models.name,
                 model_bytes=models.size_bytes,
                 validators=len(spec.validators),
@@ -161,7 +161,7 @@ class Swarm:
 
     async def _open_process(self, module: str, ends: dict[str, socket.socket], name: str) -> None:
         sockets = {other: end.fileno() for other, end in ends.items()}
-        spec = Spec(**{**_fields(self._spec), "sockets": sockets})
+        spec = msgspec.structs.replace(self._spec, sockets=sockets)
         package = str(Path(ainp2p.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         log = self._spec.log(name)
@@ -319,10 +319,6 @@ def _spec(options: Options, models: Models, sized: sizing.Sizing, directory: Pat
         parts=options.parts,
         keep=options.keep,
     )
-
-
-def _fields(spec: Spec) -> dict[str, object]:
-    return {name: getattr(spec, name) for name in spec.__struct_fields__}
 
 
 def _last_words(spec: Spec, name: str) -> str:

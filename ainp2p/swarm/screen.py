@@ -41,7 +41,8 @@ def _headline(board: Board) -> RenderableType:
     start, elapsed_s = board.start, (board.now_ms - (board.first_ms or board.now_ms)) / 1000
     line = Text(" ainp2p swarm", style="bold")
     if start is not None:
-        line.append(f"  {ev.printable(start.model)}  network {start.network}  seed {start.seed}", style="dim")
+        network = board.network or "…"
+        line.append(f"  {ev.printable(start.model)}  network {network}  seed {start.seed}", style="dim")
     line.append(f"  {elapsed_s:.0f} s", style="bold")
     return line
 

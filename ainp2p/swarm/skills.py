@@ -61,7 +61,8 @@ def title_prompt(text: str) -> Prompt:
     return [
         {
             "role": "system",
-            "content": "You write short headlines. Answer with one headline of at most ten words and nothing else.",
+            "content": "You write short headlines. "
+            "Answer with one headline of at most ten words and nothing else.",
         },
         {"role": "user", "content": f"Write a headline for this text:\n\n{text}"},
     ]

@@ -13,8 +13,10 @@ GENESIS_FILE = "genesis"
 PASSPHRASE_FILE = "passphrase"
 AUDITOR = "auditor"
 CREATOR = "creator"
-TEXT_SELLERS = ("ada", "bela", "carl", "dora", "emil", "fay", "gil", "hana", "ivo", "jana", "kim", "lea")
-TEXT_SELLERS += ("max", "nils", "olga")
+TEXT_SELLERS = (
+    *("ada", "bela", "carl", "dora", "emil", "fay", "gil", "hana"),
+    *("ivo", "jana", "kim", "lea", "max", "nils", "olga"),
+)
 EMBEDDING_SELLER = "mina"
 BUYERS = ("rosa", "sam", "tess", "uli", "vera", "walt", "xena", "yuri")
 

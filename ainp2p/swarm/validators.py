@@ -17,8 +17,6 @@ from ainp2p.swarm.line import Line
 from ainp2p.swarm.process import Serve
 from ainp2p.swarm.spec import Spec
 
-ALONE_EVERY_S = 0.05
-
 
 def validator(spec: Spec, name: str, key: Key, told: int, genesis: int) -> Serve:
     """What a validator's process does.
@@ -59,8 +57,13 @@ async def _vote(
 async def _until_alone(network: Libp2pNetwork, genesis: Genesis) -> None:
     """Outlive those who still settle: until nobody but other validators is connected."""
     members: set[PeerId] = {peer_id(member.key) for member in genesis.validators}
-    while set(network.peers()) - members:
-        await trio.sleep(ALONE_EVERY_S)
+    async with network.watch_peers() as changes:
+        strangers = set(network.peers()) - members
+        if not strangers:
+            return
+        async for _ in changes:
+            if not set(network.peers()) - members:
+                return
 
 
 async def _read_all(descriptor: int) -> bytes:

@@ -176,9 +176,11 @@ def _words(event: ev.AnyEvent) -> str:
     match event:
         case ev.SwarmStarted():
             return (
-                f"swarm on network {event.network}: {event.validators} validators, {event.sellers} sellers, "
+                f"swarm: {event.validators} validators, {event.sellers} sellers, "
                 f"{event.buyers} buyers, model {event.model}, seed {event.seed}. {event.sizing}"
             )
+        case ev.NetworkFounded():
+            return f"network {event.network} founded with {ev.amount_text(event.supply)}"
         case ev.PeerUp():
             return f"{event.role} {event.name} is up: {event.peer} (process {event.pid})"
         case ev.PeerDown():

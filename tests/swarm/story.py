@@ -16,7 +16,6 @@ def story(*, subject: str = "docs/a.md: locks", held: bool = True) -> list[ev.An
     events: list[ev.AnyEvent] = [
         ev.SwarmStarted(
             at_ms=at(0),
-            network="3f9a0c1177e2b8d4",
             model="scripted",
             model_bytes=1_000_000,
             validators=1,
@@ -27,6 +26,7 @@ def story(*, subject: str = "docs/a.md: locks", held: bool = True) -> list[ev.An
             seed=7,
             sizing="2 cores",
         ),
+        ev.NetworkFounded(at_ms=at(5), network="3f9a0c1177e2b8d4", supply=1000),
         ev.PeerUp(at_ms=at(10), name="validator-1", role="validator", peer="12D3KooWV", pid=1),
         ev.StageReached(at_ms=at(15), name="ada", stage="started", pid=2),
         ev.PeerUp(at_ms=at(20), name="ada", role="seller", peer="12D3KooWA", pid=2, account="ain:a"),

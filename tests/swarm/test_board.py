@@ -43,7 +43,7 @@ def test_a_killed_peer_is_down_and_may_come_back() -> None:
 
 
 def test_tokens_per_second_are_those_of_the_last_two_seconds() -> None:
-    board = board_after(story()[:14])
+    board = board_after(story()[:15])
     assert board.tokens_per_s("ada") == 4
     board.apply(ev.Progress(at_ms=START_MS + 2499, task="t1", seller="bela", units=10))
     assert (board.tokens_per_s("ada"), board.tokens_per_s("bela"), board.tokens_per_s()) == (4, 5, 9)
