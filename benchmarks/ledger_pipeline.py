@@ -68,11 +68,13 @@ class Scene:
         unopened = accounts.unopened_account(self.network, plain_inception(key.public))
         return self.truth.accounts.get(unopened.id, unopened)
 
-    def spend(self, key: Key, outs: Sequence[tuple[bytes, int]]) -> SignedOperation:
+    def spend(
+        self, key: Key, outs: Sequence[tuple[bytes, int]], credits: dict[bytes, int] | None = None
+    ) -> SignedOperation:
         account = self._account(key)
         operation = accounts.spend(
             account,
-            self.truth.credits_of(account.id),
+            self.truth.credits_of(account.id) if credits is None else credits,
             self.genesis.parameters,
             network=self.network,
             now_ms=NOW,
@@ -91,10 +93,14 @@ class Scene:
         ]
 
     def round(self, number: int) -> list[SignedOperation]:
-        """Everybody pays 5 uain to somebody else, and consumes what has come in."""
+        """Everybody pays 5 uain to somebody else, and consumes what came in before this round."""
         ids = [self._account(key).id for key in self.people]
+        credits = [self.truth.credits_of(id_) for id_ in ids]
         count = len(ids)
-        return [self.spend(key, [(ids[(i * 7 + number) % count], 5)]) for i, key in enumerate(self.people)]
+        return [
+            self.spend(key, [(ids[(i * 7 + number) % count], 5)], credits[i])
+            for i, key in enumerate(self.people)
+        ]
 
 
 class Others:

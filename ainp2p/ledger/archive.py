@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ainp2p.errors import StorageError
-from ainp2p.ledger.certificate import Place, build_certificate
+from ainp2p.ledger.certificate import build_certificate, unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.effects import Effects, Evidence, Found, Journal, Record, Records
 from ainp2p.ledger.operations import SignedOperation
@@ -67,9 +67,7 @@ class Archive:
         self._unsaved[batch.member, batch.header.height] = batch
         self._write_soon(now)
 
-    def add_decided(
-        self, candidate: Candidate, changes: Changes, places: tuple[Place, ...], now: int
-    ) -> None:
+    def add_decided(self, candidate: Candidate, changes: Changes, places: tuple[int, ...], now: int) -> None:
         """An applied operation, what it changed, and where a quorum's COMMITs for it are."""
         assert candidate.parsed is not None
         record = Record(Decided(candidate.parsed, changes), places)
@@ -152,7 +150,9 @@ class Archive:
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation, made from the batches that hold its votes."""
         found = self.find(id_)
-        return build_certificate(found.places, self.batch, self._committee) if found is not None else None
+        if found is None:
+            return None
+        return build_certificate(map(unpack_place, found.places), self.batch, self._committee)
 
     def raw_batch(self, member: int, height: int) -> bytes | None:
         """A batch as it travels."""

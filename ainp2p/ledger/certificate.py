@@ -39,6 +39,16 @@ _PATH_SIZE_MAX = 8 * 32  # 256 entries are 8 halvings
 Place = tuple[int, int, int]  # a vote: member's place in the committee, height of the batch, position in it
 
 
+def pack_place(member: int, height: int, position: int) -> int:
+    """A place as one integer below 2^64: validators keep millions of them."""
+    return height << 16 | position << 8 | member
+
+
+def unpack_place(packed: int) -> Place:
+    """The inverse of `pack_place`."""
+    return packed & 0xFF, packed >> 16, packed >> 8 & 0xFF
+
+
 class CertifiedVote(Message, frozen=True):
     """One validator's vote, and what shows that it cast it."""
 

@@ -123,7 +123,7 @@ class Decider:
         if not candidate.verified:
             known = [candidate.proof, *(other.signed for other in candidate.proofs)]
             if parsed.signed not in known:
-                candidate.proofs = [*candidate.proofs[-self._limits.proofs_max + 1 :], parsed]
+                candidate.proofs = (*candidate.proofs[-self._limits.proofs_max + 1 :], parsed)
         elif candidate.proof.closer is None and parsed.signed.closer is not None:
             self._state.verify_proof(parsed)
             candidate.parsed = parsed
@@ -220,7 +220,7 @@ class Decider:
                 f"a final operation cannot be applied ({exc}): more than 1/3 of the weight is faulty"
             )
             return
-        self._archive.add_decided(candidate, changes, tuple(self.table.places(candidate, COMMIT, view)), now)
+        self._archive.add_decided(candidate, changes, self.table.places(candidate, COMMIT, view), now)
         for gone in (candidate, *self.table.decide(candidate)):
             self.room.leave(gone)
         out.finals.append(Final(parsed, view))
@@ -248,7 +248,7 @@ class Decider:
         self, candidate: Candidate, problem: BadSignature, now: int, out: Effects
     ) -> Exception | None:
         if candidate.proofs:
-            candidate.parsed = candidate.proofs.pop()
+            candidate.parsed, candidate.proofs = candidate.proofs[-1], candidate.proofs[:-1]
             return self._check(candidate, now, out)
         return self._let_go(candidate, problem)
 

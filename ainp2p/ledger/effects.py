@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ainp2p.ledger.certificate import Place
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.store import Decided
 from ainp2p.ledger.votelog import VoteBatch
@@ -92,10 +91,10 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A decided operation to store, and where a quorum's COMMITs for it are."""
+    """A decided operation to store, and where a quorum's COMMITs for it are (`certificate.pack_place`)."""
 
     decided: Decided
-    places: tuple[Place, ...]
+    places: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -138,7 +137,7 @@ class Found:
     """A decided operation in the journal."""
 
     signed: SignedOperation
-    places: tuple[Place, ...]
+    places: tuple[int, ...]
 
 
 class Journal(Protocol):

@@ -15,13 +15,14 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ainp2p.errors import InvalidOperation
-from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.certificate import Place, pack_place, unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.state import Changes
 from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
 
 SlotId = tuple[bytes, int]  # object, seq
+ONE_POSITION = pack_place(0, 0, 1)
 
 
 class Count:
@@ -32,7 +33,7 @@ class Count:
     def __init__(self) -> None:
         self.mask = 0
         self.weight = 0
-        self.places: list[Place] = []
+        self.places: list[int] = []  # packed
 
 
 class Candidate:
@@ -72,7 +73,7 @@ class Candidate:
         self.id = id_
         self.counts: dict[int, Count] = {}
         self.parsed: ParsedOperation | None = None
-        self.proofs: list[ParsedOperation] = []  # further ones with the same id and another proof
+        self.proofs: tuple[ParsedOperation, ...] = ()  # further ones with the same id and another proof
         self.verified = False
         self.prepared: int | None = None
         self.final: int | None = None
@@ -104,13 +105,20 @@ class Candidate:
         return mask
 
 
-@dataclass(slots=True)
 class Slot:
-    """One slot as its validator sees it: the candidates held, and the votes that it has cast itself."""
+    """One slot as its validator sees it.
 
-    candidates: list[Candidate] = field(default_factory=list)
-    locked: dict[int, bytes] = field(default_factory=dict)  # view → operation
-    committed: dict[int, bytes] = field(default_factory=dict)
+    Attributes:
+        candidates: those that are held.
+        locked, committed: the votes that we have cast: view → operation.
+    """
+
+    __slots__ = ("candidates", "committed", "locked")
+
+    def __init__(self) -> None:
+        self.candidates: list[Candidate] = []
+        self.locked: dict[int, bytes] = {}
+        self.committed: dict[int, bytes] = {}
 
     def lock(self, view: int, operation: bytes) -> None:
         """Note that we LOCK `operation` in `view`.
@@ -179,7 +187,9 @@ class VoteTable:
         member, height, quorum = batch.member, batch.header.height, self._committee.quorum
         bit, weight = 1 << member, self._committee.weights[member]
         candidates, decided = self.candidates, self._decided
-        for position, (kind, view, id_) in enumerate(batch.votes):
+        place = pack_place(member, height, 0) - ONE_POSITION
+        for kind, view, id_ in batch.votes:
+            place += ONE_POSITION
             candidate = candidates.get(id_)
             if candidate is None:
                 if id_ in decided:
@@ -191,10 +201,10 @@ class VoteTable:
             if count is None:
                 count = candidate.counts[key] = Count()
                 self.owed[member] += 1
-            elif count.mask & bit:
+            mask = count.mask
+            if mask & bit:
                 continue
-            place = (member, height, position)
-            count.mask |= bit
+            count.mask = mask | bit
             count.places.append(place)
             before = count.weight
             count.weight = after = before + weight
@@ -208,11 +218,13 @@ class VoteTable:
             candidate.final = view if candidate.final is None else candidate.final
         return found
 
-    def _look_for_doubles(self, candidate: Candidate, key: int, place: Place, found: Counted) -> None:
+    def _look_for_doubles(self, candidate: Candidate, key: int, packed: int, found: Counted) -> None:
+        place = unpack_place(packed)
         for rival in self.slots[candidate.slot].candidates:
             count = rival.counts.get(key)
             if rival is not candidate and count is not None:
-                found.doubled += [(other, place) for other in count.places if other[0] == place[0]]
+                others = map(unpack_place, count.places)
+                found.doubled += [(other, place) for other in others if other[0] == place[0]]
 
     # --- candidates -----------------------------------------------------------------------------
 
@@ -243,9 +255,9 @@ class VoteTable:
         """The slot that a held candidate is in."""
         return self.slots[candidate.slot]
 
-    def places(self, candidate: Candidate, kind: int, view: int) -> list[Place]:
-        """Where the votes of this kind and view are."""
-        return candidate.counts[view << 2 | kind].places
+    def places(self, candidate: Candidate, kind: int, view: int) -> tuple[int, ...]:
+        """Where the votes of this kind and view are, packed."""
+        return tuple(candidate.counts[view << 2 | kind].places)
 
     def decide(self, candidate: Candidate) -> list[Candidate]:
         """Forget a decided slot, all its candidates and their votes; returns the losers."""
@@ -274,7 +286,7 @@ class VoteTable:
     def _remove(self, candidate: Candidate) -> None:
         self.candidates.pop(candidate.id, None)
         for count in candidate.counts.values():
-            self.owed[count.places[0][0]] -= 1
+            self.owed[unpack_place(count.places[0])[0]] -= 1
 
     def remember(self, decided: bytes) -> None:
         """Pass over late votes for this operation; of too many such ids the oldest is forgotten."""
@@ -293,7 +305,7 @@ class VoteTable:
         lowest: dict[int, int] = {}
         for candidate in self.candidates.values():
             for count in candidate.counts.values():
-                for member, height, _ in count.places:
+                for member, height, _ in map(unpack_place, count.places):
                     if height < lowest.get(member, height + 1):
                         lowest[member] = height
         return lowest

@@ -157,7 +157,7 @@ class Validator:
             self._compare(member, header, raw, out)
             return out
         batch = open_batch(raw, self.network, self.epoch, self.committee)
-        if self._table.owed[member] + len(batch.votes) > self._limits.owed_max:
+        if self._table.owed[member] + header.count > self._limits.owed_max:
             raise NotYet("busy", "too many votes of this validator wait for their operations")
         for ready in chain.add(batch):
             self._archive.add_batch(ready, now)

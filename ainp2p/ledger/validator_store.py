@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 
 from ainp2p.errors import Error, StorageError
-from ainp2p.ledger.certificate import Place
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.effects import Evidence, Found, Record, Records, Restored
 from ainp2p.ledger.operations import SignedOperation
@@ -28,7 +27,6 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS vote_floors (member INTEGER PRIMARY KEY, floor INTEGER NOT NULL)",
 )
 _LAST, _FIRST = -1, -2
-_PLACE = struct.Struct(">BIB")
 _LENGTH = struct.Struct(">I")
 _read_signed = fast_decoder(SignedOperation)
 _read_evidence = fast_decoder(Evidence, size_max=1 << 20)
@@ -127,7 +125,7 @@ class SqliteJournal:
             return None
         object_, seq, places = rows[0]
         stored = self._store.history(object_, seq, 1)[0]
-        return Found(stored.signed, tuple(_PLACE.iter_unpack(places)))
+        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places))
 
     def evidence(self) -> list[Evidence]:
         """All evidence, oldest first."""
@@ -155,9 +153,6 @@ def _join(operations: list[SignedOperation]) -> bytes:
 
 
 def _final_row(record: Record) -> tuple[bytes, bytes, int, bytes]:
-    operation = record.decided.parsed.operation
-    return record.decided.parsed.id, operation.object, operation.seq, _pack(record.places)
-
-
-def _pack(places: tuple[Place, ...]) -> bytes:
-    return b"".join([_PLACE.pack(*place) for place in places])
+    operation, places = record.decided.parsed.operation, record.places
+    packed = struct.pack(f">{len(places)}Q", *places)
+    return record.decided.parsed.id, operation.object, operation.seq, packed

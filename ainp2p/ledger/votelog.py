@@ -134,7 +134,6 @@ class VoteBatch:
         raw: the bytes that travel.
         id: digest of the header; the next batch's `previous`.
         member: the validator's place in the committee.
-        votes: what the entries say.
     """
 
     raw: bytes
@@ -143,8 +142,12 @@ class VoteBatch:
     header: Header
     signature: bytes
     entries: bytes
-    votes: list[Vote]
     _tree: MerkleTree | None = None
+
+    @property
+    def votes(self) -> list[Vote]:
+        """What the entries say; made each time, since many batches are kept and few are read again."""
+        return read_votes(self.entries)
 
     def path(self, position: int) -> bytes:
         """The Merkle path of one entry; the tree is kept, since who asks for one asks for many."""
@@ -221,8 +224,7 @@ def _parsed(raw: bytes, batch: SignedBatch, header: Header, member: int) -> Vote
     leaves = split_entries(batch.entries)
     if len(leaves) != header.count or MerkleTree(leaves).root != header.root:
         raise Malformed("a batch's entries are not those that its header names")
-    votes = read_votes(batch.entries)
-    return VoteBatch(raw, batch_id(batch.header), member, header, batch.signature, batch.entries, votes)
+    return VoteBatch(raw, batch_id(batch.header), member, header, batch.signature, batch.entries)
 
 
 @dataclass(slots=True)
@@ -323,4 +325,4 @@ def sign_batch(header: Header, leaves: Sequence[bytes], signer: Signer, member: 
     encoded, entries = encode(header), b"".join(leaves)
     signature = signer.sign(SIGN_VOTES, encoded)
     raw = encode(SignedBatch(encoded, signature, entries))
-    return VoteBatch(raw, batch_id(encoded), member, header, signature, entries, read_votes(entries))
+    return VoteBatch(raw, batch_id(encoded), member, header, signature, entries)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidOperation
+from ainp2p.ledger.certificate import unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.operations import parse
 from ainp2p.ledger.slot import Slot, VoteTable
@@ -42,7 +43,7 @@ def test_a_quorum_of_weight_prepares_and_another_one_decides() -> None:
     assert [(c.id, v) for c, v in votes_.count(votes(2, commit_entry(0, X), height=2)).final] == [(X, 0)]
     candidate = votes_.candidates[X]
     assert (candidate.prepared, candidate.final, candidate.voters()) == (0, 0, 0b1111)
-    assert votes_.places(candidate, COMMIT, 0) == [(3, 2, 0), (2, 2, 0)]
+    assert [unpack_place(p) for p in votes_.places(candidate, COMMIT, 0)] == [(3, 2, 0), (2, 2, 0)]
 
 
 def test_a_repeated_vote_counts_once() -> None:
