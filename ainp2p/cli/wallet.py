@@ -1,0 +1,217 @@
+"""`ainp2p wallet`: balance, payments, history and deposits of a key of yours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainp2p.cli import exit_codes
+from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.key import load_key
+from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
+from ainp2p.cli.output import emit, note
+from ainp2p.errors import InvalidInput, StorageError
+from ainp2p.home import Home, checked_name
+
+if TYPE_CHECKING:
+    from ainp2p.cli.command import Subparsers
+    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.protocol.network import Network
+
+Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the group to the command line."""
+    commands = add_group(
+        subparsers,
+        "wallet",
+        "money: what a key of yours has, and paying",
+        "ainp2p wallet balance alice\nainp2p wallet send alice bob 250",
+    )
+    balance = add_command(
+        commands, "balance", "what the account has", _balance, "ainp2p wallet balance alice --json"
+    )
+    send = add_command(
+        commands,
+        "send",
+        "pay somebody; returns once it is final",
+        _send,
+        "ainp2p wallet send alice bob 250\n"
+        "ainp2p wallet send alice ain:7Yx… 1.5ain --note rent-may   # again: still one payment",
+    )
+    history = add_command(
+        commands,
+        "history",
+        "operations on this machine, newest first",
+        _history,
+        "ainp2p wallet history alice",
+    )
+    locks = add_command(commands, "locks", "open deposits", _locks, "ainp2p wallet locks alice --json")
+    for parser in (balance, send, history, locks):
+        parser.add_argument("key", help="name of a key of yours: whose money it is")
+        add_network_option(parser)
+    send.add_argument("to", help="ain:… id, or the key name, peer id or did:key of the payee")
+    send.add_argument("amount", help="250 (uain), or 1.5ain")
+    send.add_argument(
+        "--note", default="", help="names the payment, so that a repetition is not a second one"
+    )
+    history.add_argument("--limit", type=int, default=20, help="at most so many (20)")
+
+
+# --- commands -----------------------------------------------------------------------------------------
+
+
+def _balance(args: argparse.Namespace) -> int:
+    return _run(args, _show_balance)
+
+
+def _send(args: argparse.Namespace) -> int:
+    return _run(args, _pay, signs=True)
+
+
+def _history(args: argparse.Namespace) -> int:
+    return _run(args, _show_history)
+
+
+def _locks(args: argparse.Namespace) -> int:
+    return _run(args, _show_locks)
+
+
+async def _show_balance(args: argparse.Namespace, wallet: Wallet) -> None:
+    from ainp2p.ledger.amounts import ain_text
+    from ainp2p.protocol.identity import id_text
+
+    balance = await wallet.balance()
+    account = id_text(wallet.account_id)
+    parts = {name: getattr(balance, name) for name in ("available", "locked", "owed", "total")}
+    lines = [f"{name:<10} {value:>20} uain  {ain_text(value)}" for name, value in parts.items()]
+    emit(args, "\n".join([f"account    {account}", *lines]), {"account": account, **parts})
+
+
+async def _pay(args: argparse.Namespace, wallet: Wallet) -> None:
+    from ainp2p.ledger.amounts import amount_from_text
+    from ainp2p.protocol.identity import id_text
+
+    amount = amount_from_text(args.amount)
+    to = _account(args.to, chosen_genesis(args.network))
+    final = await wallet.send(to, amount, note=args.note.encode() or None)
+    operation, payee = id_text(final.operation), id_text(to)
+    emit(
+        args,
+        f"paid {amount} uain to {payee}: final, operation {operation}",
+        {"amount": amount, "to": payee, "operation": operation, "final": True},
+    )
+
+
+async def _show_history(args: argparse.Namespace, wallet: Wallet) -> None:
+    from ainp2p.protocol.identity import id_text
+
+    for recorded in await wallet.history(args.limit):
+        operation = recorded.parsed.operation
+        data = {
+            "operation": id_text(recorded.parsed.id),
+            "kind": type(operation.body).__name__.lower(),
+            "object": id_text(operation.object),
+            "seq": operation.seq,
+            "at_ms": recorded.at_ms,
+            "received": recorded.received,
+            "spent": recorded.spent,
+            "final": bool(recorded.certificate),
+        }
+        grade = "final" if recorded.certificate else "pending"
+        change = f"{recorded.received - recorded.spent:+}"
+        emit(args, f"{data['kind']:<7} {change:>16} uain  {grade:<8} {data['operation']}", data)
+
+
+async def _show_locks(args: argparse.Namespace, wallet: Wallet) -> None:
+    from ainp2p.protocol.identity import id_text
+
+    for state in await wallet.locks():
+        lock = state.lock
+        ours = "we pay" if lock.payer == wallet.account_id else "we are paid"
+        unsettled = wallet.book.unsettled(lock.id)
+        emit(
+            args,
+            f"{id_text(lock.id)}  {ours}, {lock.paid} of {lock.deposit} uain settled, "
+            f"{unsettled} more promised, step {lock.step}, until {lock.expiry}",
+            {
+                "lock": id_text(lock.id),
+                "payer": id_text(lock.payer),
+                "beneficiaries": [[id_text(b.account), b.parts] for b in lock.beneficiaries],
+                "deposit": lock.deposit,
+                "paid": lock.paid,
+                "promised": unsettled,
+                "step": lock.step,
+                "expiry_ms": lock.expiry,
+            },
+        )
+
+
+# --- opening a wallet ---------------------------------------------------------------------------------
+
+
+class _Watcher:
+    """The public half of a key: enough to look, and nothing can be signed."""
+
+    def __init__(self, public: bytes) -> None:
+        self.public = public
+
+    def sign(self, purpose: bytes, payload: bytes) -> bytes:
+        raise InvalidInput("this command only looks; it has not opened the key")
+
+
+def _run(args: argparse.Namespace, use: Use, *, signs: bool = False) -> int:
+    import trio
+
+    name = checked_name(args.key)
+    signer = load_key(name) if signs else _Watcher(public_key(name))
+    trio.run(_with_wallet, args, chosen_genesis(args.network), name, signer, use)
+    return exit_codes.OK
+
+
+async def _with_wallet(args: argparse.Namespace, genesis: Genesis, name: str, signer: Any, use: Use) -> None:
+    from ainp2p.protocol.context import Context
+    from ainp2p.protocol.identity import Key
+    from ainp2p.protocol.libp2p import open_network
+
+    # The agent's own books: two journals for one account could sign twice for one slot.
+    directory = Home.from_environment().network(genesis.network_id) / "agents" / name / "wallet"
+    async with open_network(Key(Context.system().token_bytes(32)), ()) as network:
+        async with _opened(args, network, genesis, signer, directory) as wallet:
+            await use(args, wallet)
+
+
+@asynccontextmanager
+async def _opened(
+    args: argparse.Namespace, network: Network, genesis: Genesis, signer: Any, directory: Path
+) -> AsyncIterator[Wallet]:
+    from ainp2p.ledger.settling import SettlePolicy
+    from ainp2p.ledger.wallet import open_wallet
+
+    quiet = SettlePolicy(refund=False, at_close_s=0)  # a look changes nothing
+    async with AsyncExitStack() as stack:
+        try:
+            opening = open_wallet(network, genesis, signer, directory, policy=quiet)
+            wallet = await stack.enter_async_context(opening)
+        except StorageError as exc:
+            if not isinstance(signer, _Watcher) or "in use" not in str(exc):
+                raise
+            note(args, "the agent of this key is running: without its journal, receipts are not shown")
+            opening = open_wallet(network, genesis, signer, None, policy=quiet)
+            wallet = await stack.enter_async_context(opening)
+        yield wallet
+
+
+def _account(word: str, genesis: Genesis) -> bytes:
+    """The account behind an id, or the plain account of a key."""
+    from ainp2p.ledger.operations import account_id, plain_inception
+    from ainp2p.protocol.identity import id_from_text
+
+    if word.startswith("ain:"):
+        return id_from_text(word)
+    return account_id(genesis.network_id, plain_inception(public_key(word)))
