@@ -1,4 +1,4 @@
-"""One Lock's till and the jobs that are delivered against it: the seller's side of a paid stream.
+"""One awarded job while it is worked on: the seller's side of a paid stream.
 
     Sale.produce   runs the skill's function, in a task of the agent's own   ──▶ a small buffer
     Sale.deliver   sends from the buffer what the till allows, in the stream's handler
@@ -9,62 +9,46 @@ the buyer resumes. Nobody works for a peer that has gone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import trio
 
 from ainp2p.agents.models.model import Token
+from ainp2p.agents.tills import Till
 from ainp2p.agents.work import Work
 from ainp2p.errors import Error, InvalidInput, Refused, Unpaid
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.delivery import BUDGET, CANCELED, DONE, FAILED, Content, weight
-from ainp2p.protocol.messages import BYTES, JSON, TEXT, TIME, Chunk, Finished
-from ainp2p.protocol.seller_meter import SellerMeter
+from ainp2p.protocol.messages import BYTES, DATA_SIZE_MAX, JSON, TEXT, TIME, Chunk, Finished
+
+log = logging.getLogger(__name__)
 
 BUFFER_SIZE = 64  # yields made before they may be delivered: one window
-PAYMENT_TIMEOUT_S = 30.0  # how long a seller waits for a receipt before it gives the job up
 CLOSE_TIMEOUT_S = 1.0  # for a function to clean up when it is stopped
 
 Send = Callable[[Chunk], Awaitable[None]]
-Run = Callable[[Work], AsyncIterator[object]]
-
-
-class Till:
-    """One Lock's meter, and an alarm for whoever waits for it to change."""
-
-    def __init__(self, meter: SellerMeter) -> None:
-        self.meter = meter
-        self._changed = trio.Event()
-
-    def notify(self) -> None:
-        """A receipt, progress of a reader or a cancellation has come."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def wait_for_credit(self, sale: Sale) -> int:
-        """How many units may be delivered; waits until some may. 0: none ever, or it was canceled.
-
-        Raises:
-            Unpaid: no receipt came in PAYMENT_TIMEOUT_S.
-        """
-        with trio.move_on_after(PAYMENT_TIMEOUT_S):
-            while not (sale.canceled or self.meter.exhausted(sale.job)):
-                allowed = self.meter.allowance(sale.job)
-                if allowed > 0:
-                    return allowed
-                await self._changed.wait()
-            return 0
-        raise Unpaid(f"{self.meter.unpaid} units are delivered and unpaid after {PAYMENT_TIMEOUT_S:g} s")
+Run = Callable[[Work], AsyncGenerator[object, None]]
 
 
 class Sale:
-    """One awarded job while it is worked on."""
+    """One awarded job.
+
+    Attributes:
+        job, buyer: the award's id, and the key of whoever awarded.
+        till: the Lock that pays for it.
+        idle_since: trio's time when the last stream that delivered it ended.
+        streams: that deliver it; two, while one takes over from another.
+        finished: the last word on it, once it is said.
+        unpaid: it ended since the buyer stopped paying.
+    """
 
     def __init__(self, job: bytes, buyer: bytes, till: Till, work: Work, run: Run) -> None:
         self.job, self.buyer, self.till, self.work = job, buyer, till, work
-        self.canceled = False
-        self.streams = 0  # that deliver it now
+        self.canceled = self.unpaid = False
+        self.idle_since = trio.current_time()
         self.finished: Finished | None = None
+        self.streams = 0
         self._run = run
         self._into, self._from = trio.open_memory_channel[object](BUFFER_SIZE)
         self._held: list[object] = []  # taken from the buffer, not delivered yet
@@ -76,24 +60,28 @@ class Sale:
 
     async def produce(self) -> None:
         """Run the skill's function until it ends, fails or is stopped; what it raises is kept."""
-        with self._producing:
-            yields, ended = self._run(self.work), False
-            try:
+        yields = self._run(self.work)
+        failure: Exception | None = Refused("stopped", "the seller was stopped before it had done")
+        try:
+            with self._producing:
                 async for value in yields:
                     await self._into.send(value)
-                ended = True
-            except trio.BrokenResourceError:
-                pass  # nobody wants more
-            except Exception as exc:  # the skill's author's fault: the buyer is told, the agent goes on
-                self._failure = exc
-            finally:
-                if not ended and self._failure is None:
-                    self._failure = Refused("stopped", "the seller was stopped before it had done")
-                self._into.close()
-                close = getattr(yields, "aclose", None)
-                if close is not None:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-                        await close()
+                failure = None
+        except trio.BrokenResourceError:
+            return  # nobody wants more
+        except Exception as exc:  # the skill's author's fault: the buyer is told, the agent goes on
+            failure = exc
+        finally:
+            self._failure = failure
+            self._into.close()
+            await self._close(yields)
+
+    async def _close(self, yields: AsyncGenerator[object, None]) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+            try:
+                await yields.aclose()
+            except Exception:  # it fails while it cleans up: nobody is left to be told
+                log.exception("a skill failed while it was stopped")
 
     def stop_producing(self) -> None:
         """Stop the function; what it made so far is still delivered."""
@@ -110,9 +98,14 @@ class Sale:
         self._producing.cancel()
         self.till.notify()
 
-    async def wait_for_first(self) -> None:
-        """Return when there is something to deliver, or the function has ended."""
+    async def begin(self) -> int:
+        """Wait for the first yield, or the end, if prompt ids are paid; returns how many ids were read."""
         await self._fill()
+        return self.work.model.n_in
+
+    def accepted(self) -> None:
+        """The buyer is told now that work has begun; paid seconds count from here."""
+        self._counted_until = trio.current_time()
 
     # --- the stream --------------------------------------------------------------------------------
 
@@ -123,33 +116,60 @@ class Sale:
             Refused: ``resumed``: a later call took over.
         """
         self._delivering.cancel()
-        self._delivering = trio.CancelScope()
-        with self._delivering:
-            for chunk in again:
-                await send(chunk)
-            if self.finished is None:
-                finish, reason = await self._deliver_rest(send)
-                self.stop()
-                self.finished = self.till.meter.finish(self.job, finish, reason)
-            return self.finished
+        self._delivering = scope = trio.CancelScope()
+        self.streams += 1
+        try:
+            with scope:
+                for chunk in again:
+                    await send(chunk)
+                return await self._deliver_rest(send)
+        finally:
+            self.streams -= 1
+            if not self.streams:
+                self.idle_since = trio.current_time()
+                if self.finished is None:
+                    self.till.meter.pause(self.job)
         raise Refused("resumed", "the job goes on in another stream")
 
-    async def _deliver_rest(self, send: Send) -> tuple[bytes, bytes]:
-        tab = self.till.meter.tab(self.job)
-        while tab.finish is None and not self.canceled and await self._fill():
+    async def _deliver_rest(self, send: Send) -> Finished:
+        while self.finished is None:
             try:
-                if not await self.till.wait_for_credit(self):
-                    return (CANCELED if self.canceled else BUDGET), b""
-                await send(self._next_chunk())
-            except (Unpaid, InvalidInput) as exc:
-                return FAILED, str(exc).encode()[:1024]
-        if tab.finish is not None:
-            return tab.finish, b""
+                chunk = await self._next_chunk()
+            except Exception as exc:  # unpaid, or a yield that cannot travel: whatever a skill hands out
+                self.unpaid = isinstance(exc, Unpaid)
+                self._finish(CANCELED if _is_patience(exc) else FAILED, _told(exc))
+            else:
+                if chunk is not None:
+                    await send(chunk)
+        return self.finished
+
+    async def _next_chunk(self) -> Chunk | None:
+        """What may be delivered next, once it may; None: nothing more, and the last word is said."""
+        meter = self.till.meter
+        if (finish := meter.tab(self.job).finish) is not None:
+            self._finish(finish)  # the answer loops
+        elif self.canceled:
+            self._finish(CANCELED)
+        elif not await self._fill():
+            self._finish_at_end()
+        elif await self.till.wait_for_credit(self.job, lambda: self.canceled):
+            await trio.lowlevel.checkpoint_if_cancelled()  # a chunk gets its number only if it will be sent
+            return self._made_chunk()
+        elif not self.canceled:
+            self._finish(BUDGET)
+        return None
+
+    def _finish_at_end(self) -> None:
         if self.canceled:
-            return CANCELED, b""
-        if self._failure is not None:
-            return FAILED, _told(self._failure)
-        return (BUDGET if self.work.model.cut else DONE), b""
+            self._finish(CANCELED)
+        elif self._failure is not None:
+            self._finish(FAILED, _told(self._failure))
+        else:
+            self._finish(BUDGET if self.work.model.cut else DONE)
+
+    def _finish(self, finish: bytes, reason: bytes = b"") -> None:
+        self.stop()
+        self.finished = self.till.meter.finish(self.job, finish, reason)
 
     async def _fill(self) -> bool:
         """Hold at least one yield, and all others that are ready; False: there are no more."""
@@ -161,11 +181,11 @@ class Sale:
         while len(self._held) < BUFFER_SIZE:
             try:
                 self._held.append(self._from.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
                 break
         return True
 
-    def _next_chunk(self) -> Chunk:
+    def _made_chunk(self) -> Chunk:
         meter = self.till.meter
         unit = meter.tab(self.job).terms.price.unit
         if unit == "token":
@@ -175,10 +195,11 @@ class Sale:
             chunk, count = meter.deliver_tokens(self.job, tokens)
             del self._held[:count]
             return chunk
+        content = content_of(self._held.pop(0))
         units = self._seconds() if unit == "second" else 1
         if units and weight(units) > meter.allowance(self.job):
             units = meter.allowance(self.job)  # time that was not paid in advance is given away
-        return meter.deliver(self.job, content_of(self._held.pop(0)), units)
+        return meter.deliver(self.job, content, units)
 
     def _seconds(self) -> int:
         elapsed = int(trio.current_time() - self._counted_until)
@@ -190,12 +211,20 @@ def content_of(value: object) -> Content:
     """What a skill yielded, as it travels.
 
     Raises:
-        InvalidInput: it is no text, bytes or JSON value.
+        InvalidInput: it is no text, bytes or JSON value, or too large for one piece.
     """
+    content = _content(value)
+    if len(content.data) > DATA_SIZE_MAX:
+        size = len(content.data)
+        raise InvalidInput(f"a skill yielded {size} bytes at once, at most {DATA_SIZE_MAX} travel: split it")
+    return content
+
+
+def _content(value: object) -> Content:
     if isinstance(value, Token):
-        return Content(TEXT, value.text.encode())
+        return Content(TEXT, _utf8(value.text))
     if isinstance(value, str):
-        return Content(TEXT, value.encode())
+        return Content(TEXT, _utf8(value))
     if isinstance(value, bytes):
         return Content(BYTES, value)
     if value is None:
@@ -203,7 +232,18 @@ def content_of(value: object) -> Content:
     return Content(JSON, canonical_json.encode(value))
 
 
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidInput("a skill yielded text with a lone surrogate, which is not Unicode") from exc
+
+
+def _is_patience(failure: Exception) -> bool:
+    return isinstance(failure, Refused) and failure.code == "reader"
+
+
 def _told(failure: Exception) -> bytes:
     """What the buyer learns of a failed function: our own errors' words, and only the type of others."""
     words = str(failure) if isinstance(failure, Error) else ""
-    return f"{type(failure).__name__}: {words}".encode()[:1024]
+    return f"{type(failure).__name__}: {words}".encode(errors="replace")[:1024]

@@ -3,33 +3,41 @@
     call, counter, decline ─▶ the contract net's core
     award   ─▶ input and Lock checked ─▶ Accepted, chunks …, Finished
     receipt ─▶ booked, durable ─▶ the till's waiters go on
-    resume  ─▶ what may be lost again, then on
+    resume  ─▶ what may be lost again, then on; a job without a stream is kept for KEEP_S
 
-Whatever a buyer sends ends in an answer or a refusal; nothing here raises out of its own call.
+Whatever a buyer sends ends in an answer or a refusal; nothing here raises out of its own call. All that a
+buyer can make us keep is bounded: proposals and jobs under way by the slots, jobs that ended by KEPT_MAX.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
 
 import trio
 
+from ainp2p.agents.background import background
 from ainp2p.agents.models.model import Model
-from ainp2p.agents.sale import Sale, Till
+from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill
+from ainp2p.agents.tills import Tills
 from ainp2p.agents.work import new_work
-from ainp2p.errors import Error, InvalidInput, InvalidReceipt, LedgerError, Refused, RemoteError
+from ainp2p.errors import (
+    Error,
+    InvalidInput,
+    LedgerError,
+    NetworkError,
+    Refused,
+    RemoteError,
+)
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt, SignedReceipt
 from ainp2p.ledger.wallet import Wallet
 from ainp2p.protocol.card import SkillCard
-from ainp2p.protocol.codec import decode, encode
-from ainp2p.protocol.delivery import STEP, WINDOW, Terms
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.delivery import CANCELED, FAILED, STEP, WINDOW, Terms
 from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.messages import (
     PROTOCOL,
@@ -37,6 +45,7 @@ from ainp2p.protocol.messages import (
     Award,
     CallForProposals,
     Cancel,
+    Chunk,
     CounterProposal,
     Decline,
     ReceiptNotice,
@@ -53,20 +62,13 @@ from ainp2p.protocol.messages import (
 from ainp2p.protocol.negotiation import Deal, Listing
 from ainp2p.protocol.negotiation import Seller as Negotiation
 from ainp2p.protocol.network import Call, Network
-from ainp2p.protocol.seller_meter import SellerMeter
-from ainp2p.protocol.strategies import Answering, Pricing, hold_price, list_price
+from ainp2p.protocol.strategies import BUSY, Answering, Pricing, hold_price, list_price
+
+log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 2.0  # for buyers to learn that we stop, and to pay what they have
 KEEP_S = 30.0  # a job without a stream is kept so long, for its buyer to resume
-
-
-@dataclass(slots=True)
-class _Lane:
-    """One Lock's till, and the receipts that wait to become durable."""
-
-    till: Till
-    waiting: list[Receipt] = field(default_factory=list)
-    saving: trio.Lock = field(default_factory=trio.Lock)
+KEPT_MAX = 256  # such jobs; of those that have ended the oldest are forgotten sooner
 
 
 class Seller:
@@ -89,7 +91,7 @@ class Seller:
         self.skills = {skill.name.encode(): skill for skill in skills}
         self.models = tuple(models)
         self._network, self._wallet, self._signer, self._nursery = network, wallet, signer, nursery
-        self._parameters = genesis.parameters
+        self._tills = Tills(wallet, signer.public, genesis.parameters)
         self._negotiation = Negotiation(
             signer,
             network=genesis.network_id,
@@ -98,11 +100,11 @@ class Seller:
             pricing=pricing,
             answering=answering,
         )
-        self._lanes: dict[bytes, _Lane] = {}
         self._sales: dict[bytes, Sale] = {}
+        self._idle: OrderedDict[bytes, Sale] = OrderedDict()  # without a stream, the longest so first
+        self._idled = trio.Event()
         self._closing = self._closed = False
         self._moved = trio.Event()  # a receipt came, or a stream ended
-        self._known: set[bytes] = set()  # buyers that have paid before
         self.refresh_listings()
 
     @property
@@ -167,7 +169,7 @@ class Seller:
             if isinstance(message, Signed):
                 return await self._handle_signed(call, message)
             if isinstance(message, ReceiptNotice):
-                await self._book(call, message)
+                await self._take_notice(call, message)
                 return None
             if isinstance(message, StatusRequest):
                 return encode(self._status(call, message))
@@ -204,33 +206,32 @@ class Seller:
 
     async def _begin(self, call: Call, signed: Signed, key: bytes) -> None:
         if self._closing:
-            await call.send(encode(self._negotiation.refusal(signed, "busy", "this seller is closing")))
+            await call.send(encode(self._negotiation.refusal(signed, BUSY, "this seller is closing")))
             return
         deal = self._negotiation.award(signed, key, self._now_ms())
         if isinstance(deal, Signed):
             await call.send(encode(deal))
             return
         try:
-            skill = self.skills[deal.award.skill]
-            arguments = skill.read_input(deal.award.input)
-            lane = await self._lane(deal)
-        except (InvalidInput, Error) as exc:
+            sale = await self._open_sale(deal)
+        except Error as exc:
             self._negotiation.release(deal.job)
-            code = "lock" if isinstance(exc, LedgerError) else "input"
-            await call.send(encode(self._negotiation.refusal(signed, code, str(exc))))
+            await call.send(encode(self._negotiation.refusal(signed, _code(exc), str(exc))))
             return
         except BaseException:
             self._negotiation.release(deal.job)
             raise
-        sale = self._open_sale(deal, skill, arguments, lane.till)
         try:
-            await self._start(call, deal, sale)
-        finally:
-            if not self._closing:
-                self._nursery.start_soon(self._forget_later, sale)
+            accepted = await self._accept(deal, sale)
+        except BaseException:
+            self._forget(sale)  # the buyer was promised nothing, and does not resume it
+            raise
+        await self._deliver(call, sale, accepted)
 
-    def _open_sale(self, deal: Deal, skill: Skill, arguments: dict[str, Any], till: Till) -> Sale:
+    async def _open_sale(self, deal: Deal) -> Sale:
         award = deal.award
+        skill = self.skills[award.skill]
+        arguments = skill.read_input(award.input)
         work = new_work(
             self.models,
             job=deal.job,
@@ -240,55 +241,99 @@ class Seller:
             prefix=award.prefix.decode(errors="replace"),
             prefix_tokens=unpack_tokens(award.prefix_tokens),
         )
+        till = await self._tills.open(deal)
+        if self._closing:
+            self._tills.leave(till, deal.job, unpaid=False)
+            raise Refused(BUSY, "this seller is closing")
         sale = Sale(deal.job, deal.buyer_key, till, work, partial(skill.run, input_=arguments))
         self._sales[deal.job] = sale
         self._nursery.start_soon(sale.produce)
         return sale
 
-    async def _start(self, call: Call, deal: Deal, sale: Sale) -> None:
-        award, input_units = deal.award, 0
-        if deal.price.input:
-            await sale.wait_for_first()
-            input_units = sale.work.model.n_in
-        meter = sale.till.meter
+    async def _accept(self, deal: Deal, sale: Sale) -> Signed:
+        input_units = await sale.begin() if deal.price.input else 0
+        award, meter = deal.award, sale.till.meter
         meter.open_job(
             Terms(deal.job, deal.price, award.budget, award.units_max, award.step, award.window, input_units)
         )
-        accepted = self._negotiation.accepted(deal, input_units=input_units, window=meter.window)
-        await call.send(encode(accepted))
-        await self._deliver(call, sale, 0)
+        sale.accepted()
+        return self._negotiation.accepted(deal, input_units=input_units, window=meter.window)
 
     async def _resume(self, call: Call, resume: Resume, key: bytes) -> None:
-        sale = self._sales.get(resume.job)
-        if sale is None or sale.buyer != key:
-            raise Refused("no-such-job", "it was never awarded here, or has been forgotten")
-        await self._deliver(call, sale, resume.from_n)
+        sale = self._sale(resume.job, key)
+        if resume.receipt:
+            notice = ReceiptNotice(sale.till.meter.lock, resume.receipt, ())
+            with suppress(RemoteError, LedgerError):  # older than what we hold
+                await self._tills.book(notice)
+        again = sale.till.meter.resume(sale.job, resume.from_n)
+        await self._deliver(call, sale, None, again)
 
-    async def _deliver(self, call: Call, sale: Sale, from_n: int) -> None:
+    async def _deliver(
+        self, call: Call, sale: Sale, accepted: Signed | None, again: Sequence[Chunk] = ()
+    ) -> None:
         """Send a job's chunks in this stream to its end; the stream may go, and the job be resumed."""
-        again = sale.till.meter.resume(sale.job, from_n) if from_n else []
-        sale.streams += 1
+        self._idle.pop(sale.job, None)
         try:
+            if accepted is not None:
+                await call.send(encode(accepted))
             finished = await sale.deliver(lambda chunk: call.send(encode(chunk)), again)
             self._negotiation.release(sale.job)
             await call.send(encode(seal(self._signer, PURPOSE, finished)))
         finally:
-            sale.streams -= 1
+            self._rest(sale)
             self._tell_moved()
-            if not sale.streams and sale.finished is None and sale.job in self._sales:
-                sale.till.meter.pause(sale.job)
 
-    async def _forget_later(self, sale: Sale) -> None:
-        """Keep a job for its buyer to resume; then stop it, and free all that it held."""
+    def _sale(self, job: bytes, key: bytes) -> Sale:
+        """A job that this key has awarded.
+
+        Raises:
+            Refused: there is none.
+        """
+        sale = self._sales.get(job)
+        if sale is None or sale.buyer != key:
+            raise Refused("no-such-job", "it was never awarded here, or has been forgotten")
+        return sale
+
+    # --- jobs without a stream ---------------------------------------------------------------------
+
+    def _rest(self, sale: Sale) -> None:
+        """A stream of this job is over; unless there is another one, its buyer has a while to resume it."""
+        if sale.job not in self._sales or sale.streams:
+            return
+        self._idle[sale.job] = sale
+        self._idle.move_to_end(sale.job)
+        self._idled.set()
+        if len(self._idle) > KEPT_MAX:
+            oldest = next((sale for sale in self._idle.values() if sale.finished is not None), None)
+            if oldest is not None:  # those that have not ended hold a slot, and so are few
+                self._forget(oldest)
+
+    async def forget_forever(self) -> None:
+        """Stop and forget jobs that nobody resumes."""
         while True:
-            await trio.sleep(KEEP_S)
-            if not sale.streams:
-                break
+            await self._idled.wait()
+            self._idled = trio.Event()
+            while self._idle:
+                sale = next(iter(self._idle.values()))
+                kept_s = trio.current_time() - sale.idle_since
+                if kept_s < KEEP_S:
+                    await trio.sleep(KEEP_S - kept_s)
+                else:
+                    self._forget(sale)
+
+    def _forget(self, sale: Sale) -> None:
+        """Stop a job and free all that it held; a repeat is no error."""
+        if self._sales.pop(sale.job, None) is None:
+            return
+        self._idle.pop(sale.job, None)
         sale.stop()
         self._negotiation.release(sale.job)
-        self._sales.pop(sale.job, None)
-        sale.till.meter.finish(sale.job, b"canceled")
-        sale.till.meter.forget(sale.job)
+        vanished = sale.finished is None and sale.till.meter.unpaid > 0
+        self._tills.leave(sale.till, sale.job, unpaid=sale.unpaid or vanished)
+        with suppress(Refused):  # it was never begun
+            sale.till.meter.finish(sale.job, CANCELED)
+            sale.till.meter.forget(sale.job)
+        self._tell_moved()
 
     async def close(self) -> None:
         """Stop all work, say so to those who wait for it, and take what they still pay."""
@@ -296,88 +341,51 @@ class Seller:
         for sale in self._sales.values():
             sale.stop_producing()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-            while any(sale.streams for sale in self._sales.values()) or self._unpaid:
+            while any(sale.streams for sale in self._sales.values()) or self._tills.unpaid:
                 await self._moved.wait()
         self._closed = True
 
-    @property
-    def _unpaid(self) -> int:
-        return sum(lane.till.meter.unpaid for lane in self._lanes.values())
-
     def _status(self, call: Call, request: StatusRequest) -> Status:
-        sale = self._sales.get(request.job)
-        if sale is None or sale.buyer != public_from_peer_id(call.peer):
-            raise Refused("no-such-job", "it was never awarded here, or has been forgotten")
+        sale = self._sale(request.job, public_from_peer_id(call.peer))
         meter = sale.till.meter
         tab, paid = meter.tab(sale.job), meter.paid
-        state = {None: b"working", b"failed": b"failed", b"canceled": b"canceled"}.get(
-            tab.finish, b"completed"
-        )
+        state = {None: b"working", FAILED: b"failed", CANCELED: b"canceled"}.get(tab.finish, b"completed")
         return Status(sale.job, state, tab.units, tab.amount, meter.position.n, paid.n, paid.cumulative)
 
     # --- being paid --------------------------------------------------------------------------------
 
-    async def _lane(self, deal: Deal) -> _Lane:
-        """The till of the Lock that an award names.
-
-        Raises:
-            InvalidReceipt: its receipts would not be worth what they say.
-        """
-        id_ = deal.award.lock
-        state = await self._wallet.lock(id_)
-        self._check_lock(state.lock, deal)
-        lane = self._lanes.get(id_)
-        if lane is None:
-            if state.lock.paid or self._wallet.book.highest(id_) is not None:
-                raise InvalidReceipt(
-                    "lock", "what was delivered on it before is forgotten here: open another"
-                )
-            known = deal.award.buyer in self._known
-            lane = self._lanes[id_] = _Lane(Till(SellerMeter(id_, state.lock.deposit, known=known)))
-        return lane
-
-    def _check_lock(self, lock: Lock, deal: Deal) -> None:
-        life = lock.expiry - self._now_ms()
-        payees = {share.account for share in lock.beneficiaries}
-        if lock.payer != deal.award.buyer or lock.authority != (deal.buyer_key,) or lock.threshold != 1:
-            raise InvalidReceipt(
-                "authority", "the Lock is not the buyer's, or another key signs its receipts"
-            )
-        if payees != {self._wallet.account_id} or lock.closer != self._signer.public:
-            raise InvalidReceipt("payee", "the Lock does not pay us alone, or we cannot close it")
-        if lock.ended or life < 2 * self._parameters.margin(life):
-            raise InvalidReceipt("expired", "the Lock has ended, or ends too soon to settle in time")
-
-    async def _book(self, call: Call, notice: ReceiptNotice) -> None:
-        lane = self._lanes.get(notice.lock)
-        if lane is None:
-            raise Refused("lock", "no job is paid from this Lock here")
-        key = public_from_peer_id(call.peer)
-        if notice.receipt:
-            signed = decode(notice.receipt, SignedReceipt)
-            lane.waiting.append(self._wallet.book.accept(signed, self._now_ms()).receipt)
-            await self._save(lane)
+    async def _take_notice(self, call: Call, notice: ReceiptNotice) -> None:
+        """A receipt, and how far the readers are; either counts whatever becomes of the other."""
+        till, key = self._tills.till(notice.lock), public_from_peer_id(call.peer)
         for taken in notice.taken:
             sale = self._sales.get(taken.job)
-            if sale is not None and sale.buyer == key and sale.till is lane.till:
-                lane.till.meter.taken(taken.job, taken.weight)
-        lane.till.notify()
-        self._tell_moved()
+            if sale is not None and sale.buyer == key and sale.till is till:
+                with suppress(Refused):  # not begun yet
+                    till.meter.taken(taken.job, taken.weight)
+        till.notify()
+        try:
+            if notice.receipt:
+                await self._tills.book(notice)
+        finally:
+            self._tell_moved()
 
     def _tell_moved(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
 
-    async def _save(self, lane: _Lane) -> None:
-        """Make receipts durable, many with one fsync, and only then count them as paid."""
-        async with lane.saving:
-            receipts, lane.waiting = lane.waiting, []
-            if not receipts:
-                return  # saved together with an earlier one
-            await self._wallet.save_receipts()
-            for receipt in receipts:
-                lane.till.meter.accept(receipt.cumulative, receipt.units, receipt.context)
-        self._known.update(sale.work.buyer for sale in self._sales.values() if sale.till is lane.till)
+
+def _code(failure: Error) -> str:
+    """Why an award is refused, in a word."""
+    match failure:
+        case Refused():
+            return failure.code
+        case LedgerError():
+            return "lock"
+        case NetworkError():
+            return BUSY  # the ledger does not answer
+        case InvalidInput() | RemoteError():
+            return "input"
+    return "internal"
 
 
 @asynccontextmanager
@@ -394,19 +402,14 @@ async def open_seller(
     answering: Answering = hold_price,
 ) -> AsyncIterator[Seller]:
     """Sell `skills` until the block ends; jobs under way then end, unfinished."""
-    caught: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         seller = Seller(
             network, genesis, signer, wallet, skills, models, nursery,
             slots=slots, pricing=pricing, answering=answering,
         )  # fmt: skip
         network.serve(PROTOCOL, seller.handle)
+        nursery.start_soon(seller.forget_forever)
         try:
             yield seller
-        except Exception as exc:  # the caller's, not ours: keep it out of the group
-            caught = exc
         finally:
             await seller.close()
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught

@@ -9,8 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
-from ainp2p.agents.models.model import Choice, Embedding, Model, ModelInfo, Prompt, TokenStream
+from ainp2p.agents.models.model import (
+    MAX_TOKENS,
+    Choice,
+    Embedding,
+    Finish,
+    Model,
+    ModelInfo,
+    Prompt,
+    Token,
+    TokenStream,
+)
 from ainp2p.errors import ModelNotFound
 
 
@@ -24,7 +35,7 @@ class WorkModel:
     _prefix: tuple[int, ...]
     _streams: list[TokenStream] = field(default_factory=list)
     _counted: int = 0
-    _cut: list[TokenStream] = field(default_factory=list)  # streams that had no more to make than was bought
+    _cut: list[TokenStream] = field(default_factory=list)  # streams that were bought in part
 
     @property
     def cut(self) -> bool:
@@ -51,21 +62,25 @@ class WorkModel:
     ) -> TokenStream:
         """As `Model.stream`, within what was bought, with the buyer's seed and from the job's prefix on.
 
+        `max_tokens` counts the prefix: the answer has no more ids because two sellers made it.
+
         Raises:
             ModelNotFound: the agent was opened without a text model.
         """
         prefix, self._prefix = self._prefix, ()
-        bought = self._units_max if self._units_max is not None else max_tokens
-        wanted = bought if max_tokens is None else min(max_tokens, bought or max_tokens)
-        stream = self._of("text").stream(
+        model, wanted = self._of("text"), (MAX_TOKENS if max_tokens is None else max_tokens) - len(prefix)
+        if prefix and wanted < 1:
+            return _Nothing()
+        bought = wanted if self._units_max is None else min(wanted, self._units_max)
+        stream = model.stream(
             prompt,
+            max_tokens=bought,
             temperature=temperature,
             seed=self._seed if seed is None else seed,
             prefix=prefix,
-            **({} if wanted is None else {"max_tokens": wanted}),
         )
         self._streams.append(stream)
-        if wanted is not None and wanted == self._units_max:
+        if bought < wanted:
             self._cut.append(stream)
         return stream
 
@@ -91,6 +106,28 @@ class WorkModel:
                 return model
         have = ", ".join(m.info.name for m in self._models) or "none"
         raise ModelNotFound(f"the skill needs a model of kind {kind!r}; this agent has {have}: pass model=")
+
+
+class _Nothing:
+    """The stream of an answer that was whole already."""
+
+    n_in = 0
+    finish: Finish | None = "length"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nothing to stop."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Nothing to stop."""
 
 
 @dataclass(frozen=True, slots=True)
