@@ -501,8 +501,9 @@ class Libp2pNetwork(LinkedNetwork):
         """Host and services in one task, so that their nurseries never wrap the user's exception."""
         from libp2p.tools.anyio_service import background_trio_service
 
-        addresses = _listen_addresses(listen)
+        started = False
         try:
+            addresses = _listen_addresses(listen)
             async with self._host.run(addresses):
                 async with (
                     background_trio_service(self._pubsub),
@@ -510,12 +511,17 @@ class Libp2pNetwork(LinkedNetwork):
                     background_trio_service(self._dht),
                 ):
                     await self._pubsub.wait_until_ready()
-                    task_status.started()
                     try:
-                        await self._stop.wait()
+                        if started := bool(self._host.get_addrs()) or not addresses:
+                            task_status.started()
+                            await self._stop.wait()
                     finally:
                         await _close_host(self._host)
+            if not started:
+                raise InvalidInput(f"cannot listen at {', '.join(listen)}")
         except Exception:
+            if not started:
+                raise
             if not self._closed:
                 log.exception("the libp2p host failed; this network is closed")
         finally:

@@ -18,12 +18,14 @@ from outcome import Error, Value
 
 from ainp2p.errors import Broken, Closed, InvalidInput, Malformed, NetworkError, Refused, TimedOut
 from ainp2p.protocol import frames as f
-from ainp2p.protocol.channel import DEAD_AFTER_S, Channel, check_call
+from ainp2p.protocol.bodies import check_call
+from ainp2p.protocol.channel import DEAD_AFTER_S, Channel
 from ainp2p.protocol.network import Handler, PeerId
 
 log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 1.0  # for handing over what is queued, and for closing a stream that does not answer
+LOG_LINES_PER_S_MAX = 10  # about handlers that fail, for each peer
 
 
 class ByteStream(Protocol):
@@ -97,6 +99,7 @@ class PeerLink:
         self._flushed = trio.lowlevel.ParkingLot()
         self._timer_at = -math.inf
         self._rearm = trio.Event()
+        self._logged_from, self._logged = -math.inf, 0
         self._on: dict[type, Callable[[Any], None]] = {
             f.Called: self._on_called,
             f.Answered: self._on_answered,
@@ -207,7 +210,7 @@ class PeerLink:
             await trio.lowlevel.checkpoint()
         body = call.inbox.popleft()
         if call.call is not None:
-            self._core.taken(call.call, len(body))
+            self._core.caller.taken(call.call, len(body))
             self._wake_writer()
         return body
 
@@ -216,7 +219,7 @@ class PeerLink:
         if self._reason is not None:
             raise self._fault()
         queue = self._small if len(call.body) <= f.PAYLOAD_MAX else self._large
-        if queue or not self._core.has_room(call.kind, len(call.body)):
+        if queue or not self._core.caller.has_room(call.kind, len(call.body)):
             check_call(call.protocol, len(call.body))
             queue.append(call)
             self._settle()  # those before it may have given up
@@ -227,7 +230,7 @@ class PeerLink:
             self._rearm.set()
 
     def _open(self, call: _OurCall) -> None:
-        call.call = self._core.open(call.kind, call.protocol, call.body, call.deadline)
+        call.call = self._core.caller.open(call.kind, call.protocol, call.body, call.deadline)
         call.body = b""
         if call.kind != f.ONE_WAY:
             self._calls[call.call] = call
@@ -264,15 +267,15 @@ class PeerLink:
             return  # it waits for room, or the link is over; `_fill_room` skips it
         self._calls.pop(call.call, None)
         if self._reason is None:
-            self._core.cancel(call.call)
+            self._core.caller.cancel(call.call)
             for body in call.inbox:
-                self._core.taken(call.call, len(body))
+                self._core.caller.taken(call.call, len(body))
             self._settle()
 
     def _set_deadline(self, call: _OurCall, deadline: float) -> None:
         call.deadline = deadline
         if call.call is not None:
-            self._core.set_deadline(call.call, deadline)
+            self._core.caller.set_deadline(call.call, deadline)
         if deadline < self._timer_at:
             self._rearm.set()
 
@@ -284,7 +287,7 @@ class PeerLink:
             raise self._fault()
         if call not in self._scopes:
             raise Closed("the handler of this call has returned")
-        sent = self._core.send_chunk(call, chunk)
+        sent = self._core.callee.send_chunk(call, chunk)
         self._wake_writer()
         if sent:
             await trio.lowlevel.checkpoint()
@@ -296,7 +299,7 @@ class PeerLink:
     def _on_called(self, event: f.Called) -> None:
         handler = self._handlers.get(event.protocol)
         if handler is None:
-            self._core.refuse(event.call, "no-such-protocol", f"nobody serves {event.protocol} here")
+            self._core.callee.refuse(event.call, "no-such-protocol", f"nobody serves {event.protocol} here")
         else:
             assert self._nursery is not None
             scope = self._scopes[event.call] = trio.CancelScope()
@@ -321,16 +324,21 @@ class PeerLink:
     def _finish(self, event: f.Called, body: bytes, no: Refused | None) -> None:
         if no is None:
             try:
-                self._core.finish(event.call, body)
+                self._core.callee.finish(event.call, body)
             except InvalidInput as exc:
                 no = self._internal(event.protocol, exc)
         if no is not None:
-            self._core.refuse(event.call, no.code, no.reason)
+            self._core.callee.refuse(event.call, no.code, no.reason)
         self._drains.pop(event.call, None)
         self._wake_writer()
 
     def _internal(self, protocol: str, exc: Exception) -> Refused:
-        log.error("handler of %s failed for %s: %r", protocol, self.peer, exc, exc_info=exc)
+        now = trio.current_time()
+        if now >= self._logged_from + 1:
+            self._logged_from, self._logged = now, 0
+        self._logged += 1
+        if self._logged <= LOG_LINES_PER_S_MAX:  # a peer that makes a handler fail fills no disk
+            log.error("handler of %s failed for %s: %r", protocol, self.peer, exc, exc_info=exc)
         return Refused("internal", "the handler failed")
 
     # --- events ---------------------------------------------------------------------------------
@@ -390,11 +398,11 @@ class PeerLink:
     def _settle(self) -> None:
         """After anything moved: open calls that waited for room, wake senders whose chunks have gone."""
         for queue in (self._small, self._large):
-            while queue and (queue[0].end or self._core.has_room(queue[0].kind, len(queue[0].body))):
+            while queue and (queue[0].end or self._core.caller.has_room(queue[0].kind, len(queue[0].body))):
                 call = queue.popleft()
                 if call.end is None:
                     self._open(call)
-        for drained in self._core.take_drained():
+        for drained in self._core.callee.take_drained():
             if (event := self._drains.pop(drained, None)) is not None:
                 event.set()
         self._wake_writer()
@@ -407,7 +415,7 @@ class PeerLink:
                 raise Broken(f"nothing heard for {DEAD_AFTER_S:g} s")
             waiting = [call for call in (*self._small, *self._large) if call.end is None]
             late = [call for call in waiting if call.deadline <= now]
-            for call in [*(self._calls.pop(number) for number in self._core.expire(now)), *late]:
+            for call in [*(self._calls.pop(number) for number in self._core.caller.expire(now)), *late]:
                 words = f"no answer from {self.peer} to {call.protocol} within {call.timeout_s:g} s"
                 self._end(call, TimedOut(words))
             self._settle()

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from ainp2p.errors import Broken, InvalidInput, Malformed, Refused
-from ainp2p.protocol import channel, outbox
+from ainp2p.protocol import bodies, callee, caller, outbox
 from ainp2p.protocol import frames as f
 from ainp2p.protocol.channel import DEAD_AFTER_S, HEARTBEAT_S, Channel
 from ainp2p.protocol.frames import Limits
@@ -86,9 +86,9 @@ def reply_frame(kind: int, call: int, body: bytes = b"", *, size: int | None = N
 
 def test_a_request_is_called_there_and_answered_here() -> None:
     alice, bob = pair()
-    call = alice.open(f.REQUEST, P, b"question")
+    call = alice.caller.open(f.REQUEST, P, b"question")
     assert carry(alice, bob) == [f.Called(call, f.REQUEST, P, b"question")]
-    bob.finish(call, b"answer")
+    bob.callee.finish(call, b"answer")
     assert carry(bob, alice) == [f.Answered(call, b"answer")]
     assert alice.idle
     assert bob.idle
@@ -96,11 +96,11 @@ def test_a_request_is_called_there_and_answered_here() -> None:
 
 def test_both_ends_number_their_own_calls() -> None:
     alice, bob = pair()
-    assert alice.open(f.REQUEST, P, b"a") == bob.open(f.REQUEST, P, b"b") == 1
+    assert alice.caller.open(f.REQUEST, P, b"a") == bob.caller.open(f.REQUEST, P, b"b") == 1
     assert carry(alice, bob) == [f.Called(1, f.REQUEST, P, b"a")]
     assert carry(bob, alice) == [f.Called(1, f.REQUEST, P, b"b")]
-    alice.finish(1, b"to b")
-    bob.finish(1, b"to a")
+    alice.callee.finish(1, b"to b")
+    bob.callee.finish(1, b"to a")
     assert carry(alice, bob) == [f.Answered(1, b"to b")]
     assert carry(bob, alice) == [f.Answered(1, b"to a")]
 
@@ -109,7 +109,7 @@ def test_both_ends_number_their_own_calls() -> None:
 def test_bytes_may_arrive_in_any_pieces(cut: int) -> None:
     alice, bob = pair()
     for n in range(5):
-        alice.open(f.REQUEST, P, bytes([n]) * 100)
+        alice.caller.open(f.REQUEST, P, bytes([n]) * 100)
     data, found = alice.data_to_send(), list[f.Event]()
     for at in range(0, len(data), cut):
         bob.receive_data(data[at : at + cut], 0)
@@ -120,7 +120,7 @@ def test_bytes_may_arrive_in_any_pieces(cut: int) -> None:
 def test_queued_frames_are_written_together_but_never_beyond_one_noise_message() -> None:
     alice, _ = pair()
     for _n in range(250):
-        alice.open(f.REQUEST, P, bytes(1000))
+        alice.caller.open(f.REQUEST, P, bytes(1000))
     sizes = []
     while data := alice.data_to_send():
         sizes.append(len(data))
@@ -131,37 +131,45 @@ def test_queued_frames_are_written_together_but_never_beyond_one_noise_message()
 
 def test_a_refusal_says_why() -> None:
     alice, bob = pair()
-    call = alice.open(f.REQUEST, P, b"")
+    call = alice.caller.open(f.REQUEST, P, b"")
     carry(alice, bob)
-    bob.refuse(call, "no-such-skill", "nobody here can do that")
+    bob.callee.refuse(call, "no-such-skill", "nobody here can do that")
     assert carry(bob, alice) == [f.WasRefused(call, "no-such-skill", "nobody here can do that")]
     assert bob.idle
 
 
 def test_long_words_of_a_refusal_are_cut() -> None:
     alice, bob = pair()
-    call = alice.open(f.REQUEST, P, b"")
+    call = alice.caller.open(f.REQUEST, P, b"")
     carry(alice, bob)
-    bob.refuse(call, "c" * 1000, "é" * 5000)
+    bob.callee.refuse(call, "c" * 1000, "é" * 5000)
     (event,) = carry(bob, alice)
     assert isinstance(event, f.WasRefused)
     assert (len(event.code), len(event.reason)) == (f.CODE_SIZE_MAX, f.REASON_SIZE_MAX // 2)
 
 
+def test_a_refusal_without_a_word_still_is_one() -> None:
+    alice, bob = pair()
+    call = alice.caller.open(f.REQUEST, P, b"")
+    carry(alice, bob)
+    bob.callee.refuse(call, "")
+    assert carry(bob, alice) == [f.WasRefused(call, "refused", "")]
+
+
 def test_a_one_way_message_has_no_answer() -> None:
     alice, bob = pair()
-    call = alice.open(f.ONE_WAY, P, b"news")
+    call = alice.caller.open(f.ONE_WAY, P, b"news")
     assert carry(alice, bob) == [f.Called(call, f.ONE_WAY, P, b"news")]
-    bob.finish(call, b"ignored")
+    bob.callee.finish(call, b"ignored")
     assert carry(bob, alice) == []
     assert bob.idle
 
 
 def test_a_refused_one_way_message_has_no_answer_either() -> None:
     alice, bob = pair()
-    call = alice.open(f.ONE_WAY, P, b"news")
+    call = alice.caller.open(f.ONE_WAY, P, b"news")
     carry(alice, bob)
-    bob.refuse(call, "no")
+    bob.callee.refuse(call, "no")
     assert carry(bob, alice) == []
 
 
@@ -172,17 +180,17 @@ def test_a_refused_one_way_message_has_no_answer_either() -> None:
 def test_a_large_body_goes_in_pieces_and_comes_whole(size: int) -> None:
     alice, bob = pair()
     body = random.Random(size).randbytes(size)
-    call = alice.open(f.REQUEST, P, body)
+    call = alice.caller.open(f.REQUEST, P, body)
     assert carry(alice, bob) == [f.Called(call, f.REQUEST, P, body)]
-    bob.finish(call, body[::-1])
+    bob.callee.finish(call, body[::-1])
     assert carry(bob, alice) == [f.Answered(call, body[::-1])]
 
 
 def test_a_small_request_overtakes_large_ones() -> None:
     alice, bob = pair()
-    large = [alice.open(f.REQUEST, P, bytes(900_000)) for _ in range(3)]
+    large = [alice.caller.open(f.REQUEST, P, bytes(900_000)) for _ in range(3)]
     bob.receive_data(alice.data_to_send(), 0)
-    small = alice.open(f.REQUEST, P, b"quick")
+    small = alice.caller.open(f.REQUEST, P, b"quick")
     for _ in range(2):
         bob.receive_data(alice.data_to_send(), 0)
     assert [event.call for event in events(bob)] == [small]
@@ -191,32 +199,32 @@ def test_a_small_request_overtakes_large_ones() -> None:
 
 def test_large_bodies_take_turns() -> None:
     alice, bob = pair()
-    big = alice.open(f.REQUEST, P, bytes(1_000_000))
-    less = alice.open(f.REQUEST, P, bytes(100_000))
+    big = alice.caller.open(f.REQUEST, P, bytes(1_000_000))
+    less = alice.caller.open(f.REQUEST, P, bytes(100_000))
     assert [event.call for event in carry(alice, bob)] == [less, big]
 
 
 def test_only_so_many_bodies_are_under_way_at_once_and_the_others_follow() -> None:
     alice, bob = pair(Limits(call_window=64 << 20, queue=64 << 20))
-    calls = [alice.open(f.REQUEST, P, bytes(200_000)) for _ in range(30)]
+    calls = [alice.caller.open(f.REQUEST, P, bytes(200_000)) for _ in range(30)]
     assert sorted(event.call for event in carry(alice, bob)) == calls
 
 
 def test_a_body_above_the_limit_is_refused_before_anything_is_sent() -> None:
     alice, bob = pair()
     with pytest.raises(InvalidInput):
-        alice.open(f.REQUEST, P, bytes(BODY_SIZE_MAX + 1))
+        alice.caller.open(f.REQUEST, P, bytes(BODY_SIZE_MAX + 1))
     assert not alice.has_output
-    call = alice.open(f.STREAM, P, b"")
+    call = alice.caller.open(f.STREAM, P, b"")
     carry(alice, bob)
     with pytest.raises(InvalidInput):
-        bob.send_chunk(call, bytes(BODY_SIZE_MAX + 1))
+        bob.callee.send_chunk(call, bytes(BODY_SIZE_MAX + 1))
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "/ünï/1"])
 def test_a_protocol_id_that_cannot_be_sent_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput):
-        Channel(0).open(f.REQUEST, name, b"")
+        Channel(0).caller.open(f.REQUEST, name, b"")
 
 
 # --- streams ------------------------------------------------------------------------------------
@@ -224,7 +232,7 @@ def test_a_protocol_id_that_cannot_be_sent_is_refused(name: str) -> None:
 
 def opened_stream(limits: Limits = f.LIMITS) -> tuple[Channel, Channel, int]:
     alice, bob = pair(limits)
-    call = alice.open(f.STREAM, P, b"")
+    call = alice.caller.open(f.STREAM, P, b"")
     carry(alice, bob)
     return alice, bob, call
 
@@ -232,8 +240,8 @@ def opened_stream(limits: Limits = f.LIMITS) -> tuple[Channel, Channel, int]:
 def test_a_stream_brings_chunks_and_then_ends() -> None:
     alice, bob, call = opened_stream()
     for n in range(3):
-        assert bob.send_chunk(call, b"%d" % n)
-    bob.finish(call)
+        assert bob.callee.send_chunk(call, b"%d" % n)
+    bob.callee.finish(call)
     assert carry(bob, alice) == [*(f.Chunk(call, b"%d" % n) for n in range(3)), f.Ended(call)]
     assert bob.idle
 
@@ -242,8 +250,8 @@ def test_chunks_keep_their_order_whatever_their_size() -> None:
     alice, bob, call = opened_stream(Limits(stream_window=10 << 20))
     sizes = [5, 59_996, 59_997, 10, 400_000, 1, 0, 59_996, 200_000, 3]
     for n, size in enumerate(sizes):
-        bob.send_chunk(call, bytes([n]) * size)
-    bob.finish(call)
+        bob.callee.send_chunk(call, bytes([n]) * size)
+    bob.callee.finish(call)
     got = carry(bob, alice)
     assert got == [*(f.Chunk(call, bytes([n]) * size) for n, size in enumerate(sizes)), f.Ended(call)]
 
@@ -251,45 +259,45 @@ def test_chunks_keep_their_order_whatever_their_size() -> None:
 def test_chunks_wait_for_the_readers_credit() -> None:
     alice, bob, call = opened_stream(SMALL)
     sent = 0
-    while bob.send_chunk(call, bytes(1000)):
+    while bob.callee.send_chunk(call, bytes(1000)):
         sent += 1
     assert sent == 9  # ten times 1,128 is more than the window of 10,000
-    assert bob.has_backlog(call)
+    assert bob.callee.has_backlog(call)
     got = carry(bob, alice)
     assert len(got) == 9
     assert carry(alice, bob) == []
     for chunk in got:
         assert isinstance(chunk, f.Chunk)
-        alice.taken(call, len(chunk.body))
+        alice.caller.taken(call, len(chunk.body))
     carry(alice, bob)
-    assert not bob.has_backlog(call)
-    assert bob.take_drained() == [call]
-    assert bob.take_drained() == []
+    assert not bob.callee.has_backlog(call)
+    assert bob.callee.take_drained() == [call]
+    assert bob.callee.take_drained() == []
     assert len(carry(bob, alice)) == 1
 
 
 def test_a_chunk_larger_than_the_window_goes_when_any_credit_is_left() -> None:
     alice, bob, call = opened_stream(SMALL)
-    assert bob.send_chunk(call, bytes(BODY_SIZE_MAX))
-    assert not bob.send_chunk(call, b"next")
+    assert bob.callee.send_chunk(call, bytes(BODY_SIZE_MAX))
+    assert not bob.callee.send_chunk(call, b"next")
     assert carry(bob, alice) == [f.Chunk(call, bytes(BODY_SIZE_MAX))]
-    alice.taken(call, BODY_SIZE_MAX)
+    alice.caller.taken(call, BODY_SIZE_MAX)
     carry(alice, bob)
     assert carry(bob, alice) == [f.Chunk(call, b"next")]
 
 
 def test_all_streams_together_share_one_window() -> None:
     alice, bob = pair(SMALL)
-    calls = [alice.open(f.STREAM, P, b"") for _ in range(4)]
+    calls = [alice.caller.open(f.STREAM, P, b"") for _ in range(4)]
     carry(alice, bob)
     for _ in range(2):
         for call in calls:
-            bob.send_chunk(call, bytes(8000))
+            bob.callee.send_chunk(call, bytes(8000))
     got = carry(bob, alice)
     assert len(got) == 5  # 40,000 bytes, although each stream has a window of 10,000
     for chunk in got:
         assert isinstance(chunk, f.Chunk)
-        alice.taken(chunk.call, len(chunk.body))
+        alice.caller.taken(chunk.call, len(chunk.body))
     assert len(settle(alice, bob)) == 3
 
 
@@ -297,15 +305,15 @@ def test_an_end_or_a_refusal_waits_for_the_chunks_before_it() -> None:
     for last in ("end", "refusal"):
         alice, bob, call = opened_stream(SMALL)
         for _ in range(12):
-            bob.send_chunk(call, bytes(1000))
+            bob.callee.send_chunk(call, bytes(1000))
         if last == "end":
-            bob.finish(call)
+            bob.callee.finish(call)
         else:
-            bob.refuse(call, "no")
+            bob.callee.refuse(call, "no")
         got = carry(bob, alice)
         assert len(got) == 9
         for _ in range(9):
-            alice.taken(call, 1000)
+            alice.caller.taken(call, 1000)
         rest = settle(alice, bob)
         assert rest[:3] == [f.Chunk(call, bytes(1000))] * 3
         assert rest[3:] == [f.Ended(call) if last == "end" else f.WasRefused(call, "no", "")]
@@ -314,10 +322,10 @@ def test_an_end_or_a_refusal_waits_for_the_chunks_before_it() -> None:
 
 def test_a_request_is_not_answered_with_a_stream() -> None:
     alice, bob = pair()
-    call = alice.open(f.REQUEST, P, b"")
+    call = alice.caller.open(f.REQUEST, P, b"")
     carry(alice, bob)
     with pytest.raises(Refused, match="not-a-stream"):
-        bob.send_chunk(call, b"x")
+        bob.callee.send_chunk(call, b"x")
 
 
 # --- cancelling and deadlines -------------------------------------------------------------------
@@ -325,26 +333,26 @@ def test_a_request_is_not_answered_with_a_stream() -> None:
 
 def test_cancelling_tells_the_handler_and_silences_the_reply() -> None:
     alice, bob = pair()
-    call = alice.open(f.REQUEST, P, b"")
+    call = alice.caller.open(f.REQUEST, P, b"")
     carry(alice, bob)
-    alice.cancel(call)
-    alice.cancel(call)  # no effect
+    alice.caller.cancel(call)
+    alice.caller.cancel(call)  # no effect
     assert carry(alice, bob) == [f.Cancelled(call)]
-    bob.finish(call, b"too late")
+    bob.callee.finish(call, b"too late")
     assert carry(bob, alice) == []
     assert bob.idle
 
 
 def test_an_answer_that_crosses_the_cancel_is_ignored() -> None:
     alice, bob = pair()
-    calls = [alice.open(kind, P, b"") for kind in (f.REQUEST, f.REQUEST, f.STREAM)]
+    calls = [alice.caller.open(kind, P, b"") for kind in (f.REQUEST, f.REQUEST, f.STREAM)]
     carry(alice, bob)
-    bob.finish(calls[0], b"small")
-    bob.finish(calls[1], bytes(200_000))
-    bob.send_chunk(calls[2], bytes(100_000))
-    bob.finish(calls[2])
+    bob.callee.finish(calls[0], b"small")
+    bob.callee.finish(calls[1], bytes(200_000))
+    bob.callee.send_chunk(calls[2], bytes(100_000))
+    bob.callee.finish(calls[2])
     for call in calls:
-        alice.cancel(call)
+        alice.caller.cancel(call)
     assert carry(bob, alice) == []
     assert carry(alice, bob) == []
     assert bob.idle
@@ -352,74 +360,74 @@ def test_an_answer_that_crosses_the_cancel_is_ignored() -> None:
 
 def test_a_large_call_that_is_cancelled_before_it_was_sent_is_never_heard_of() -> None:
     alice, bob = pair(SMALL)
-    call = alice.open(f.REQUEST, P, bytes(100_000))
-    assert not alice.has_room(f.REQUEST, 0)
-    alice.cancel(call)
-    assert alice.has_room(f.REQUEST, 100_000)
+    call = alice.caller.open(f.REQUEST, P, bytes(100_000))
+    assert not alice.caller.has_room(f.REQUEST, 0)
+    alice.caller.cancel(call)
+    assert alice.caller.has_room(f.REQUEST, 100_000)
     assert carry(alice, bob) == []
 
 
 def test_a_large_call_that_is_cancelled_half_way_gives_everything_back() -> None:
     alice, bob = pair(SMALL)
     for _ in range(20):
-        call = alice.open(f.REQUEST, P, bytes(200_000))
+        call = alice.caller.open(f.REQUEST, P, bytes(200_000))
         bob.receive_data(alice.data_to_send(), 0)
         assert events(bob) == []
-        alice.cancel(call)
+        alice.caller.cancel(call)
         settle(alice, bob)
-        assert alice.has_room(f.REQUEST, 200_000)
+        assert alice.caller.has_room(f.REQUEST, 200_000)
     assert bob.idle
 
 
 def test_a_large_reply_that_is_cancelled_half_way_gives_everything_back() -> None:
     alice, bob = pair(SMALL)
     for _ in range(20):
-        call = alice.open(f.STREAM, P, b"")
+        call = alice.caller.open(f.STREAM, P, b"")
         carry(alice, bob)
-        bob.send_chunk(call, bytes(200_000))
+        bob.callee.send_chunk(call, bytes(200_000))
         alice.receive_data(bob.data_to_send(), 0)
         assert events(alice) == []
-        alice.cancel(call)
+        alice.caller.cancel(call)
         assert carry(alice, bob) == [f.Cancelled(call)]
-        bob.finish(call)
+        bob.callee.finish(call)
         settle(alice, bob)
-    call = alice.open(f.STREAM, P, b"")
+    call = alice.caller.open(f.STREAM, P, b"")
     carry(alice, bob)
-    assert bob.send_chunk(call, b"goes at once")
+    assert bob.callee.send_chunk(call, b"goes at once")
 
 
 def test_a_chunk_sent_after_the_cancel_is_broken() -> None:
     alice, bob, call = opened_stream()
-    alice.cancel(call)
+    alice.caller.cancel(call)
     carry(alice, bob)
     with pytest.raises(Broken):
-        bob.send_chunk(call, b"x")
+        bob.callee.send_chunk(call, b"x")
 
 
 def test_calls_expire_at_their_deadline() -> None:
     alice, bob = pair()
-    late = alice.open(f.REQUEST, P, b"", 5.0)
-    later = alice.open(f.REQUEST, P, b"", 6.0)
-    never = alice.open(f.REQUEST, P, b"")
+    late = alice.caller.open(f.REQUEST, P, b"", 5.0)
+    later = alice.caller.open(f.REQUEST, P, b"", 6.0)
+    never = alice.caller.open(f.REQUEST, P, b"")
     carry(alice, bob)
-    assert alice.expire(4.999) == []
-    assert alice.expire(5.0) == [late]
-    alice.set_deadline(later, 9.0)
-    assert alice.expire(8.0) == []
-    assert alice.expire(9.0) == [later]
-    assert alice.expire(1e9) == []
+    assert alice.caller.expire(4.999) == []
+    assert alice.caller.expire(5.0) == [late]
+    alice.caller.set_deadline(later, 9.0)
+    assert alice.caller.expire(8.0) == []
+    assert alice.caller.expire(9.0) == [later]
+    assert alice.caller.expire(1e9) == []
     assert [event.call for event in carry(alice, bob)] == [late, later]
-    bob.finish(never, b"")
+    bob.callee.finish(never, b"")
     assert carry(bob, alice) == [f.Answered(never, b"")]
 
 
 def test_the_next_timer_is_the_earliest_deadline_or_heartbeat() -> None:
     alice, _ = pair()
     assert alice.next_timer() == HEARTBEAT_S
-    alice.open(f.REQUEST, P, b"", 2.0)
-    alice.open(f.REQUEST, P, b"", 1.0)
+    alice.caller.open(f.REQUEST, P, b"", 2.0)
+    alice.caller.open(f.REQUEST, P, b"", 1.0)
     assert alice.next_timer() == 1.0
-    alice.expire(1.0)
+    alice.caller.expire(1.0)
     assert alice.next_timer() == 2.0
 
 
@@ -440,7 +448,7 @@ def test_a_quiet_channel_is_pinged_and_answers() -> None:
 def test_whoever_is_heard_is_not_pinged() -> None:
     alice, bob = pair()
     for now in range(1, 30):
-        bob.open(f.ONE_WAY, P, b"")
+        bob.caller.open(f.ONE_WAY, P, b"")
         carry(bob, alice, now)
         assert alice.tick(now)
         assert not alice.has_output
@@ -469,52 +477,52 @@ def test_a_flood_of_pings_queues_one_pong() -> None:
 
 def test_there_is_room_for_only_so_many_open_calls() -> None:
     alice, bob = pair(Limits(open_calls=4))
-    calls = [alice.open(f.REQUEST, P, b"") for _ in range(4)]
-    assert not alice.has_room(f.REQUEST, 0)
-    assert alice.has_room(f.ONE_WAY, 0)
+    calls = [alice.caller.open(f.REQUEST, P, b"") for _ in range(4)]
+    assert not alice.caller.has_room(f.REQUEST, 0)
+    assert alice.caller.has_room(f.ONE_WAY, 0)
     with pytest.raises(InvalidInput, match="no room"):
-        alice.open(f.STREAM, P, b"")
+        alice.caller.open(f.STREAM, P, b"")
     carry(alice, bob)
-    bob.finish(calls[2], b"")
+    bob.callee.finish(calls[2], b"")
     carry(bob, alice)
-    assert alice.has_room(f.REQUEST, 0)
+    assert alice.caller.has_room(f.REQUEST, 0)
 
 
 def test_one_way_messages_wait_until_handlers_have_finished() -> None:
     alice, bob = pair(SMALL)
     sent = []
-    while alice.has_room(f.ONE_WAY, 10):
-        sent.append(alice.open(f.ONE_WAY, P, bytes(10)))
+    while alice.caller.has_room(f.ONE_WAY, 10):
+        sent.append(alice.caller.open(f.ONE_WAY, P, bytes(10)))
     assert len(sent) == 10  # 4,106 bytes of a window of 40,000 each
     carry(alice, bob)
     for call in sent[:3]:
-        bob.finish(call)
+        bob.callee.finish(call)
     carry(bob, alice)
-    assert alice.has_room(f.ONE_WAY, 10)
+    assert alice.caller.has_room(f.ONE_WAY, 10)
 
 
 def test_large_calls_leave_room_to_small_ones() -> None:
     alice, _ = pair(Limits(call_window=4_000_000))
-    while alice.has_room(f.ONE_WAY, 500_000):
-        alice.open(f.ONE_WAY, P, bytes(500_000))
-    assert alice.has_room(f.REQUEST, 1000)
+    while alice.caller.has_room(f.ONE_WAY, 500_000):
+        alice.caller.open(f.ONE_WAY, P, bytes(500_000))
+    assert alice.caller.has_room(f.REQUEST, 1000)
 
 
 def test_what_is_queued_and_not_written_leaves_no_room() -> None:
     alice, _ = pair(Limits(queue=10_000, call_window=64 << 20))
-    while alice.has_room(f.ONE_WAY, 1000):
-        alice.open(f.ONE_WAY, P, bytes(1000))
+    while alice.caller.has_room(f.ONE_WAY, 1000):
+        alice.caller.open(f.ONE_WAY, P, bytes(1000))
     while alice.data_to_send():
         pass
-    assert alice.has_room(f.ONE_WAY, 1000)
+    assert alice.caller.has_room(f.ONE_WAY, 1000)
 
 
 def test_answers_that_nobody_reads_become_busy() -> None:
     alice, bob = pair()
-    calls = [alice.open(f.REQUEST, P, b"") for _ in range(100)]
+    calls = [alice.caller.open(f.REQUEST, P, b"") for _ in range(100)]
     carry(alice, bob)
     for call in calls:
-        bob.finish(call, bytes(1 << 20))
+        bob.callee.finish(call, bytes(1 << 20))
     got = carry(bob, alice)
     answered = [event for event in got if isinstance(event, f.Answered)]
     refused = [event for event in got if isinstance(event, f.WasRefused)]
@@ -529,10 +537,10 @@ def test_answers_that_nobody_reads_become_busy() -> None:
 def talked() -> tuple[Channel, list[int]]:
     """An end that has calls of all kinds open, and a call of its peer's."""
     alice, bob = pair(SMALL)
-    calls = [alice.open(f.REQUEST, P, b""), alice.open(f.STREAM, P, b"")]
-    bob.open(f.STREAM, P, b"")
+    calls = [alice.caller.open(f.REQUEST, P, b""), alice.caller.open(f.STREAM, P, b"")]
+    bob.caller.open(f.STREAM, P, b"")
     carry(bob, alice)
-    alice.send_chunk(1, b"x")
+    alice.callee.send_chunk(1, b"x")
     carry(alice, bob)
     return alice, calls
 
@@ -611,7 +619,7 @@ def test_what_came_before_a_breach_still_arrives() -> None:
 
 def test_e2_a_refusal_in_the_middle_of_our_body_is_malformed() -> None:
     alice, _ = pair()
-    call = alice.open(f.REQUEST, P, bytes(500_000))
+    call = alice.caller.open(f.REQUEST, P, bytes(500_000))
     alice.data_to_send()
     alice.receive_data(frame(f.REFUSE, call, b"\x02no"), 0)
     with pytest.raises(Malformed, match="before all of it was sent"):
@@ -625,7 +633,7 @@ def test_e2_a_peer_that_asks_and_never_reads_is_cut_off() -> None:
         for n in range(1, 10_000):
             bob.receive_data(call_frame(f.REQUEST, n), 0)
             events(bob)
-            bob.finish(n, b"answer")
+            bob.callee.finish(n, b"answer")
 
     with pytest.raises(Malformed, match="reads nothing"):
         ask_forever()
@@ -644,14 +652,15 @@ def test_e2_an_announced_size_allocates_nothing() -> None:
 
 
 def test_e2_mutant_believing_the_announced_size_is_noticed(monkeypatch: Any) -> None:
-    monkeypatch.setattr(channel, "_parts", lambda size, first, room: channel._Parts(size, first))
+    monkeypatch.setattr(caller, "begin", lambda size, first, room: bodies.Parts(size, first))
+    monkeypatch.setattr(callee, "begin", lambda size, first, room: bodies.Parts(size, first))
     for name in ("call above the size limit", "too many bodies at once", "reply above the size limit"):
         with pytest.raises(pytest.fail.Exception):
             test_e2_a_breach_of_the_protocol_is_malformed(BREACHES[name])
 
 
 def test_e2_mutant_giving_credit_to_anybody_is_noticed(monkeypatch: Any) -> None:
-    monkeypatch.setattr(channel._Grant, "use", lambda self, cost: None)
+    monkeypatch.setattr(bodies.Grant, "use", lambda self, cost: None)
     for name in ("calls without credit", "chunks without credit"):
         with pytest.raises(pytest.fail.Exception):
             test_e2_a_breach_of_the_protocol_is_malformed(BREACHES[name])
@@ -670,20 +679,20 @@ VECTORS = {
 def test_the_bytes_of_a_call_are_pinned(name: str) -> None:
     kind, expected = VECTORS[name]
     end = Channel(0)
-    end.open(kind, P, b"hello")
+    end.caller.open(kind, P, b"hello")
     assert end.data_to_send().hex() == expected
 
 
 def test_the_bytes_of_replies_and_control_are_pinned() -> None:
     alice, bob = pair(SMALL)
     for kind in (f.REQUEST, f.STREAM, f.REQUEST, f.REQUEST):
-        alice.open(kind, P, b"")
+        alice.caller.open(kind, P, b"")
     carry(alice, bob)
-    bob.finish(1, b"hello")
-    bob.send_chunk(2, b"hi")
-    bob.finish(2)
-    bob.refuse(3, "no", "why")
-    alice.cancel(4)
+    bob.callee.finish(1, b"hello")
+    bob.callee.send_chunk(2, b"hi")
+    bob.callee.finish(2)
+    bob.callee.refuse(3, "no", "why")
+    alice.caller.cancel(4)
     alice.tick(3)
     assert alice.data_to_send().hex() == "00000a0000000000000004" + "00000e0000000000000000"
     assert bob.data_to_send().hex() == (
@@ -724,9 +733,9 @@ class TwoEnds(RuleBasedStateMachine):
 
     @rule(me=st.integers(0, 1), kind=st.sampled_from([f.STREAM, f.REQUEST, f.STREAM, f.ONE_WAY]), size=SIZES)
     def open(self, me: int, kind: int, size: int) -> None:
-        if self.ends[me].has_room(kind, size):
+        if self.ends[me].caller.has_room(kind, size):
             body = self.body(size)
-            call = self.ends[me].open(kind, P, body)
+            call = self.ends[me].caller.open(kind, P, body)
             self.asked[me][call] = (kind, body)
 
     @rule(me=st.integers(0, 1), data=st.data())
@@ -736,7 +745,7 @@ class TwoEnds(RuleBasedStateMachine):
         ]
         if calls:
             call = data.draw(st.sampled_from(calls))
-            self.ends[me].cancel(call)
+            self.ends[me].caller.cancel(call)
             self.ended[me][call] = "cancelled"
             self.cancelled[me].add(call)
 
@@ -752,15 +761,15 @@ class TwoEnds(RuleBasedStateMachine):
         if how == "finish":
             body = self.body(sum(sizes))
             self.answers[1 - me][call] = body
-            self.ends[me].finish(call, body)
+            self.ends[me].callee.finish(call, body)
             del self.running[me][call]
         elif how == "refuse":
-            self.ends[me].refuse(call, "no", "why")
+            self.ends[me].callee.refuse(call, "no", "why")
             del self.running[me][call]
 
     def send_chunk(self, me: int, call: int, body: bytes) -> None:
         try:
-            self.ends[me].send_chunk(call, body)
+            self.ends[me].callee.send_chunk(call, body)
         except Broken:
             assert call in self.cancelled[1 - me]
         else:
@@ -769,7 +778,7 @@ class TwoEnds(RuleBasedStateMachine):
     @rule(me=st.integers(0, 1), data=st.data())
     def take(self, me: int, data: st.DataObject) -> None:
         if self.untaken[me]:
-            self.ends[me].taken(*self.untaken[me].pop(0))
+            self.ends[me].caller.taken(*self.untaken[me].pop(0))
 
     @rule(me=st.integers(0, 1))
     def write(self, me: int) -> None:
@@ -840,10 +849,10 @@ class TwoEnds(RuleBasedStateMachine):
             for me in (0, 1):
                 for call in list(self.running[me]):
                     self.answers[1 - me][call] = b"last"
-                    self.ends[me].finish(call, b"last")
+                    self.ends[me].callee.finish(call, b"last")
                     del self.running[me][call]
                 while self.untaken[me]:
-                    self.ends[me].taken(*self.untaken[me].pop(0))
+                    self.ends[me].caller.taken(*self.untaken[me].pop(0))
                 self.write(me)
                 self.read(1 - me, 100_000)
             if all(end.idle for end in self.ends) and not any(self.wires) and not any(self.untaken):
@@ -852,18 +861,18 @@ class TwoEnds(RuleBasedStateMachine):
             calls = {c for c, (kind, _) in self.asked[me].items() if kind != f.ONE_WAY}
             assert set(self.ended[me]) == calls
             assert self.ends[me].idle
-            assert self.ends[me].has_room(f.REQUEST, 100)
-            assert self.ends[me]._call_credit > SMALL.call_window * 3 // 4
-            assert self.ends[me]._chunk_credit > SMALL.chunk_window * 3 // 4
+            assert self.ends[me].caller.has_room(f.REQUEST, 100)
+            assert self.ends[me].caller._credit > SMALL.call_window * 3 // 4
+            assert self.ends[me].callee._credit > SMALL.chunk_window * 3 // 4
 
 
 TestTwoEnds = TwoEnds.TestCase
 TestTwoEnds.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
-def forget_backlog(self: Channel, call: int, theirs: Any, last: bytes) -> None:
+def forget_backlog(self: callee.Callee, call: int, theirs: Any, last: bytes) -> None:
     self._outbox.put(last)
-    self._close_theirs(theirs)
+    self._close(theirs)
 
 
 MUTANTS = {
@@ -873,11 +882,11 @@ MUTANTS = {
         lambda self: self._under_way.popleft() if self._under_way else None,
     ),
     "a cancelled body goes on": (outbox.Outbox, "drop", lambda self, call, more: None),
-    "credit is never returned for calls": (Channel, "_return_call_credit", lambda self, cost: None),
-    "credit is never returned for chunks": (Channel, "_return_chunk_credit", lambda self, cost: None),
-    "an end overtakes the chunks before it": (Channel, "_close_after_backlog", forget_backlog),
-    "waiting chunks are not sent on": (Channel, "_body_was_sent", lambda self, call: None),
-    "a handler's end frees nothing": (Channel, "_release", lambda self, call, theirs: None),
+    "credit is never returned for calls": (callee.Callee, "_return_credit", lambda self, cost: None),
+    "credit is never returned for chunks": (caller.Caller, "_return_credit", lambda self, cost: None),
+    "an end overtakes the chunks before it": (callee.Callee, "_close_after_backlog", forget_backlog),
+    "waiting chunks are not sent on": (callee.Callee, "body_was_sent", lambda self, call: None),
+    "a handler's end frees nothing": (callee.Callee, "_release", lambda self, call, theirs: None),
 }
 
 

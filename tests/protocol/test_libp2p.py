@@ -421,10 +421,21 @@ async def test_a_port_in_use_is_refused_and_libp2p_alone_shares_it() -> None:
             await ours._close_host(host)
 
 
-async def test_an_address_that_is_none_is_refused() -> None:
+@pytest.mark.parametrize("address", ["nonsense", "/ip4/198.51.100.7/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"])
+async def test_an_address_at_which_we_cannot_listen_is_refused(address: str) -> None:
+    before = threading.active_count()
     with pytest.raises(InvalidInput):
-        async with open_network(ALICE, ("nonsense",)):
+        async with open_network(ALICE, (address,)):
             pass
+    assert threading.active_count() <= before
+
+
+async def test_a_network_may_listen_nowhere_and_still_dial() -> None:
+    async with open_network(ALICE, ()) as alice, open_network(BOB) as bob:
+        assert alice.addresses == ()
+        bob.serve(ECHO, echo)
+        alice.add_addresses(bob.peer_id, bob.addresses)
+        assert await alice.request(bob.peer_id, ECHO, b"hi", timeout_s=SOON_S) == b"hi"
 
 
 async def test_a_peer_has_one_connection_of_each_direction() -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.errors import Broken, InvalidInput, NetworkError, TimedOut, Unreachable
+from ainp2p.errors import Broken, InvalidInput, NetworkError, Refused, TimedOut, Unreachable
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import (
     EPOCH_MS,
@@ -291,6 +291,25 @@ async def test_a_waiting_call_that_is_cancelled_is_never_made(autojump_clock: An
                 await alice.request(bob.peer_id, "/test/note/1", b"given up")
             await alice.request(bob.peer_id, "/test/note/1", b"last")
         assert made == [b"first"] * 256 + [b"last"]
+
+
+async def test_a_peer_that_makes_a_handler_fail_floods_no_log(autojump_clock: Any, caplog: Any) -> None:
+    hub = MemoryHub()
+    async with open_memory_network(hub, ALICE) as alice, open_memory_network(hub, BOB) as bob:
+
+        async def fail(call: Call) -> bytes:
+            raise ValueError("a bug")
+
+        bob.serve("/test/fail/1", fail)
+        await alice.connect(bob.addresses[0])
+        for _ in range(100):
+            with pytest.raises(Refused):
+                await alice.request(bob.peer_id, "/test/fail/1", b"")
+        assert len(caplog.records) == 10
+        await trio.sleep(1)
+        with pytest.raises(Refused):
+            await alice.request(bob.peer_id, "/test/fail/1", b"")
+        assert len(caplog.records) == 11
 
 
 # --- gossip -------------------------------------------------------------------------------------

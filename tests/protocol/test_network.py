@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from ainp2p.errors import Broken, Closed, InvalidInput, NetworkError, Refused, TimedOut, Unreachable
-from ainp2p.protocol.channel import Channel
+from ainp2p.protocol.caller import Caller
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.linked_network import LinkedNetwork
@@ -477,7 +477,7 @@ async def test_g3_mutant_a_caller_that_forgets_to_cancel_fills_the_channel(
     pair: Any, monkeypatch: Any
 ) -> None:
     alice, bob = pair
-    monkeypatch.setattr(Channel, "cancel", lambda self, call: None)
+    monkeypatch.setattr(Caller, "cancel", lambda self, call: None)
     for n in range(600):
         with trio.move_on_after(0):
             await alice.request(bob.peer_id, HANG, b"%d" % n)
