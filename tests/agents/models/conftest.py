@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 CONTEXT = 256
+SEED = 7
 TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
@@ -41,7 +42,8 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     directory = tmp_path_factory.mktemp("tiny-llama")
-    torch.manual_seed(7)
+    torch.set_num_threads(1)  # what is so small is only slowed down by sharing it out
+    torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=258,
         hidden_size=32,
@@ -65,7 +67,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel
 
     directory = tmp_path_factory.mktemp("tiny-bert")
-    torch.manual_seed(7)
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     BertModel(BertConfig(vocab_size=258, max_position_embeddings=64, **sizes)).save_pretrained(directory)
     save_tokenizer(directory)
