@@ -13,7 +13,7 @@ Nothing that a peer sends raises out of its handler but `Refused`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ from ainp2p.protocol.network import Call, Network, PeerId
 
 FILE_NAME = "validator.sqlite"
 BATCHES_PER_READ = 64
+OPERATIONS_PER_TURN = 16  # two milliseconds or so
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
 _COST_STATISTICS = 50.0  # tokens: it may count every object
 _COST_STREAM = 20.0
@@ -125,9 +126,13 @@ class ValidatorService:
         Raises:
             Error: what the core has against it.
         """
-        signed = _read_signed(encoded)
         async with self._core:
-            self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+            self._hand_over(encoded, source)
+
+    def _hand_over(self, encoded: bytes, source: str) -> SignedOperation:
+        signed = _read_signed(encoded)
+        self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+        return signed
 
     async def take_batch(self, raw: bytes) -> None:
         """Handle a vote batch.
@@ -256,23 +261,29 @@ class ValidatorService:
         return self.statistics()
 
     async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
+        source = EVERYWHERE + peer if question.everywhere else peer
         statuses: list[Status] = []
-        for encoded in question.operations:
-            signed = _read_signed(encoded)
-            refused: LedgerError | RemoteError | None = None
-            try:
-                await self.take_operation(encoded, EVERYWHERE + peer if question.everywhere else peer)
-            except (LedgerError, RemoteError) as exc:
-                refused = exc
-            statuses.append(self._answers.status(operation_id(signed.raw), refused))
+        for some in _groups(question.operations):
+            async with self._core:
+                statuses += [self._take_submitted(encoded, source) for encoded in some]
         return Statuses(tuple(statuses))
 
+    def _take_submitted(self, encoded: bytes, source: str) -> Status:
+        id_ = operation_id(_read_signed(encoded).raw)
+        try:
+            self._hand_over(encoded, source)
+        except (LedgerError, RemoteError) as exc:
+            return self._answers.status(id_, exc)
+        return self._answers.status(id_)
+
     async def _take_pushed(self, peer: PeerId, question: PushOperations) -> None:
-        for encoded in question.operations:
-            try:
-                await self.take_operation(encoded, peer)
-            except (LedgerError, RemoteError) as exc:
-                _log.debug("an operation pushed by %s: %s", peer, exc)
+        for some in _groups(question.operations):
+            async with self._core:
+                for encoded in some:
+                    try:
+                        self._hand_over(encoded, peer)
+                    except (LedgerError, RemoteError) as exc:
+                        _log.debug("an operation pushed by %s: %s", peer, exc)
 
     async def _send_batches(self, call: Call, question: FetchBatches) -> None:
         height, sent = question.height, 0
@@ -310,6 +321,12 @@ class ValidatorService:
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._pusher.run)
             nursery.start_soon(self._catch_up.run)
+
+
+def _groups(operations: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """A few operations at a time: so many are handed to the core before others get it."""
+    for start in range(0, len(operations), OPERATIONS_PER_TURN):
+        yield operations[start : start + OPERATIONS_PER_TURN]
 
 
 @asynccontextmanager

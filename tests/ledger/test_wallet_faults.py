@@ -57,16 +57,16 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
 def overheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[bytes, int], set[bytes]]]:
     """Slot → ids of all operations that any validator was ever handed."""
     heard: dict[tuple[bytes, int], set[bytes]] = {}
-    original = ValidatorService.take_operation
+    original = ValidatorService._hand_over
 
-    async def listen(self: ValidatorService, encoded: bytes, source: str) -> None:
+    def listen(self: ValidatorService, encoded: bytes, source: str) -> SignedOperation:
         operation = parse(decode(encoded, SignedOperation)).operation
         slot = operation.object, operation.seq
         heard.setdefault(slot, set()).add(operation_id(decode(encoded, SignedOperation).raw))
-        await original(self, encoded, source)
+        return original(self, encoded, source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ValidatorService, "take_operation", listen)
+        patch.setattr(ValidatorService, "_hand_over", listen)
         yield heard
 
 
