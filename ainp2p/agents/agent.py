@@ -9,13 +9,15 @@ membership, vault, wallet, models, directory, the selling and the buying side. N
 
 from __future__ import annotations
 
-import tempfile
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import trio
 
 from ainp2p.agents.buying import Buyer, Offers, Plan, open_buyer
 from ainp2p.agents.deposit import OnReceipt
@@ -35,7 +37,8 @@ from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
 from ainp2p.agents.skill import Skill
 from ainp2p.agents.vault import Vault, open_vault
-from ainp2p.errors import Closed, InvalidInput
+from ainp2p.errors import Closed, Error, InvalidInput, NetworkError, Refused
+from ainp2p.ledger.disk import run_in_thread, run_inline
 from ainp2p.ledger.faucet import ask_purse
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import plain_inception
@@ -43,10 +46,12 @@ from ainp2p.ledger.wallet import Balance, Wallet, open_wallet
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
-from ainp2p.protocol.identity import Key, peer_id
+from ainp2p.protocol.identity import Key, id_text, peer_id
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import Strategies
+
+log = logging.getLogger(__name__)
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
 SLOTS = 4  # jobs that an agent works on at once
@@ -64,8 +69,7 @@ class Agent:
             a new one in this process where no bootstrap is given.
         bootstrap: addresses of peers to begin with.
         listen: multiaddrs to listen on.
-        home: directory of this agent's books (vault, wallet, validators of a network founded here);
-            None: a temporary one, for ephemeral agents only.
+        home: directory of this agent's books (vault and wallet); None: in memory, for ephemeral agents only.
         policy: what the vault may spend.
         slots: jobs worked on at once.
         strategies: how it bargains (`ainp2p.protocol.strategies`).
@@ -116,9 +120,13 @@ class Agent:
         try:
             self._running = await self._open(self._stack)
         except BaseException as exc:
-            if not await self._stack.__aexit__(type(exc), exc, exc.__traceback__):
-                raise
+            await self._stack.__aexit__(type(exc), exc, exc.__traceback__)
+            raise
         return self
+
+    def __repr__(self) -> str:
+        who = f" {id_text(self.id)}" if self._running is not None else ""
+        return f"Agent({self.name!r}{who})"
 
     async def __aexit__(
         self,
@@ -280,23 +288,27 @@ class Agent:
         return self._running
 
     async def _open(self, stack: AsyncExitStack) -> _Running:
-        key = self._key or Key(self._context.token_bytes(32))
-        home = self._home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ainp2p-")))
-        genesis = await self._found_or_load(stack, home)
+        key, home = self._key or Key(self._context.token_bytes(32)), self._home
+        genesis = await self._found_or_load(stack)
         network = await stack.enter_async_context(self._transport(key))
-        for address in self._bootstrap:
-            await network.connect(address)
+        reached = await _connect(network, self._bootstrap)
         if genesis is None:
-            genesis = await ask_genesis(network, [a.rpartition("/")[2] for a in self._bootstrap])
+            genesis = await ask_genesis(network, reached)
         self._check_key(genesis)
         network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
         for member in genesis.validators:
             network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))
         vault = await stack.enter_async_context(
-            open_vault(key, self._policy, home / "vault", network.context)
+            open_vault(key, self._policy, home and home / "vault", network.context)
         )
         wallet = await stack.enter_async_context(
-            open_wallet(network, genesis, vault.wallet_signer(), home / "wallet")
+            open_wallet(
+                network,
+                genesis,
+                vault.wallet_signer(),
+                home and home / "wallet",
+                run_disk=run_in_thread if home else run_inline,  # in memory nothing blocks
+            )
         )
         await self._take_purse(network, genesis, wallet)
         models = tuple([await self._open_model(stack, model) for model in self._model if model is not None])
@@ -348,7 +360,7 @@ class Agent:
         await directory.announce(draft)
         return _Running(network, genesis, vault, wallet, models, directory, seller, buyer)
 
-    async def _found_or_load(self, stack: AsyncExitStack, home: Path) -> Genesis | None:
+    async def _found_or_load(self, stack: AsyncExitStack) -> Genesis | None:
         """The genesis that was given; a new development network's; None: ask the bootstrap peers."""
         if isinstance(self._genesis, Genesis):
             return self._genesis
@@ -356,7 +368,7 @@ class Agent:
             return Genesis.load(Path(self._genesis))
         if self._bootstrap:
             return None
-        return await stack.enter_async_context(open_development(self._transport, self._context, home))
+        return await stack.enter_async_context(open_development(self._transport, self._context))
 
     def _check_key(self, genesis: Genesis) -> None:
         if self._key is None and not genesis.is_development:
@@ -366,14 +378,17 @@ class Agent:
             )
 
     async def _take_purse(self, network: Network, genesis: Genesis, wallet: Wallet) -> None:
-        """On a development network: once per peer, and free."""
+        """On a development network: once per peer, and free. Without a faucet an agent can still earn."""
         faucet = faucet_peer(genesis)
         if faucet is None or (await wallet.balance()).total:
             return
         peer, addresses = faucet
         network.add_addresses(peer, addresses)
-        await ask_purse(network, peer, wallet.account_id)
-        await wallet.refresh()
+        try:
+            await ask_purse(network, peer, wallet.account_id)
+            await wallet.refresh()
+        except (NetworkError, Refused) as exc:
+            log.warning("agent %r got no purse from the development network's faucet: %s", self.name, exc)
 
     async def _open_model(self, stack: AsyncExitStack, model: str | Model) -> Model:
         if not isinstance(model, str):
@@ -386,6 +401,34 @@ class Agent:
         from ainp2p.protocol.libp2p import open_network  # heavy: only when it is used
 
         return open_network(key, listen=self._listen, context=self._context)
+
+
+async def _connect(network: Network, addresses: Sequence[str]) -> list[PeerId]:
+    """Dial them all at once; returns who was reached.
+
+    Raises:
+        NetworkError: nobody was.
+        InvalidInput: one of them is no address.
+    """
+    reached: list[PeerId] = []
+    failures: dict[str, Error] = {}
+
+    async def connect(address: str) -> None:
+        try:
+            reached.append(await network.connect(address))
+        except Error as exc:
+            failures[address] = exc
+
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(connect, address)
+    for failure in failures.values():
+        if not isinstance(failure, NetworkError):
+            raise failure
+    if addresses and not reached:
+        told = "; ".join(f"{address}: {failure}" for address, failure in sorted(failures.items()))
+        raise NetworkError(f"no bootstrap peer can be reached: {told}")
+    return sorted(reached)
 
 
 def _price(limit: str | Price | None) -> Price | None:

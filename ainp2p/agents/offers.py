@@ -78,7 +78,7 @@ class Fact:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Offer:
     """A skill in a card that is alive now."""
 
@@ -87,6 +87,10 @@ class Offer:
     signed: Signed
     price: Price
     experience: Experience
+
+    def __repr__(self) -> str:
+        skill = self.skill.name.decode(errors="replace")
+        return f"Offer({skill} by {self.name} {id_text(self.agent)} for {self.price})"
 
     @property
     def agent(self) -> bytes:

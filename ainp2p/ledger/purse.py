@@ -47,6 +47,10 @@ class Balance:
         """Everything together."""
         return self.available + self.locked + self.owed
 
+    def __repr__(self) -> str:
+        parts = ("available", "locked", "owed", "total")
+        return f"Balance({', '.join(f'{part}={getattr(self, part)}' for part in parts)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:

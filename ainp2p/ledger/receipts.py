@@ -26,7 +26,7 @@ from ainp2p.ledger.operations import (
     operation_id,
 )
 from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, encode, fast_decoder
-from ainp2p.protocol.identity import verify
+from ainp2p.protocol.identity import id_text, verify
 
 SIGN_RECEIPT = b"ainp2p/receipt/1"
 RECEIPT_SIZE_MAX = 256  # bytes; ours have at most 121
@@ -40,6 +40,9 @@ class Receipt(Message, frozen=True):
     cumulative: Uint  # uain, in all
     units: Uint  # delivered, in all
     context: Bytes32
+
+    def __repr__(self) -> str:
+        return f"Receipt({self.cumulative} uain for {self.units} units, lock {id_text(self.lock)})"
 
 
 class SignedReceipt(Message, frozen=True):
