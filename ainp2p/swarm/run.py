@@ -301,7 +301,16 @@ class Swarm:
         report.write(self._output / "report.html", page.page(written).encode())
         if self._interrupted:
             return exit_codes.INTERRUPTED
+        if not held:
+            self._keep_logs()
         return exit_codes.OK if held else exit_codes.FAILED
+
+    def _keep_logs(self) -> None:
+        """What the processes wrote, beside the report: for whoever looks for the reason."""
+        for log in self._spec.root.glob("*.log"):
+            if log.stat().st_size:
+                (self._output / "logs").mkdir(exist_ok=True)
+                shutil.copy(log, self._output / "logs")
 
 
 def _spec(options: Options, models: Models, sized: sizing.Sizing, directory: Path) -> Spec:
