@@ -294,18 +294,16 @@ class Validator:
     def status(self, id_: bytes) -> int:
         """UNKNOWN, SEEN (held), LOCKED (we did, or a quorum did) or FINAL (and applied)."""
         candidate = self._table.candidates.get(id_)
-        if candidate is None:
+        if candidate is None or candidate.parsed is None:  # a late vote may name what was decided long ago
             return FINAL if self._decider.is_decided(id_) else UNKNOWN
-        if candidate.parsed is None:
-            return UNKNOWN
         ours = candidate.id in self._table.slot_of(candidate).locked.values()
         return LOCKED if ours or candidate.prepared is not None else SEEN
 
     def operation(self, id_: bytes) -> SignedOperation | None:
         """A held operation, decided or not."""
         candidate = self._table.candidates.get(id_)
-        if candidate is not None:
-            return candidate.proof if candidate.parsed is not None else None
+        if candidate is not None and candidate.parsed is not None:
+            return candidate.proof
         found = self._archive.find(id_)
         return found.signed if found is not None else None
 

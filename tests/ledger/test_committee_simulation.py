@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 import pytest
 
 from ainp2p.errors import Error
@@ -20,10 +21,20 @@ from ainp2p.ledger.certificate import verify_certificate
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.deciding import Decider
 from ainp2p.ledger.effects import Records, Restored
-from ainp2p.ledger.operations import SignedOperation, operation_id
+from ainp2p.ledger.operations import (
+    LockTerms,
+    Share,
+    SignedOperation,
+    lock_id,
+    operation_id,
+    purpose_digest,
+)
+from ainp2p.ledger.priority import HeldReceipts
+from ainp2p.ledger.receipts import Payer, read_receipt, refund_operation, settle_operation
 from ainp2p.ledger.slot import Slot, VoteTable
 from ainp2p.ledger.validator import FINAL, Validator
 from tests.ledger.committee_world import Broken, CommitteeWorld, MemoryJournal, demand
+from tests.ledger.world import key_of
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else range(int(os.environ.get("SEEDS", "12")))
 COMMITTEES = (
@@ -280,6 +291,52 @@ def test_10_how_long_faults_lasted_does_not_matter() -> None:
         world.faults.cut = lambda a, b: False
         times.append(max(world.run_until(partial(world.is_final, id_), 25_000) for id_ in ids))
     assert abs(times[0] - times[1]) <= 1_000
+
+
+# --- invariant 8: the priority of receipts ---------------------------------------------------------------
+
+
+def payer_wins(seed: int) -> bool:
+    """Whether a Lock ends below a receipt that a third of the weight held before its expiry.
+
+    The payer asks for its refund as soon as it may; messages are lost, doubled and late all the time.
+    """
+    world = CommitteeWorld((1, 1, 1, 1), ("alice", "bob", "carol"), seed)
+    rng = random.Random(f"priority {seed}")
+    world.run(1_000)
+    terms = LockTerms(
+        beneficiaries=(Share(world.ids["bob"], 1),),
+        deposit=1_000,
+        step=10,
+        authority=(key_of("session").public,),
+        threshold=1,
+        closer=key_of("bob").public,
+        expiry=world.now + 8_000,
+        purpose=purpose_digest(b"test"),
+    )
+    opening = world.spend("alice", locks=[terms])
+    world.decide(opening)
+    lock = world.validator(0).state.locks[lock_id(operation_id(opening.raw), 0)]
+    receipt = Payer(world.network, lock, key_of("session")).sign(rng.choice([5, 300]), 1, b"c" * 32)
+    ahead = msgspec.structs.replace(lock, seq=4, head=b"h" * 32)  # a slot that nobody can vote in yet
+    world.faults.loss, world.faults.double, world.faults.delay_ms = 0.2, 0.2, (1, 1_500)
+    world.submit(settle_operation(ahead, receipt), rng.sample(range(4), 2))
+    world.run(7_000)
+    for _ in range(40):
+        world.submit(refund_operation(world.network, lock), rng.sample(range(4), rng.randint(1, 4)))
+        world.run(500)
+    paid = read_receipt(receipt.body).cumulative
+    return any(v.state.locks[lock.id].ended and v.state.locks[lock.id].paid < paid for v in world.alive)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_8_no_lock_ends_below_a_receipt_that_was_spread_in_time(seed: int) -> None:
+    assert not payer_wins(seed)
+
+
+def test_8_mutant_that_locks_below_a_held_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeldReceipts, "allow", lambda *_: True)
+    assert any(payer_wins(seed) for seed in range(12))
 
 
 # --- an equivocating validator: one key, two processes that do not know of each other ------------------

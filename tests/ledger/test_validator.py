@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ainp2p.errors import BadSignature, InvalidOperation, Malformed, NotYet, StorageError
 from ainp2p.ledger.accounts import unopened_account
@@ -461,6 +463,8 @@ def test_a_late_vote_for_what_was_decided_long_ago_asks_nobody() -> None:
     bench.wait(2 * WRITE_AFTER_MS)
     bench.vote(commit_entry, first, 3)
     assert bench.validator.statistics().candidates == 1
+    assert bench.validator.status(operation_id(first.raw)) == FINAL  # and nobody is told otherwise
+    assert bench.validator.operation(operation_id(first.raw)) == first
     assert bench.wait(10_000).wanted == []
     assert bench.validator.statistics().candidates == 0
 
@@ -877,6 +881,60 @@ def test_v8_mutant_that_locks_twice_in_a_view_is_noticed(monkeypatch: pytest.Mon
         locks_twice()
     monkeypatch.setattr(Slot, "lock", lambda *_: None)
     assert locks_twice()
+
+
+def strangers_decide() -> bool:
+    """Whether three who are no members can make an operation final."""
+    bench = Bench(start=False)
+    signed = bench.spend("alice", [("bob", 5)])
+    bench.give(signed)
+    for number in (1, 2, 3):
+        bench.logs[number]._signer = key_of(f"stranger {number}")
+        for entry in (lock_entry, commit_entry):
+            raw = bench.batch(number, entry(0, operation_id(signed.raw)))
+            try:
+                bench.note(bench.validator.handle_batch(raw, bench.now))
+            except InvalidOperation:
+                continue
+    return bool(bench.finals)
+
+
+def test_mutant_that_counts_whoever_is_no_member_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not strangers_decide()
+    strangers = {key_of(f"stranger {number}").public: number for number in (1, 2, 3)}
+    monkeypatch.setattr("ainp2p.ledger.votelog._member", lambda header, _: strangers[header.validator])
+    monkeypatch.setattr(Validator, "_place_of", lambda _, key: strangers.get(key, 3))
+    assert strangers_decide()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_c1_any_order_of_operations_and_votes_leads_to_the_same_end(data: st.DataObject) -> None:
+    source = Bench()
+    messages: list[SignedOperation | bytes] = []
+    for name, to in (("alice", "bob"), ("bob", "carol"), ("alice", "carol"), ("carol", "alice")):
+        signed = source.spend(name, [(to, 10)])
+        source.give(signed)
+        for entry in (lock_entry, commit_entry):
+            for member in (1, 2, 3):
+                raw = source.batch(member, entry(0, operation_id(signed.raw)))
+                source.validator.handle_batch(raw, source.now)
+                messages.append(raw)
+        messages.append(signed)
+    order = data.draw(st.permutations(messages))
+    repeated = data.draw(st.lists(st.sampled_from(messages), max_size=10))
+    bench = Bench()
+    for message in [*order, *repeated]:
+        if isinstance(message, bytes):
+            bench.note(bench.validator.handle_batch(message, bench.now))
+        else:
+            bench.give(message)
+        bench.wait(data.draw(st.sampled_from([0, 0, 30, 1_200])))
+    assert bench.validator.state.root() == source.validator.state.root()
+    assert len(bench.finals) == 4
+    locks = [vote for vote in bench.votes if vote[0] == LOCK]
+    assert len(locks) == len(set(locks))
+    assert bench.validator.statistics().candidates == 0
 
 
 def votes_again_after_losing_its_disk() -> bool:
