@@ -26,7 +26,7 @@ from ainp2p.ledger.votelog import (
     Header,
     VoteBatch,
     commit_entry,
-    justification_at,
+    entry_at,
     lock_entry,
 )
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Signature, Uint, encode, fast_decoder
@@ -86,7 +86,7 @@ def build_certificate(
     """
     chosen = sorted(_lightest_quorum(places, committee))
     batches = [batch_of(member, height) for member, height, _ in chosen]
-    kind, view, operation = batches[0].votes[chosen[0][2]]
+    (kind, view, operation), _ = entry_at(batches[0].entries, chosen[0][2])
     votes = tuple(
         _certified(batch, position) for batch, (_, _, position) in zip(batches, chosen, strict=True)
     )
@@ -173,7 +173,7 @@ def _certified(batch: VoteBatch, position: int) -> CertifiedVote:
         timestamp=header.timestamp,
         count=header.count,
         position=position,
-        justification=justification_at(batch.entries, position),
+        justification=entry_at(batch.entries, position)[1],
         path=batch.path(position),
         signature=batch.signature,
     )

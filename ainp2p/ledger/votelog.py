@@ -94,9 +94,11 @@ def read_votes(entries: bytes) -> list[Vote]:
     ]
 
 
-def justification_at(entries: bytes, position: int) -> bytes | None:
-    """The justification of the LOCK at this position, None where there is none."""
-    return split_entries(entries)[position][_SHORT.size :] or None
+def entry_at(entries: bytes, position: int) -> tuple[Vote, bytes | None]:
+    """The vote at this position, and its justification if it has one."""
+    if _all_short(entries):
+        return _SHORT.unpack_from(entries, position * _SHORT.size), None
+    return read_votes(entries)[position], split_entries(entries)[position][_SHORT.size :] or None
 
 
 def _all_short(entries: bytes) -> bool:

@@ -25,7 +25,7 @@ from ainp2p.ledger.votelog import (
     SignedBatch,
     VoteBatch,
     commit_entry,
-    justification_at,
+    entry_at,
     lock_entry,
     open_batch,
     peek_header,
@@ -80,7 +80,12 @@ def test_entries_say_what_was_written() -> None:
     entries = b"".join(ENTRIES)
     assert read_votes(entries) == [(LOCK, 0, OP), (COMMIT, 0, OP), (LOCK, 3, OTHER)]
     assert split_entries(entries) == ENTRIES
-    assert [justification_at(entries, i) for i in range(3)] == [None, None, WHY]
+    assert [entry_at(entries, i) for i in range(3)] == [
+        ((LOCK, 0, OP), None),
+        ((COMMIT, 0, OP), None),
+        ((LOCK, 3, OTHER), WHY),
+    ]
+    assert entry_at(ENTRIES[0] + ENTRIES[1], 1) == ((COMMIT, 0, OP), None)
 
 
 entry = st.one_of(
