@@ -11,13 +11,14 @@ test that tells when it is needless (tests/protocol/test_libp2p.py) and a line i
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import trio
@@ -204,6 +205,30 @@ def fix_pubsub_messages() -> None:
     _patch(GossipSub, "handle_rpc", make)
 
 
+def fix_lost_announcements() -> None:
+    """A topic joined while a new peer is being greeted is never announced to that peer (pubsub.py).
+
+    The greeting is written before the peer is registered, and announcements go to registered peers only.
+    """
+    from libp2p.pubsub.pubsub import Pubsub
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        async def handle_new_peer(self: Any, peer_id: Any) -> None:
+            was_known, topics = peer_id in self.peers, set(self.topic_ids)
+            await original(self, peer_id)
+            queue = self.peer_queues.get(peer_id)
+            if queue is None or was_known:
+                return
+            for topic in sorted(topics ^ set(self.topic_ids)):
+                announcement, _ = self._build_announce_rpc(topic, topic in self.topic_ids)
+                queue.push(announcement)
+
+        return handle_new_peer
+
+    _patch(Pubsub, "_handle_new_peer", make)
+
+
 def fix_gossip_queues() -> None:
     """Queues of 32 messages to each peer and subscriber silently lose bursts (pubsub.py, rpc_queue.py)."""
     from libp2p.pubsub import pubsub, rpc_queue
@@ -270,6 +295,7 @@ FIXES: tuple[Callable[[], None], ...] = (
     fix_read_credit,
     fix_write_credit,
     fix_pubsub_messages,
+    fix_lost_announcements,
     fix_gossip_queues,
     fix_dial_delay,
     fix_read_exactly,
@@ -285,9 +311,21 @@ def install_fixes() -> None:
     Raises:
         AttributeError: this libp2p is not the one that the work-arounds are for.
     """
-    with _fixing:
+    with _fixing, _collecting_later():
         for fix in FIXES:
             fix()
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """The garbage collector would spend a third of the import on looking at what stays for ever."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 # --- the host -----------------------------------------------------------------------------------
