@@ -471,6 +471,34 @@ async def test_a_peer_whose_key_is_not_ed25519_gets_no_channel() -> None:
 # --- gossip and the DHT -------------------------------------------------------------------------
 
 
+async def topic_joined_during_a_greeting_is_known() -> bool:
+    async with open_network(ALICE) as alice, open_network(BOB) as bob, trio.open_nursery() as nursery:
+        greeting = bob._pubsub.get_hello_packet
+
+        def greet() -> Any:
+            packet = greeting()
+            nursery.start_soon(bob._pubsub.subscribe, "t")  # while the packet is being written
+            return packet
+
+        bob._pubsub.get_hello_packet = greet
+        await alice.connect(bob.addresses[0], timeout_s=SOON_S)
+        await eventually(lambda: "t" in bob._pubsub.topic_ids and bool(bob._pubsub.peers))
+        with trio.move_on_after(2):
+            await eventually(lambda: bool(alice._pubsub.peer_topics.get("t")))
+        return bool(alice._pubsub.peer_topics.get("t"))
+
+
+async def test_a_topic_joined_while_a_peer_is_greeted_is_announced() -> None:
+    assert await topic_joined_during_a_greeting_is_known()
+
+
+async def test_without_the_fix_a_topic_joined_while_a_peer_is_greeted_stays_unknown() -> None:
+    from libp2p.pubsub.pubsub import Pubsub
+
+    with without(Pubsub, "_handle_new_peer"):
+        assert not await topic_joined_during_a_greeting_is_known()
+
+
 async def heard_of_a_burst(size: int) -> int:
     async with two() as (alice, bob), bob.subscribe("t") as feed:
         await eventually(lambda: bob._id(bob.peer_id) in alice._pubsub.peer_topics.get("t", ()))
