@@ -209,20 +209,28 @@ class Purchase:
         """One seller's part; raises when another one has to go on."""
         self._tried.add(deal.seller)  # unless it gets a second chance below
         reservation, failed = deal.negotiation.task.id, None
-        await self._vault.reserve(reservation, deal.seller, left, self.order.what)
         try:
-            deposit = await self._claim_deposit(deal, left)
+            deposit = await self._secure(deal, left, reservation)
             try:
                 finish = await self._work(deal, deposit, left, reservation)
+                failed = False
+                return finish
+            except (NetworkError, RemoteError):
+                failed = True
+                raise
             finally:
                 deposit.release(left)
-            failed = False
-            return finish
-        except (NetworkError, RemoteError):
-            failed = True
-            raise
         finally:
             self._vault.settle(reservation, failed=failed)
+
+    async def _secure(self, deal: Deal, left: int, reservation: bytes) -> Deposit:
+        """The policy's consent first, then a Lock; nothing is signed before."""
+        try:
+            await self._vault.reserve(reservation, deal.seller, left, self.order.what)
+            return await self._claim_deposit(deal, left)
+        except Exception:
+            await decline_others(self._network, deal)  # the chosen one among them: no award comes
+            raise
 
     async def _work(self, deal: Deal, deposit: Deposit, left: int, reservation: bytes) -> bytes:
         award, continued = self._award(deal, deposit, left)

@@ -115,6 +115,7 @@ class Seller:
     @property
     def free(self) -> int:
         """Slots that are free now."""
+        self._negotiation.expire(self._now_ms())
         return self._negotiation.free
 
     def refresh_listings(self) -> dict[bytes, Listing]:
