@@ -11,7 +11,6 @@ the last agent was open, and so had a card at all. CPU seconds are of all proces
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -19,8 +18,10 @@ import sys
 import time
 from typing import IO, Any
 
+from benchmarks.figures import report
+from benchmarks.size import everybody_known
+
 GOAL_S = 10.0
-POLL_S = 0.02
 
 
 async def live(name: str, count: int, bootstrap: list[str]) -> None:
@@ -35,8 +36,7 @@ async def live(name: str, count: int, bootstrap: list[str]) -> None:
 
     async with ainp2p.Agent(name, skills=[echo], bootstrap=bootstrap) as agent:
         print("open", time.monotonic(), agent.address, flush=True)
-        while len(agent.directory.cards()) < count:
-            await trio.sleep(POLL_S)  # noqa: ASYNC110  # what an agent knows is polled, as a user would
+        await everybody_known(agent, count)
         print("complete", time.monotonic(), flush=True)
         async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
             await stdin.receive_some()
@@ -98,7 +98,7 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     found["cpu_s"] = round(used.ru_utime + used.ru_stime, 1)
     found["load_average"] = round(os.getloadavg()[0], 1)
-    print(json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items()))
+    report(found, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,6 +86,12 @@ def markdown(figures: Iterable[Figure]) -> str:
     """A table for RESULTS.md."""
     lines = [HEADINGS, ("---", "---:", "---:", "---:", "---", "---:", "---:", "---"), *map(row, figures)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def report(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """What one benchmark prints of its numbers."""
+    lines = (f"{name:28} {value}" for name, value in found.items())
+    print(json.dumps(found) if as_json else "\n".join(lines))
 
 
 def show(figures: Sequence[Figure]) -> None:

@@ -6,14 +6,13 @@ A seller with the model in its process, a buyer, and the committee of their deve
 process, as in the README's example; the engine that is called directly is a second copy of the same weights
 here. Both sides run in turns, with the same threads, dtype, prompt and seed, and must make the same ids. The
 job's time is the whole of it: bargaining, award, first token to the last, and the receipt; its Lock was
-opened by a job before. Beside it a task sleeps for a millisecond again and again; how late it wakes is the
-event loop's delay. Needs the weights (`ainp2p model fetch`).
+opened by a job before. Beside it a task sleeps for five milliseconds again and again; how late it wakes is
+the event loop's delay. Needs the weights (`ainp2p model fetch`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -26,14 +25,16 @@ from ainp2p.agents.agent import Agent
 from ainp2p.agents.job import Piece
 from ainp2p.agents.models.messages import Generate, Made
 from ainp2p.agents.models.model import Raw
-from ainp2p.agents.models.process import default_threads
+from ainp2p.agents.models.process import ProcessModel, default_threads
 from ainp2p.agents.models.registry import resolve
 from ainp2p.agents.skill import skill
 from ainp2p.agents.work import Work
 from ainp2p.home import Home
-from benchmarks.model import PROMPT, Delays
+from benchmarks.figures import report
+from benchmarks.model import PROMPT, Delays, cpu_of
 
 GOAL_RATIO, GOAL_DELAY_MS = 0.95, 5.0
+PROBE_S = 0.005  # at 1 ms the probe costs the event loop more than the job does
 TEMPERATURE = 1.0  # at 0 a small model soon repeats itself, and a loop ends the job
 
 
@@ -50,11 +51,15 @@ class Side:
 
     rates: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
+    model_cpu_s: float = 0.0  # of which the model's own
+    tokens: int = 0
 
-    def add(self, tokens: int, wall_s: float, cpu_s: float) -> None:
+    def add(self, tokens: int, wall_s: float, cpu_s: float, model_cpu_s: float) -> None:
         """A round."""
         self.rates.append(tokens / wall_s)
+        self.tokens += tokens
         self.cpu_s += cpu_s
+        self.model_cpu_s += model_cpu_s
 
 
 def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
@@ -63,22 +68,28 @@ def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
     engine.submit(Generate(0, [("", PROMPT)], tokens, TEMPERATURE, seed))
     while engine.live:
         ids += [event.token for event in engine.step() if isinstance(event, Made)]
-    side.add(len(ids), time.perf_counter() - wall, time.process_time() - cpu)
+    cpu = time.process_time() - cpu
+    side.add(len(ids), time.perf_counter() - wall, cpu, cpu)
     return ids
 
 
-async def paid(buyer: Agent, tokens: int, seed: bytes, side: Side) -> tuple[list[int], float]:
+async def paid(
+    buyer: Agent, model: ProcessModel, tokens: int, seed: bytes, side: Side
+) -> tuple[list[int], float]:
     """A job, to its end; its ids, and their rate from the first to the last."""
     offers = await buyer.find("write")
-    wall, cpu, ids, first = time.perf_counter(), time.process_time(), list[int](), 0.0
+    theirs, wall, cpu = cpu_of(model.pid), time.perf_counter(), time.process_time()
+    ids, first = list[int](), 0.0
     async with buyer.hire(offers, budget=tokens, seed=seed, text=PROMPT) as job:
         async for piece in job:
             assert isinstance(piece, Piece)
             first = first or time.perf_counter()
             ids += piece.tokens
     end = time.perf_counter()
-    assert job.receipt is not None and job.paid == len(ids)
-    side.add(len(ids), end - wall, time.process_time() - cpu)
+    assert job.receipt is not None
+    assert job.paid == len(ids)
+    theirs = cpu_of(model.pid) - theirs
+    side.add(len(ids), end - wall, time.process_time() - cpu + theirs, theirs)
     return ids, (len(ids) - 1) / (end - first)
 
 
@@ -93,17 +104,19 @@ async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
         raise SystemExit("a scripted model measures nothing; name one with weights")
     torch.set_num_threads(default_threads())
     engine = load(directory, device="auto", dtype="auto").engine
-    direct, through, streaming, delays = Side(), Side(), list[float](), Delays()
+    direct, through, streaming, delays = Side(), Side(), list[float](), Delays(PROBE_S)
     async with Agent("seller", skills=[write], model=model) as seller:
         async with Agent("buyer", bootstrap=[seller.address]) as buyer:
+            worker = seller.models[0]
+            assert isinstance(worker, ProcessModel)
             directly(engine, 8, b"warm", Side())
-            await paid(buyer, 8, b"warm", Side())
+            await paid(buyer, worker, 8, b"warm", Side())
             for number in range(rounds):
                 seed = b"%d" % number
                 expected = directly(engine, tokens, seed, direct)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(delays.probe)
-                    ids, rate = await paid(buyer, tokens, seed, through)
+                    ids, rate = await paid(buyer, worker, tokens, seed, through)
                     nursery.cancel_scope.cancel()
                 assert ids == expected[: len(ids)], "the job and the engine made different ids"
                 streaming.append(rate)
@@ -115,7 +128,9 @@ async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
         "job_streaming_tokens_per_s": round(max(streaming), 1),
         "job_ratio": round(max(through.rates) / max(direct.rates), 3),
         "goal_job_ratio": GOAL_RATIO,
-        "job_cpu_ms_per_token": round(through.cpu_s / rounds / tokens * 1000, 2),
+        "direct_cpu_ms_per_token": round(direct.cpu_s / direct.tokens * 1000, 2),
+        "job_cpu_ms_per_token": round(through.cpu_s / through.tokens * 1000, 2),
+        "job_model_cpu_ms_per_token": round(through.model_cpu_s / through.tokens * 1000, 2),
         "loop_delay_p50_ms": round(delays.percentile_ms(0.5), 2),
         "loop_delay_p99_ms": round(delays.percentile_ms(0.99), 2),
         "goal_loop_delay_p99_ms": GOAL_DELAY_MS,
@@ -132,7 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     rounds, tokens = (2, 48) if args.quick else (3, 128)
     found = trio.run(measure, args.model, rounds, tokens)
-    print(json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items()))
+    report(found, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Settlements per second, and the time to finality, of four validator processes over libp2p on loopback.
 
 A payer opens Locks; the payee then settles all of them again and again, one SETTLE per Lock under way, each
-with a higher receipt, accepted and journalled like any other. Latency is from `settle` to a verified certificate.
-Validators, payer and payee share this machine's cores. The last lines come from `ledger_pipeline.py`.
+with a higher receipt, accepted and journalled like any other. Latency is from `settle` to a verified
+certificate. Validators, payer and payee share this machine's cores. The last lines come from
+`ledger_pipeline.py`.
 
     python benchmarks/ledger.py [--locks 96] [--seconds 8] [--no-pipeline] [--json]
 """
@@ -60,8 +61,8 @@ async def validate(seed: bytes, directory: Path) -> None:
             service = await stack.enter_async_context(open_validator(network, genesis, key, directory))
             if genesis.faucet is not None and genesis.faucet.key == key.public:
                 await stack.enter_async_context(open_faucet(network, genesis, key, directory))
-            while not service.voting:
-                await trio.sleep(0.02)  # noqa: ASYNC110  # a process boundary: nothing to wait on
+            while not service.voting:  # noqa: ASYNC110  # nothing to wait on: it is no event
+                await trio.sleep(0.02)
             print("voting", flush=True)
             begun = time.process_time()
             await _line(lines)
@@ -82,7 +83,27 @@ async def _line(stream: trio.lowlevel.FdStream) -> bytes:
 async def committee(root: Path, token_bytes: Any) -> AsyncIterator[tuple[Genesis, Key, list[Any]]]:
     """Four validator processes; killed at the end whatever happens."""
     keys = [Key(token_bytes(32)) for _ in range(VALIDATORS)]
-    processes = [
+    processes = start(keys, root)
+    try:
+        said = [await trio.to_thread.run_sync(says, process) for process in processes]
+        seats = [(key, tuple(json.loads(line))) for key, line in zip(keys, said, strict=True)]
+        genesis = development_genesis(seats, time.time_ns() // 1_000_000)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(encode(genesis).hex() + "\n")
+            process.stdin.flush()
+        for process in processes:
+            assert await trio.to_thread.run_sync(says, process) == "voting"
+        yield genesis, keys[0], processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def start(keys: list[Key], root: Path) -> list[subprocess.Popen[str]]:
+    """One validator's process for each key."""
+    return [
         subprocess.Popen(
             [sys.executable, __file__, "--validate", key.seed.hex(), str(root / f"validator-{i}")],
             stdin=subprocess.PIPE,
@@ -91,20 +112,12 @@ async def committee(root: Path, token_bytes: Any) -> AsyncIterator[tuple[Genesis
         )
         for i, key in enumerate(keys)
     ]
-    try:
-        said = [await trio.to_thread.run_sync(process.stdout.readline) for process in processes]
-        seats = [(key, tuple(json.loads(line))) for key, line in zip(keys, said, strict=True)]
-        genesis = development_genesis(seats, time.time_ns() // 1_000_000)
-        for process in processes:
-            process.stdin.write(encode(genesis).hex() + "\n")
-            process.stdin.flush()
-        for process in processes:
-            assert (await trio.to_thread.run_sync(process.stdout.readline)).strip() == "voting"
-        yield genesis, keys[0], processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+
+
+def says(process: subprocess.Popen[str]) -> str:
+    """A process's next line."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def cpu_of(process: Any) -> float:
@@ -160,7 +173,9 @@ async def measure(locks: int, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, trio.fail_after(LIMIT_S):
         async with committee(Path(name), token_bytes) as (genesis, faucet_key, processes):
             async with open_network(payee_key) as there:
-                async with open_wallet(there, genesis, payee_key, Path(name) / "payee", policy=QUIET) as payee:
+                async with open_wallet(
+                    there, genesis, payee_key, Path(name) / "payee", policy=QUIET
+                ) as payee:
                     async with open_network(payer_key) as here:
                         async with open_wallet(here, genesis, payer_key, None, policy=QUIET) as payer:
                             await fund(here, genesis, payer, faucet_key, locks)
@@ -249,7 +264,9 @@ def main() -> None:
     found = trio.run(measure, args.locks, args.seconds)
     if not args.no_pipeline:
         found |= pipeline()
-    print(json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items()))
+    print(
+        json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items())
+    )
 
 
 if __name__ == "__main__":

@@ -49,14 +49,15 @@ class Figures:
 class Delays:
     """How late the event loop woke, in seconds."""
 
+    every_s: float = PROBE_S
     late: list[float] = field(default_factory=list)
 
     async def probe(self) -> None:
         """Measure until canceled."""
         while True:
             before = time.perf_counter()
-            await trio.sleep(PROBE_S)
-            self.late.append(time.perf_counter() - before - PROBE_S)
+            await trio.sleep(self.every_s)
+            self.late.append(time.perf_counter() - before - self.every_s)
 
     def percentile_ms(self, share: float) -> float:
         """In milliseconds."""

@@ -12,7 +12,6 @@ until the payee says that the last one is durable. CPU counts all threads.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import struct
 import subprocess
@@ -42,6 +41,7 @@ from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
 from ainp2p.protocol.messages import PROTOCOL, ReceiptNotice, decode_wire
 from ainp2p.protocol.network import Call, Network
+from benchmarks.figures import report
 
 BATCH = 64  # receipts that become durable with one fsync
 GOAL_PAYEE, GOAL_BOTH, GOAL_PER_S = 0.7, 0.55, 4_000
@@ -238,7 +238,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             found |= trio.run(part, rounds, count, Path(root))
     found["load_average"] = round(os.getloadavg()[0], 1)
-    print(json.dumps(found) if args.json else "\n".join(f"{name:28} {value}" for name, value in found.items()))
+    report(found, as_json=args.json)
 
 
 if __name__ == "__main__":
