@@ -1,0 +1,97 @@
+"""The wire form of `/ainp2p/ledger/1`, one message of each kind as hex: a change of it is a choice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ainp2p.errors import Malformed
+from ainp2p.ledger import messages as m
+from ainp2p.protocol.codec import Message, decode, encode
+
+A, B = b"a" * 32, b"b" * 32
+CREDIT = A + b"\x00\x01"
+DECIDED = m.Decided(b"op", b"cert")
+VECTORS: list[tuple[Message, str]] = [
+    (m.Submit((b"op",), 1), "930191c4026f7001"),
+    (m.PushOperations((b"op", b"q")), "920292c4026f70c40171"),
+    (m.PushBatch(b"batch"), "9203c4056261746368"),
+    (m.FetchOperations((A,)), "920491c420" + "61" * 32),
+    (m.FetchBatches(A, 7), "9305c420" + "61" * 32 + "07"),
+    (m.GetObject(A), "9206c420" + "61" * 32),
+    (m.GetCredits(A, b""), "9307c420" + "61" * 32 + "c400"),
+    (m.GetHeights(), "9108"),
+    (m.Follow((A, B)), "920992c420" + "61" * 32 + "c420" + "62" * 32),
+    (m.AskStatus((A,)), "920a91c420" + "61" * 32),
+    (m.GetStatistics(), "910b"),
+    (m.Statuses((m.Status(A, m.FINAL, b"cert"),)), "92149194c420" + "61" * 32 + "03c40463657274c400"),
+    (m.Fetched((DECIDED, None)), "92159292c4026f70c40463657274c0"),
+    (
+        m.ObjectHead(A, b"state", (), (DECIDED,)),
+        "9516c420" + "61" * 32 + "c40573746174659091" + "92c4026f70c40463657274",
+    ),
+    (m.CreditPage((m.CreditEntry(CREDIT, 5),), 1, 9), "94179192c422" + "61" * 32 + "0001050109"),
+    (m.Heights((m.Height(A, 3),)), "92189192c420" + "61" * 32 + "03"),
+    (m.Finals((DECIDED,)), "92199192c4026f70c40463657274"),
+    (
+        m.Statistics(A, B, 1, 2, 3, 4, 5, 6, 7, 8, A, 0, 1),
+        "9e1ac420" + "61" * 32 + "c420" + "62" * 32 + "0102030405060708c420" + "61" * 32 + "0001",
+    ),
+    (m.AskPurse(A), "921ec420" + "61" * 32),
+    (m.Purse(A, 5), "931fc420" + "61" * 32 + "05"),
+]
+
+
+@pytest.mark.parametrize(("message", "wire"), VECTORS, ids=[type(message).__name__ for message, _ in VECTORS])
+def test_the_wire_form_is_what_it_was(message: Message, wire: str) -> None:
+    assert encode(message).hex() == wire
+    assert decode(bytes.fromhex(wire), type(message)) == message
+
+
+def test_every_message_has_a_vector() -> None:
+    tagged = {
+        cls
+        for cls in vars(m).values()
+        if isinstance(cls, type) and issubclass(cls, Message) and cls.__struct_config__.tag is not None
+    }
+    assert tagged == {type(message) for message, _ in VECTORS}
+
+
+def test_a_question_is_read_as_its_own_class() -> None:
+    for message, wire in VECTORS[:11]:
+        assert m.read_question(bytes.fromhex(wire)) == message
+
+
+@pytest.mark.parametrize("wire", [wire for _, wire in VECTORS[11:]])
+def test_an_answer_is_no_question(wire: str) -> None:
+    with pytest.raises(Malformed):
+        m.read_question(bytes.fromhex(wire))
+
+
+@given(st.binary(max_size=200))
+def test_e2_garbage_is_malformed_or_a_question(body: bytes) -> None:
+    try:
+        question = m.read_question(body)
+    except Malformed:
+        return
+    assert encode(question) == body
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(m.Submit(()), id="nothing submitted"),
+        pytest.param(m.Submit((b"",)), id="an empty operation"),
+        pytest.param(m.Submit((b"x" * (m.SIGNED_SIZE_MAX + 1),)), id="an operation too large"),
+        pytest.param(m.Submit((b"x",) * (m.OPERATIONS_MAX + 1)), id="too many operations"),
+        pytest.param(m.Submit((b"x",), 2), id="a flag that is none"),
+        pytest.param(m.PushBatch(b"x" * (m.BATCH_SIZE_MAX + 1)), id="a batch too large"),
+        pytest.param(m.Follow((A,) * (m.OBJECTS_MAX + 1)), id="too many objects"),
+        pytest.param(m.GetObject(b"short"), id="an id too short"),
+        pytest.param(m.FetchBatches(A, -1), id="a negative height"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_malformed(message: Message) -> None:
+    with pytest.raises(Malformed):
+        m.read_question(encode(message))
