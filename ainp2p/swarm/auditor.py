@@ -19,7 +19,7 @@ from ainp2p.ledger.settling import SettlePolicy
 from ainp2p.ledger.sync import Validators
 from ainp2p.ledger.wallet import open_wallet
 from ainp2p.protocol.context import Context
-from ainp2p.protocol.identity import Key
+from ainp2p.protocol.identity import Key, id_from_text
 from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.network import Network
 from ainp2p.swarm import events as ev
@@ -62,16 +62,16 @@ def auditor(spec: Spec) -> Serve:
             )
             async for command in line.commands():
                 if isinstance(command, Reopen):
-                    await reopen(spec, genesis, command.name, line)
+                    await reopen(spec, genesis, command, line)
                 elif isinstance(command, Audit):
                     await audit(spec, genesis, network, line)
 
     return serve
 
 
-async def reopen(spec: Spec, genesis: Genesis, name: str, line: Line) -> None:
+async def reopen(spec: Spec, genesis: Genesis, command: Reopen, line: Line) -> None:
     """Open a dead seller's wallet from its disk, close its Locks at their highest receipts, and leave."""
-    now_ms = Context.system().now_ms
+    now_ms, name = Context.system().now_ms, command.name
     try:
         key = read_key(spec, name)
         with trio.fail_after(REOPEN_TIMEOUT_S):
@@ -79,6 +79,8 @@ async def reopen(spec: Spec, genesis: Genesis, name: str, line: Line) -> None:
                 open_network(key) as network,
                 open_wallet(network, genesis, key, spec.home(name) / "wallet", policy=SETTLE_ONLY) as wallet,
             ):
+                for lock in command.locks:  # it may have died before it heard of one
+                    await wallet.lock(id_from_text(lock))
                 before = {state.id: state.lock.paid for state in await wallet.locks()}
                 closed = await Books(name, wallet, line).close_all()
                 line.say(

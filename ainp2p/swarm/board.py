@@ -81,6 +81,7 @@ class Board:
         self.tasks: dict[str, Task] = {}
         self.documents: dict[str, ev.DocumentRead] = {}
         self.refused: list[ev.DocumentRefused] = []
+        self.locks: dict[str, ev.LockOpened] = {}
         self.payments: dict[tuple[str, str], Payment] = {}
         self.tokens: list[ev.Progress] = []  # deliveries that are counted in tokens
         self.phases: dict[ev.Phase, list[int]] = {}
@@ -203,6 +204,10 @@ class Board:
         peer = self._peer(event.name)
         peer.balance = event
         peer.balances.append((event.at_ms, event.available + event.locked + event.owed))
+
+    @_apply.register
+    def _(self, event: ev.LockOpened) -> None:
+        self.locks[event.lock] = event
 
     @_apply.register
     def _(self, event: ev.Finalised) -> None:

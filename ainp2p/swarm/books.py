@@ -38,6 +38,7 @@ class Books:
         """Tell the balance and new final SPENDs, if there is something new."""
         try:
             held = await self._wallet.balance()
+            await self._tell_locks()
             recorded = await self._wallet.history(HISTORY)
         except Error:  # nobody answers now: the next look may find somebody
             return
@@ -62,6 +63,22 @@ class Books:
                 self._seen.add(entry.parsed.id)
                 took_ms = max(entry.at_ms - (operation.timestamp or entry.at_ms), 0)
                 self._tell_final(entry.parsed.id, "spend", entry.spent, took_ms * 1000)
+
+    async def _tell_locks(self) -> None:
+        """Locks in which we pay: should the payee die before it hears of one, others can tell its heirs."""
+        for state in await self._wallet.locks():
+            lock = state.lock
+            if lock.payer == self._wallet.account_id and lock.id not in self._seen:
+                self._seen.add(lock.id)
+                self._line.say(
+                    ev.LockOpened(
+                        at_ms=self._now_ms(),
+                        lock=id_text(lock.id),
+                        buyer=self._name,
+                        payee=id_text(lock.beneficiaries[0].account),
+                        deposit=lock.deposit,
+                    )
+                )
 
     async def settle_forever(self) -> None:
         """Turn receipts into credits while work goes on, not only at the end."""

@@ -121,6 +121,7 @@ class Buyer:
             async with trio.open_nursery() as working:
                 for part in ours:
                     working.start_soon(self._summarise, part)
+            await self._books.tell()
             self._reached("done")
             async for command in self._line.commands():
                 if isinstance(command, Ask):

@@ -29,6 +29,7 @@ from ainp2p.swarm.sizing import VALIDATORS
 
 VIEW, MODEL = "view", "model"
 LEAVE_LIMIT_S = 12.0  # after the view has gone: for all others to stop
+MAKING_S = 1.5  # in which a creator makes a swarm
 POLL_S = 0.05
 QUORUM = 3  # of four validators: with fewer nothing becomes final, and nothing is counted
 DOCUMENT = """# Notes on a voyage
@@ -38,7 +39,7 @@ the weather and of the prices in every port. Salt was dear in the north and chea
 
 ## The storm
 
-The wind turned on the third day. Two sails were torn before noon. The crew threw the heavy cargo into the sea.
+The wind turned on the third day. Two sails were torn before noon. The crew threw the cargo into the sea.
 A boy at the mast saw the light of a tower. The ship reached the bay with water in its hold.
 
 ## The trade
@@ -144,7 +145,7 @@ def one_run(plan: Plan, arguments: Sequence[str], limit_s: float) -> Outcome:
         watched = Watched(command, _environment(root), root / "errors.txt")
         seen: dict[str, int] = {}
         try:
-            outcome.at_s = rng.random() * plan.span_s
+            outcome.at_s = _moment(rng, plan.span_s)
             _sleep_and_look(watched, seen, began + outcome.at_s)
             outcome.victim = _kill_one(watched, seen, rng)
             outcome.status = _finish(watched, seen, began + limit_s)
@@ -154,6 +155,14 @@ def one_run(plan: Plan, arguments: Sequence[str], limit_s: float) -> Outcome:
             outcome.took_s = time.monotonic() - began
             _end_all(watched, seen)
     return outcome
+
+
+def _moment(rng: random.Random, span_s: float) -> float:
+    """When to kill: one in four while the swarm is being made, when there are few to choose from."""
+    making_s = min(MAKING_S, span_s)
+    if rng.random() < 0.25:
+        return rng.random() * making_s
+    return making_s + rng.random() * (span_s - making_s)
 
 
 def _sleep_and_look(watched: Watched, seen: dict[str, int], until: float) -> None:

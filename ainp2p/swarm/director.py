@@ -112,8 +112,8 @@ class Director:
                 return [*self._auditor(), *self._send(Close(), self.alive(*self._spec.sellers))]
             case "reopening":
                 actions = self._auditor()
-                for name in self._dead_sellers():
-                    actions += self._send(Reopen(name=name), [AUDITOR])
+                for name in self.dead_sellers():
+                    actions += self._send(self.reopening(name), [AUDITOR])
                 return actions
             case "auditing":
                 return [*self._auditor(), *self._send(Audit(), [AUDITOR])]
@@ -125,16 +125,16 @@ class Director:
             case "starting":
                 return CREATOR in self.ended
             case "working":
-                return all(self._reached(name, "done") for name in self.alive(*spec.buyers))
+                return all(self.reached(name, "done") for name in self.alive(*spec.buyers))
             case "asking":
                 buyers = self.alive(*spec.buyers)
-                return not buyers or any(self._reached(name, "asked") for name in buyers)
+                return not buyers or any(self.reached(name, "asked") for name in buyers)
             case "closing":
-                return all(self._reached(name, "closed") for name in self.alive(*spec.sellers))
+                return all(self.reached(name, "closed") for name in self.alive(*spec.sellers))
             case "reopening":
-                return all(self._reached(name, "reopened") for name in self._dead_sellers())
+                return all(self.reached(name, "reopened") for name in self.dead_sellers())
             case "auditing":
-                return self._reached(AUDITOR, "audited") or not self._has_committee()
+                return self.reached(AUDITOR, "audited") or not self._has_committee()
         return False
 
     def _maybe_kill(self, newest: ev.AnyEvent | None) -> list[Action]:
@@ -175,7 +175,7 @@ class Director:
             for name in self.alive(*self._spec.validators)
         )
 
-    def _dead_sellers(self) -> list[str]:
+    def dead_sellers(self) -> list[str]:
         """Sellers that have died after they were up; others never had a Lock."""
         peers = self._board.peers
         if not self._has_committee() or (self._auditors == AUDITORS_MAX and AUDITOR in self.ended):
@@ -186,6 +186,19 @@ class Director:
             if name in self.ended and name in peers and peers[name].account
         ]
 
-    def _reached(self, name: str, stage: ev.Stage) -> bool:
+    def reopening(self, name: str) -> Reopen:
+        """The command to settle up for a dead seller."""
+        account = self._board.peers[name].account
+        locks = sorted(opened.lock for opened in self._board.locks.values() if opened.payee == account)
+        return Reopen(name=name, locks=tuple(locks))
+
+    def unsettled(self) -> list[str]:
+        """Sellers that were promised money and have not closed their Locks, nor has anybody for them."""
+        paid = {seller for (_, seller), payment in self._board.payments.items() if payment.amount}
+        reopened = {wallet.name for wallet in self._board.reopened}
+        return sorted(name for name in paid - reopened if not self.reached(name, "closed"))
+
+    def reached(self, name: str, stage: ev.Stage) -> bool:
+        """Whether a process has said that it came so far."""
         peer = self._board.peers.get(name)
         return peer is not None and stage in peer.stages

@@ -144,6 +144,15 @@ class BalanceKnown(Event, frozen=True, kw_only=True):
     owed: int
 
 
+class LockOpened(Event, frozen=True, kw_only=True):
+    """A buyer has put a deposit behind its receipts to `payee`, an account."""
+
+    lock: str
+    buyer: str
+    payee: str
+    deposit: int
+
+
 class Finalised(Event, frozen=True, kw_only=True):
     """An operation has its commit certificate. `kind`: ``spend``, ``settle``, ``close``, ``refund``."""
 
@@ -257,6 +266,7 @@ AnyEvent = (
     | Progress
     | ReceiptSigned
     | BalanceKnown
+    | LockOpened
     | Finalised
     | PhaseTimed
     | Answered

@@ -38,9 +38,13 @@ class Close(Command, frozen=True, kw_only=True):
 
 
 class Reopen(Command, frozen=True, kw_only=True):
-    """To the auditor: open a dead seller's wallet from its disk, end its Locks, and do no more."""
+    """To the auditor: open a dead seller's wallet from its disk, end its Locks, and do no more.
+
+    `locks` are Locks that pay it, as its buyers say: it may have died before it heard of one.
+    """
 
     name: str
+    locks: tuple[str, ...] = ()
 
 
 class Audit(Command, frozen=True, kw_only=True):

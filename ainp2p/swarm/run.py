@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -33,6 +32,7 @@ from ainp2p.swarm.options import Models, Options, models_of
 from ainp2p.swarm.spec import AUDITOR, BUYERS, CREATOR, TEXT_SELLERS, Spec, to_json
 from ainp2p.swarm.view import REFRESH_HZ, View, open_view
 
+COLLECT_TIMEOUT_S = 4.0  # after an interrupt, for dead sellers' Locks
 LEAVE_TIMEOUT_S = 8.0  # for everybody to stop; then they are killed
 LAST_LINES = 3  # of a crashed process's log, for the person who watches
 _READ_SIZE = 65_536
@@ -55,12 +55,16 @@ def run(options: Options) -> int:
         reasons = "; ".join(f"{refused.path}: {refused.reason}" for refused in reading.refused)
         raise InvalidInput(f"nothing to read in {', '.join(options.paths)} ({reasons or 'no sentences'})")
     output = _report_directory(Path(options.report))
-    with _state(home) as directory:
-        spec = _spec(options, models, sized, directory)
+    directory = Path(tempfile.mkdtemp(prefix="swarm-", dir=home.run()))
+    swarm: Swarm | None = None
+    try:
         with open_view(json=options.json) as view:
-            swarm = Swarm(spec, options, view, output)
+            swarm = Swarm(_spec(options, models, sized, directory), options, view, output)
             swarm.tell_beginning(models, machine, sized, reading, len(parts))
             return trio.run(swarm.run)
+    finally:
+        if swarm is None or not swarm.keeps_directory:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class Swarm:
@@ -71,9 +75,11 @@ class Swarm:
         self._director = Director(spec, view.board, question=options.ask, work_ms=options.limit_s * 1000)
         self._ends: dict[str, trio.SocketStream] = {}
         self._children: list[trio.Process] = []
+        self.keeps_directory = options.keep  # else keys, books, votes and logs are removed at the end
         self._interrupted = False
         self._over = trio.Event()
         self._all_left = trio.Event()
+        self._heard = trio.Event()  # set at each event
 
     # --- telling ------------------------------------------------------------------------------------
 
@@ -123,6 +129,8 @@ class Swarm:
 
     def _show(self, event: ev.AnyEvent) -> None:
         self._view.show(event)
+        self._heard.set()
+        self._heard = trio.Event()
 
     # --- the run ------------------------------------------------------------------------------------
 
@@ -137,6 +145,8 @@ class Swarm:
                     await self._over.wait()
                 finally:
                     with trio.CancelScope(shield=True):
+                        if self._interrupted:
+                            await self._collect()
                         await self._leave()
                 nursery.cancel_scope.cancel()
         return self._conclude()
@@ -232,13 +242,16 @@ class Swarm:
                 case Send(name, command):
                     await self._send(name, command)
                 case StartAuditor():
-                    theirs = self._new_line(AUDITOR, self._nursery)
-                    try:
-                        await self._open_process("ainp2p.swarm.auditor", {AUDITOR: theirs}, AUDITOR)
-                    finally:
-                        theirs.close()
+                    await self._start_auditor()
         if self._director.phase == "over":
             self._over.set()
+
+    async def _start_auditor(self) -> None:
+        theirs = self._new_line(AUDITOR, self._nursery)
+        try:
+            await self._open_process("ainp2p.swarm.auditor", {AUDITOR: theirs}, AUDITOR)
+        finally:
+            theirs.close()
 
     def _kill(self, name: str, task: str) -> None:
         pid = self._view.board.peers[name].pid
@@ -254,6 +267,21 @@ class Swarm:
                 await end.send_all(line.to_line(command))
 
     # --- the end ------------------------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        """After an interrupt: have dead sellers' wallets settled, for a few seconds at most."""
+        dead = [
+            name for name in self._director.dead_sellers() if not self._director.reached(name, "reopened")
+        ]
+        if dead and AUDITOR not in self._ends:
+            await self._start_auditor()
+        for name in dead:
+            await self._send(AUDITOR, self._director.reopening(name))
+        with trio.move_on_after(COLLECT_TIMEOUT_S):
+            while (
+                not all(self._director.reached(name, "reopened") for name in dead) and AUDITOR in self._ends
+            ):
+                await self._heard.wait()
 
     async def _leave(self) -> None:
         """Close all lines and wait until nobody is left; with --keep, leave them all behind."""
@@ -295,6 +323,7 @@ class Swarm:
                 ev.Checked(at_ms=_now_ms(), check=verdict.check, held=verdict.held, detail=verdict.detail)
             )
         held = all(verdict.held for verdict in found)
+        self._tell_what_stays()
         self._show(ev.SwarmEnded(at_ms=_now_ms(), held=held))
         written = report.make_report(board)
         report.write(self._output / "report.json", report.to_json(written))
@@ -304,6 +333,19 @@ class Swarm:
         if not held:
             self._keep_logs()
         return exit_codes.OK if held else exit_codes.FAILED
+
+    def _tell_what_stays(self) -> None:
+        """Processes that go on, and money that is promised and not settled, with where that is written."""
+        root = self._spec.root
+        if self._spec.keep and not self._interrupted:
+            pids = sorted(peer.pid for name, peer in self._view.board.peers.items() if name in self._ends)
+            self._note(f"they go on without us; {root} has their books; to stop them: kill {_joined(pids)}")
+        elif unsettled := self._director.unsettled():
+            self.keeps_directory = True
+            text = f"{', '.join(unsettled)} could not settle: receipts are kept in {root}"
+            self._show(ev.Note(at_ms=_now_ms(), text=text, level="warning"))
+        else:
+            self.keeps_directory = False
 
     def _keep_logs(self) -> None:
         """What the processes wrote, beside the report: for whoever looks for the reason."""
@@ -330,6 +372,10 @@ def _spec(options: Options, models: Models, sized: sizing.Sizing, directory: Pat
     )
 
 
+def _joined(numbers: list[int]) -> str:
+    return " ".join(str(number) for number in numbers)
+
+
 def _last_words(spec: Spec, name: str) -> str:
     """The end of a process's log."""
     try:
@@ -352,16 +398,6 @@ def _report_directory(path: Path) -> Path:
     except OSError as exc:
         raise InvalidInput(f"--report {path}: {exc.strerror}") from exc
     return path
-
-
-@contextmanager
-def _state(home: Home) -> Iterator[Path]:
-    """A directory for keys, books, votes and logs, for this run."""
-    directory = Path(tempfile.mkdtemp(prefix="swarm-", dir=home.run()))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _now_ms() -> int:

@@ -102,7 +102,7 @@ class LineView(_Lines):
             case ev.ReceiptSigned():
                 self._receipts += 1
                 self._signed += event.added
-            case ev.Progress() | ev.BalanceKnown() | ev.PhaseTimed() | ev.StageReached():
+            case ev.Progress() | ev.BalanceKnown() | ev.PhaseTimed() | ev.StageReached() | ev.LockOpened():
                 pass
             case _:
                 self._say(event.at_ms, sentence(event))
@@ -202,6 +202,8 @@ def _words(event: ev.AnyEvent) -> str:
         case ev.BalanceKnown():
             held = event.available + event.locked + event.owed
             return f"{event.name} holds {ev.amount_text(held)}"
+        case ev.LockOpened():
+            return f"{event.buyer} opened a Lock of {ev.amount_text(event.deposit)}"
         case ev.Finalised():
             took = f"final after {event.took_us / 1000:.0f} ms"
             return f"{event.kind} by {event.name}: {ev.amount_text(event.amount)}, {took}"

@@ -43,6 +43,7 @@ def story(*, subject: str = "docs/a.md: locks", held: bool = True) -> list[ev.An
         ev.TaskMoved(at_ms=at(130), task="t1", state="working", seller="ada"),
         ev.Progress(at_ms=at(500), task="t1", seller="ada", units=8),
         ev.ReceiptSigned(at_ms=at(510), buyer="cleo", seller="ada", lock="l1", cumulative=16, added=16),
+        ev.LockOpened(at_ms=at(550), lock="l1", buyer="cleo", payee="ain:a", deposit=480),
         ev.SellerKilled(at_ms=at(600), name="ada", task="t1"),
         ev.PeerDown(at_ms=at(610), name="ada", reason="killed"),
         ev.TaskTakenOver(

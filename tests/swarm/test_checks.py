@@ -170,7 +170,9 @@ def test_a_run_that_was_late_did_not_hold() -> None:
 
 
 def test_where_no_kill_was_planned_none_is_missed() -> None:
-    story = [e for e in good_story() if not isinstance(e, ev.SellerKilled | ev.PeerDown | ev.TaskTakenOver)]
+    story: Story = [
+        e for e in good_story() if not isinstance(e, ev.SellerKilled | ev.PeerDown | ev.TaskTakenOver)
+    ]
     story.append(ev.PeerDown(at_ms=9, name=CREATOR, reason="finished"))
     story.append(ev.BalanceKnown(at_ms=9, name="ada", available=8, locked=0, owed=0))
     assert failed(story, kills=False) == []
