@@ -316,11 +316,11 @@ class Seller:
             self._idled = trio.Event()
             while self._idle:
                 sale = next(iter(self._idle.values()))
-                kept_s = trio.current_time() - sale.idle_since
-                if kept_s < KEEP_S:
-                    await trio.sleep(KEEP_S - kept_s)
-                else:
+                forgotten_at = sale.idle_since + KEEP_S
+                if trio.current_time() >= forgotten_at:
                     self._forget(sale)
+                else:
+                    await trio.sleep_until(forgotten_at)
 
     def _forget(self, sale: Sale) -> None:
         """Stop a job and free all that it held; a repeat is no error."""
