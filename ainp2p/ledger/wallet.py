@@ -21,20 +21,18 @@ import trio
 
 from ainp2p.errors import (
     Closed,
+    Error,
     InvalidInput,
-    InvalidOperation,
-    InvalidReceipt,
     NotFinal,
-    NotYet,
     TimedOut,
 )
 from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.lock_writing import next_close, next_refund, next_settle
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.mirror import Mirror
 from ainp2p.ledger.operations import (
     Inception,
-    Operation,
     ParsedOperation,
     Share,
     SignedOperation,
@@ -52,10 +50,6 @@ from ainp2p.ledger.receipts import (
     Booked,
     ReceiptBook,
     SignedReceipt,
-    close_operation,
-    read_receipt,
-    refund_operation,
-    settle_operation,
 )
 from ainp2p.ledger.settling import DEFAULT_POLICY, SettlePolicy, Settler
 from ainp2p.ledger.spending import Deposit, Payment, Plan, Wish, plan_spend
@@ -334,15 +328,7 @@ class Wallet:
         """
 
         def make(state: Lock) -> SignedOperation | None:
-            best = self.book.highest(state.id)
-            if best is None:
-                raise InvalidReceipt("lock", "no receipt is held for this Lock")
-            cumulative = read_receipt(best.body).cumulative
-            if state.ended or cumulative <= state.paid:
-                return None
-            if cumulative - state.paid < state.step and cumulative != state.deposit:
-                raise InvalidOperation("step", f"{cumulative - state.paid} uain, at least {state.step}")
-            return settle_operation(state, best)
+            return next_settle(state, self.book.highest(state.id))
 
         return await self._write_lock(lock, make, timeout_s)
 
@@ -355,13 +341,8 @@ class Wallet:
         """
 
         def make(state: Lock) -> SignedOperation | None:
-            if state.ended:
-                return None
-            ours = self.is_closer(state)
-            if not ours and self.now_ms() < state.expiry:
-                raise InvalidOperation("closer", "only the closer's key ends a Lock before it expires")
             best = self.book.highest(state.id)
-            return close_operation(self._network_id, state, best, self._signer if ours else None)
+            return next_close(self._network_id, state, best, self._signer, self.now_ms())
 
         return await self._write_lock(lock, make, timeout_s)
 
@@ -375,11 +356,7 @@ class Wallet:
         gates_s = (self._parameters.gate_hold_ms + self._parameters.gate_contact_ms) / 1000
 
         def make(state: Lock) -> SignedOperation | None:
-            if state.ended:
-                return None
-            if self.now_ms() < state.expiry:
-                raise NotYet("not-expired", f"in {state.expiry - self.now_ms()} ms")
-            return refund_operation(self._network_id, state)
+            return next_refund(self._network_id, state, self.now_ms())
 
         return await self._write_lock(lock, make, timeout_s or FINALITY_TIMEOUT_S + gates_s)
 
@@ -388,17 +365,27 @@ class Wallet:
         await self._settler.settle_all()
 
     async def close_all(self) -> list[LockState]:
-        """End every open Lock whose closer we are: how a payee leaves, or a reopened wallet settles up."""
+        """End every open Lock whose closer we are: how a payee leaves, or a reopened wallet settles up.
+
+        Raises:
+            As `close`, once all of them were tried; a repetition tries the rest again.
+        """
         await self._ready()
         ids = [lock.id for lock in self._purse.locks.values() if not lock.ended and self.is_closer(lock)]
         ended: list[LockState] = []
+        problems: list[Error] = []
 
         async def close(id_: bytes) -> None:
-            ended.append(await self.close(id_))
+            try:
+                ended.append(await self.close(id_))
+            except Error as exc:
+                problems.append(exc)
 
         async with trio.open_nursery() as nursery:
             for id_ in sorted(ids):
                 nursery.start_soon(close, id_)
+        if problems:
+            raise problems[0]
         return sorted(ended, key=lambda state: state.id)
 
     def is_closer(self, lock: Lock) -> bool:
@@ -530,4 +517,4 @@ async def open_wallet(
         raise caught
 
 
-__all__ = ["Balance", "Final", "LockState", "Operation", "SettlePolicy", "Wallet", "open_wallet"]
+__all__ = ["Balance", "Final", "LockState", "SettlePolicy", "Wallet", "open_wallet"]

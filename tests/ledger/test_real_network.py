@@ -54,7 +54,7 @@ async def test_four_validators_over_libp2p_settle_what_was_streamed(tmp_path: Pa
             ended = await bob.close(state.id)
             assert not ended.is_open
 
-            while len({service.statistics().state_root for service in services}) > 1:
+            while len({service.statistics().state_root for service in services}) > 1:  # noqa: ASYNC110
                 await trio.sleep(0.05)
             for service in services:
                 found = service.statistics()

@@ -326,6 +326,26 @@ async def test_receipts_survive_a_restart_and_can_be_settled_then(
         await until_available(alice, PURSE - 100 - 1 - 102)
 
 
+async def test_one_lock_that_cannot_be_closed_does_not_keep_the_others(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_town() as town, town.wallet("alice") as alice, town.wallet("bob") as bob:
+        states = [await deposit_for(alice, bob) for _ in range(3)]
+        close = bob.close
+
+        async def sometimes(lock: bytes) -> LockState:
+            if lock == states[1].id:
+                raise NotFinal("not yet")
+            return await close(lock)
+
+        monkeypatch.setattr(bob, "close", sometimes)
+        with pytest.raises(NotFinal):
+            await bob.close_all()
+        assert [state.id for state in await bob.locks()] == [states[1].id]
+        monkeypatch.setattr(bob, "close", close)
+        assert [state.id for state in await bob.close_all()] == [states[1].id]
+
+
 async def test_an_account_can_be_used_again_without_its_directory(autojump_clock: Any) -> None:
     async with open_town() as town, town.wallet("bob") as bob:
         async with town.wallet("alice") as alice:
