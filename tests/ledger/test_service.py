@@ -120,6 +120,25 @@ async def test_c2_a_minority_side_decides_nothing_and_agrees_after_the_heal(auto
         assert trio.current_time() - healed < 30
 
 
+@pytest.mark.parametrize("hung", range(4))
+async def test_c5_a_validator_that_hangs_holds_nobody_up_and_catches_up_when_it_wakes(
+    hung: int, autojump_clock: Any
+) -> None:
+    """Also the one whose finals the wallet follows."""
+    async with open_town() as town, town.wallet("alice") as alice:
+        await pay(alice, town, 1)
+        town.hub.pause(town.peer(hung))
+        begun = trio.current_time()
+        await pay(alice, town, 2)
+        assert trio.current_time() - begun < 25
+        await trio.sleep(60)
+        begun = trio.current_time()
+        await pay(alice, town, 2)
+        assert trio.current_time() - begun < 2
+        town.hub.resume(town.peer(hung))
+        await town.until_equal(5)
+
+
 async def test_a_late_joiner_catches_up_and_votes(autojump_clock: Any) -> None:
     async with open_town(running=[0, 1, 2]) as town, town.wallet("alice") as alice:
         await pay(alice, town, 30)
