@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import logging
 import os
 import socket
@@ -45,6 +46,8 @@ WRITE_STALL_S = 20.0  # a frame that the kernel does not take for so long ends t
 READ_SIZE_MAX = 65_536
 GOSSIP_QUEUE_MAX = 1024
 FIND_TIMEOUT_S = 3.0
+GREETINGS_S = (0.3, 0.7, 2.0, 5.0)  # our topics are told again so long after a connection came up,
+GREETING_INTERVAL_S = 30.0  # and then as often as this
 ROUTING_RETRIES_S = (0.1, 0.4, 1.5, 5.0)  # identify tells a peer's addresses after so long, usually
 
 T = TypeVar("T")
@@ -205,30 +208,6 @@ def fix_pubsub_messages() -> None:
     _patch(GossipSub, "handle_rpc", make)
 
 
-def fix_lost_announcements() -> None:
-    """A topic joined while a new peer is being greeted is never announced to that peer (pubsub.py).
-
-    The greeting is written before the peer is registered, and announcements go to registered peers only.
-    """
-    from libp2p.pubsub.pubsub import Pubsub
-
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        async def handle_new_peer(self: Any, peer_id: Any) -> None:
-            was_known, topics = peer_id in self.peers, set(self.topic_ids)
-            await original(self, peer_id)
-            queue = self.peer_queues.get(peer_id)
-            if queue is None or was_known:
-                return
-            for topic in sorted(topics ^ set(self.topic_ids)):
-                announcement, _ = self._build_announce_rpc(topic, topic in self.topic_ids)
-                queue.push(announcement)
-
-        return handle_new_peer
-
-    _patch(Pubsub, "_handle_new_peer", make)
-
-
 def fix_gossip_queues() -> None:
     """Queues of 32 messages to each peer and subscriber silently lose bursts (pubsub.py, rpc_queue.py)."""
     from libp2p.pubsub import pubsub, rpc_queue
@@ -295,7 +274,6 @@ FIXES: tuple[Callable[[], None], ...] = (
     fix_read_credit,
     fix_write_credit,
     fix_pubsub_messages,
-    fix_lost_announcements,
     fix_gossip_queues,
     fix_dial_delay,
     fix_read_exactly,
@@ -660,6 +638,7 @@ class Libp2pNetwork(LinkedNetwork):
             if other is not connection and other.direction == connection.direction:
                 self._nursery.start_soon(_close_quietly, other)
         self._nursery.start_soon(self._fill_routing_table, id_)
+        self._nursery.start_soon(self._greet_again, connection)
         await trio.lowlevel.checkpoint()
 
     async def _fill_routing_table(self, id_: Any) -> None:
@@ -671,6 +650,25 @@ class Libp2pNetwork(LinkedNetwork):
             with suppress(Exception):
                 if await self._dht.routing_table.add_peer(id_):
                     return
+
+    async def _greet_again(self, connection: Any) -> None:
+        """Tell a peer our topics more than once, since libp2p loses them (pubsub.py).
+
+        A topic joined while the peer is being greeted is never announced to it. After a reconnection the
+        end of the old connection makes the peer forget what it was told over the new one, or leaves us
+        with the old one's stream.
+        """
+        id_ = connection.muxed_conn.peer_id
+        for delay in itertools.chain(GREETINGS_S, itertools.repeat(GREETING_INTERVAL_S)):
+            await trio.sleep(delay)
+            if self._closed or connection.is_closed:
+                return
+            queue = self._pubsub.peer_queues.get(id_)
+            if queue is None:
+                with suppress(Exception):
+                    await self._pubsub.ensure_peer_stream(id_, delay)
+            elif self._pubsub.topic_ids:
+                queue.push(self._pubsub.get_hello_packet())  # if its stream is dead, this finds out
 
     async def _in_background(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run what touches libp2p's streams in a task of ours: its user may be cancelled, it may not."""

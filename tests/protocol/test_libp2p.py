@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -492,11 +492,59 @@ async def test_a_topic_joined_while_a_peer_is_greeted_is_announced() -> None:
     assert await topic_joined_during_a_greeting_is_known()
 
 
-async def test_without_the_fix_a_topic_joined_while_a_peer_is_greeted_stays_unknown() -> None:
-    from libp2p.pubsub.pubsub import Pubsub
+async def test_without_our_greetings_a_topic_joined_while_a_peer_is_greeted_stays_unknown(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(Libp2pNetwork, "_greet_again", once_is_enough)
+    assert not await topic_joined_during_a_greeting_is_known()
 
-    with without(Pubsub, "_handle_new_peer"):
-        assert not await topic_joined_during_a_greeting_is_known()
+
+async def once_is_enough(self: Libp2pNetwork, connection: Any) -> None:
+    """Instead of `_greet_again`."""
+
+
+async def publish_until_heard(source: Libp2pNetwork, feed: Any, data: bytes, within_s: float) -> bool:
+    with trio.move_on_after(within_s):
+        async with trio.open_nursery() as nursery:
+
+            async def publish() -> None:
+                while True:
+                    await source.publish("t", data)
+                    await trio.sleep(0.1)
+
+            nursery.start_soon(publish)
+            while (await anext(feed)).data != data:
+                pass
+            nursery.cancel_scope.cancel()
+            return True
+    return False
+
+
+async def gossip_survives_reconnections(within_s: float) -> bool:
+    """Whether both ends hear each other after each of some crossing disconnections and dials."""
+    async with two() as (alice, bob), alice.subscribe("t") as at_alice, bob.subscribe("t") as at_bob:
+        bob.add_addresses(alice.peer_id, alice.addresses)
+        for n in range(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(alice.disconnect, bob.peer_id)
+                if n % 2:
+                    nursery.start_soon(bob.disconnect, alice.peer_id)
+            for one, other in ((alice, bob), (bob, alice)) if n % 3 else ((alice, bob),):
+                with suppress(NetworkError):
+                    await one.connect(other.addresses[0], timeout_s=SOON_S)
+            for source, feed in ((alice, at_bob), (bob, at_alice)):
+                if not await publish_until_heard(source, feed, b"%d" % n, within_s):
+                    return False
+        return True
+
+
+async def test_gossip_survives_reconnections() -> None:
+    assert await gossip_survives_reconnections(SOON_S)
+
+
+async def test_without_our_greetings_gossip_does_not_survive_reconnections(monkeypatch: Any) -> None:
+    monkeypatch.setattr(Libp2pNetwork, "_greet_again", once_is_enough)
+    assert not await gossip_survives_reconnections(2.5)
 
 
 async def heard_of_a_burst(size: int) -> int:
