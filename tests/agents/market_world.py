@@ -38,6 +38,7 @@ from ainp2p.protocol.messages import PROTOCOL
 from ainp2p.protocol.network import Call, PeerId
 from ainp2p.protocol.price import Price
 
+CALM = Conditions()
 Tamper = Callable[[bytes], Awaitable[bytes | None]]
 """What becomes of one thing that a seller sends on a stream; None: nothing is sent."""
 
@@ -150,7 +151,7 @@ class Market:
     async def check_rest(self, *names: str, within_s: float = 90.0) -> None:
         """After a while nothing is held any more: slots, reservations, claims, tasks."""
         with trio.fail_after(within_s):
-            while any(self.leftovers(name) for name in names):
+            while any(self.leftovers(name) for name in names):  # noqa: ASYNC110  # virtual time
                 await trio.sleep(1)
 
     def leftovers(self, name: str) -> list[str]:
@@ -171,7 +172,7 @@ class Market:
 
 
 @asynccontextmanager
-async def open_market(seed: int | str = 0, conditions: Conditions = Conditions()) -> AsyncIterator[Market]:
+async def found_market(seed: int | str = 0, conditions: Conditions = CALM) -> AsyncIterator[Market]:
     """Four validators and a faucet; supply is checked at the end, whatever happened."""
     hub = MemoryHub(seed, conditions)
     context = Context.seeded(f"{seed}/committee", lambda: EPOCH_MS + int(trio.current_time() * 1000))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import trio.testing
 
-from .market_world import open_market, words, write, writer, buy
+from .market_world import buy, found_market, words, write, writer
 
 
 async def test_a_job_is_found_delivered_and_paid_for(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(50)) as alice, market.agent("bob") as bob:
             offers = await bob.find("write")
             bought = await buy(bob, offers)

@@ -13,7 +13,7 @@ from ainp2p.errors import NoOffers
 from ainp2p.protocol.delivery import STEP
 from ainp2p.protocol.memory import Conditions
 
-from .market_world import Bought, Market, buy, open_market, words, write, writer
+from .market_world import Bought, Market, buy, found_market, words, write, writer
 
 Clock = trio.testing.MockClock
 SLOW = 50  # tokens per second
@@ -46,7 +46,7 @@ async def during_a_job(
 async def test_a_lost_connection_pauses_a_job_and_it_goes_on_with_the_same_text_and_bill(
     at_s: float, autojump_clock: Clock
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
 
         async def reset() -> None:
             await trio.sleep(at_s)
@@ -60,7 +60,7 @@ async def test_a_lost_connection_pauses_a_job_and_it_goes_on_with_the_same_text_
 async def test_a_connection_that_breaks_ten_times_a_second_does_not_change_text_or_bill(
     autojump_clock: Clock,
 ) -> None:
-    async with open_market(7) as market:
+    async with found_market(7) as market:
 
         async def storm() -> None:
             for _ in range(60):
@@ -77,7 +77,7 @@ async def test_c1_loss_delay_and_duplicates_do_not_change_text_or_bill(
     seed: int, autojump_clock: Clock
 ) -> None:
     weather = Conditions(latency_s=0.05, jitter_s=0.2, loss=0.05, duplicate=0.3, reorder_s=1.0)
-    async with open_market(seed, weather) as market:
+    async with found_market(seed, weather) as market:
 
         async def nothing() -> None:
             await trio.lowlevel.checkpoint()
@@ -88,7 +88,7 @@ async def test_c1_loss_delay_and_duplicates_do_not_change_text_or_bill(
 
 
 async def test_c5_a_seller_that_hangs_and_wakes_soon_goes_on(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
 
         async def hang() -> None:
             await trio.sleep(1)
@@ -103,7 +103,7 @@ async def test_c5_a_seller_that_hangs_and_wakes_soon_goes_on(autojump_clock: Clo
 async def test_c5_a_seller_that_hangs_for_a_minute_is_given_up_and_another_one_finishes(
     autojump_clock: Clock,
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         dear = skill("write", price="3/token")(write.function)
         async with market.agent("carol", [dear], writer(200)):
 
@@ -138,7 +138,7 @@ async def test_c5_a_seller_that_hangs_for_a_minute_is_given_up_and_another_one_f
 
 
 async def test_c5_a_buyer_that_hangs_holds_a_slot_for_a_while_only(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with (
             market.agent("alice", [write], writer(200, tokens_per_second=SLOW), slots=1) as alice,
             market.agent("bob") as bob,
@@ -159,7 +159,7 @@ async def test_c5_a_buyer_that_hangs_holds_a_slot_for_a_while_only(autojump_cloc
 async def test_a_seller_that_vanishes_is_replaced_and_what_it_delivered_is_handed_on(
     autojump_clock: Clock,
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         cheap = skill("write", price="1/token")(write.function)
         model = writer(200, tokens_per_second=SLOW)
         async with market.agent("carol", [write], model), market.agent("bob") as bob:
@@ -180,12 +180,12 @@ async def test_a_seller_that_vanishes_is_replaced_and_what_it_delivered_is_hande
             first, second = job.legs
             assert (first.name, second.name) == ("alice", "carol")
             assert first.units + second.units == 200
-            assert first.amount == first.units and second.amount == 2 * second.units
+            assert (first.amount, second.amount) == (first.units, 2 * second.units)
             await market.check_rest("bob", "carol")
 
 
 async def test_nobody_left_is_told_with_what_each_seller_did(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
 
         async def cut() -> None:
             await trio.sleep(1)

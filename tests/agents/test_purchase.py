@@ -8,19 +8,14 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents import attempt as attempts
-from ainp2p.agents import purchase as purchases
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.models.scripted import ScriptedModel
 from ainp2p.agents.offers import Offer
-from ainp2p.agents.purchase import Delivered
 from ainp2p.agents.skill import skill
 from ainp2p.agents.work import Work
-from ainp2p.errors import BudgetExceeded, InsufficientFunds, NoOffers, Refused
-from ainp2p.protocol.delivery import STEP
-from ainp2p.protocol.messages import TEXT, TOKENS, Chunk, pack_tokens
+from ainp2p.errors import BudgetExceeded, InsufficientFunds, NoOffers
 
-from .market_world import Market, Bought, buy, open_market, words, write, writer
+from .market_world import Bought, Market, buy, found_market, words, write, writer
 
 Clock = trio.testing.MockClock
 
@@ -30,7 +25,7 @@ async def find(buyer: Agent, name: str = "write", at_least: int = 1) -> list[Off
 
 
 async def test_a_long_answer_is_paid_step_by_step(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(250)), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob))
             assert bought.text == words(250)
@@ -41,7 +36,7 @@ async def test_a_long_answer_is_paid_step_by_step(autojump_clock: Clock) -> None
 
 
 async def test_a_budget_ends_a_job_and_is_never_exceeded(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(100)), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob), budget=81)
             assert (bought.job.finish, bought.job.paid, bought.job.units) == ("budget", 80, 40)
@@ -49,14 +44,14 @@ async def test_a_budget_ends_a_job_and_is_never_exceeded(autojump_clock: Clock) 
 
 
 async def test_an_answer_that_just_fits_the_budget_is_done(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(40)), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob), budget=80)
             assert (bought.job.finish, bought.job.paid) == ("done", 80)
 
 
 async def test_an_answer_that_loops_ends_and_the_repetition_is_free(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         loop = ScriptedModel({"": " ".join([words(10)] * 20)})
         async with market.agent("alice", [write], loop), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob))
@@ -69,7 +64,7 @@ async def test_an_answer_that_loops_ends_and_the_repetition_is_free(autojump_clo
 async def test_leaving_early_costs_at_most_a_step_more_than_was_read(
     read: int, autojump_clock: Clock
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(250)), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob), stop_after=read)
             assert bought.job.finish == "canceled"
@@ -82,7 +77,7 @@ async def test_leaving_early_costs_at_most_a_step_more_than_was_read(
 
 
 async def test_parallel_jobs_share_one_lock_and_add_up(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         model = writer(120, tokens_per_second=50)
         async with market.agent("alice", [write], model, slots=4), market.agent("bob") as bob:
             offers, done = await find(bob), list[Bought]()
@@ -100,7 +95,7 @@ async def test_parallel_jobs_share_one_lock_and_add_up(autojump_clock: Clock) ->
 
 
 async def test_a_purse_that_is_too_small_is_told_and_nothing_is_signed(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(9)), market.agent("bob") as bob:
             await bob.wallet.send(bytes(32), 999_800)
             bought = await buy(bob, await find(bob), budget=600)
@@ -111,7 +106,7 @@ async def test_a_purse_that_is_too_small_is_told_and_nothing_is_signed(autojump_
 
 
 async def test_a_budget_below_one_unit_is_refused_before_anything_happens(autojump_clock: Clock) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [write], writer(9)), market.agent("bob") as bob:
             offers = await find(bob)
             with pytest.raises(BudgetExceeded):
@@ -125,7 +120,7 @@ async def test_a_skill_that_fails_is_paid_for_what_it_delivered_and_no_more(auto
             yield token
         raise ZeroDivisionError("a secret of the author's")
 
-    async with open_market() as market:
+    async with found_market() as market:
         async with market.agent("alice", [failing], writer(50)), market.agent("bob") as bob:
             bought = await buy(bob, await find(bob))
             assert isinstance(bought.failure, NoOffers)
@@ -151,7 +146,7 @@ async def takeover(market: Market, first: ScriptedModel, second: ScriptedModel) 
 async def test_another_seller_with_the_same_model_goes_on_where_the_first_one_crashed(
     autojump_clock: Clock,
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         crashing = ScriptedModel({"": words(70) + " <crash> " + words(30, "v")})
         twin = ScriptedModel({"": words(70) + "  " + words(31, "v")})
         twin.info = crashing.info  # the hash of the weights, as both say
@@ -169,9 +164,15 @@ async def test_another_seller_with_the_same_model_goes_on_where_the_first_one_cr
 async def test_another_seller_with_another_model_begins_anew_and_the_waste_is_told(
     autojump_clock: Clock,
 ) -> None:
-    async with open_market() as market:
+    async with found_market() as market:
         crashing = ScriptedModel({"": words(70) + " <crash>"})
-        bought = await takeover(market, crashing, writer(90, ))
+        bought = await takeover(
+            market,
+            crashing,
+            writer(
+                90,
+            ),
+        )
         assert bought.failure is None
         assert (bought.job.restarts, bought.job.wasted, bought.job.paid) == (1, 70, 70 + 180)
         assert bought.job.text == words(90)
