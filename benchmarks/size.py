@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def ten_agents() -> dict[str, Any]:
 
 
 def installing() -> dict[str, Any]:
-    """MB that `pip install .` adds to an empty environment, with the byte code that pip compiles."""
+    """What `pip install .` adds to an empty environment, with the byte code that pip compiles."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         tree = root / "tree"  # building leaves files behind: not in the repository
@@ -132,15 +133,19 @@ def installing() -> dict[str, Any]:
         before = disk_mb(root / "venv")
         pip = [str(root / "venv/bin/python"), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(tree)], check=True, stdout=sys.stderr)
+        files_mb, on_disk_mb = (now - then for now, then in zip(disk_mb(root / "venv"), before, strict=True))
         return {
-            "install_mb": round(disk_mb(root / "venv") - before, 1),
+            "install_mb": round(on_disk_mb, 1),
+            "install_files_mb": round(files_mb, 1),
             "goal_install_mb": GOAL_INSTALL_MB,
         }
 
 
-def disk_mb(directory: Path) -> float:
-    """The bytes of all files below a directory, links not followed."""
-    return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6
+def disk_mb(directory: Path) -> tuple[float, float]:
+    """The lengths of all files below a directory, and what they take on disk, as `du -sm` says it."""
+    found = [path.lstat() for path in directory.rglob("*")]
+    lengths = sum(status.st_size for status in found if stat.S_ISREG(status.st_mode))
+    return lengths / 2**20, sum(status.st_blocks for status in found) * 512 / 2**20
 
 
 def main() -> None:
