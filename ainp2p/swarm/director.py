@@ -180,11 +180,8 @@ class Director:
         peers = self._board.peers
         if not self._has_committee() or (self._auditors == AUDITORS_MAX and AUDITOR in self.ended):
             return []
-        return [
-            name
-            for name in self._spec.sellers
-            if name in self.ended and name in peers and peers[name].account
-        ]
+        dead = self.ended | {kill.name for kill in self._board.kills}
+        return [name for name in self._spec.sellers if name in dead and name in peers and peers[name].account]
 
     def reopening(self, name: str) -> Reopen:
         """The command to settle up for a dead seller."""

@@ -98,6 +98,7 @@ class Line:
 
     def __init__(self, end: socket.socket, *, keep: bool = False) -> None:
         self.stop = trio.Event()  # this process is to end
+        self.is_up = False  # the process has begun its work: there may be something to settle before it ends
         self._keep = keep
         self._end = trio.SocketStream(trio.socket.from_stdlib_socket(end))
         self._waiting: deque[bytes] = deque()
@@ -106,6 +107,7 @@ class Line:
 
     def say(self, event: ev.AnyEvent) -> None:
         """Tell the view, soon; never waits. Nothing happens when there is nobody to tell."""
+        self.is_up |= isinstance(event, ev.PeerUp)
         routine = isinstance(event, ev.Progress | ev.BalanceKnown | ev.PhaseTimed)
         if not (routine and len(self._waiting) >= WAITING_MAX):
             self._waiting.append(ev.to_line(event))

@@ -87,7 +87,8 @@ async def _hear_sigterm(line: Line) -> None:
 async def _end_after_stop(line: Line, scope: trio.CancelScope) -> None:
     await line.stop.wait()
     signal.alarm(ALARM_S)
-    await trio.sleep(WIND_DOWN_S)
+    if line.is_up:
+        await trio.sleep(WIND_DOWN_S)
     scope.cancel()
 
 

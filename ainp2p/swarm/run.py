@@ -146,6 +146,7 @@ class Swarm:
                 finally:
                     with trio.CancelScope(shield=True):
                         if self._interrupted:
+                            await self._stop(*self._spec.buyers, *self._spec.sellers)
                             await self._collect()
                         await self._leave()
                 nursery.cancel_scope.cancel()
@@ -210,13 +211,19 @@ class Swarm:
         self._director.ended.add(name)
         peer = self._view.board.peers.get(name)
         if peer is not None and peer.down_ms is None:
-            killed = any(kill.name == name for kill in self._view.board.kills)
-            self._show(ev.PeerDown(at_ms=_now_ms(), name=name, reason="killed" if killed else "crashed"))
-            if not killed and (words := _last_words(self._spec, name)):
+            reason = self._why_ended(name)
+            self._show(ev.PeerDown(at_ms=_now_ms(), name=name, reason=reason))
+            if reason == "crashed" and (words := _last_words(self._spec, name)):
                 self._show(ev.Note(at_ms=_now_ms(), text=f"{name} said at last: {words}", level="error"))
         if not self._ends:
             self._all_left.set()
         await self._act(self._director.step(_now_ms()))
+
+    def _why_ended(self, name: str) -> str:
+        """Of a process that did not say so itself."""
+        if any(kill.name == name for kill in self._view.board.kills):
+            return "killed"
+        return "stopped" if self._over.is_set() else "crashed"  # interrupted while it came up
 
     async def _keep_time(self) -> None:
         while True:
@@ -283,13 +290,17 @@ class Swarm:
             ):
                 await self._heard.wait()
 
+    async def _stop(self, *names: str) -> None:
+        """Close our half of some lines: they stop, and their last words still arrive."""
+        for end in [self._ends[name] for name in names if name in self._ends]:
+            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await end.send_eof()
+
     async def _leave(self) -> None:
         """Close all lines and wait until nobody is left; with --keep, leave them all behind."""
         if self._spec.keep and not self._interrupted:
             return
-        for end in list(self._ends.values()):
-            with suppress(OSError, trio.BrokenResourceError):
-                end.socket.shutdown(socket.SHUT_WR)  # they stop, and their last words still arrive
+        await self._stop(*self._ends)
         with trio.move_on_after(LEAVE_TIMEOUT_S):
             if self._ends:
                 await self._all_left.wait()

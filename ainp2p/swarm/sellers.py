@@ -74,9 +74,11 @@ async def _sell(
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(books.watch_forever)
-            nursery.start_soon(books.settle_forever)
-            if not await _told_to_close(line):
-                await trio.sleep(BUYERS_LEAVE_S)
+            async with trio.open_nursery() as settling:
+                settling.start_soon(books.settle_forever)
+                if not await _told_to_close(line):
+                    await trio.sleep(BUYERS_LEAVE_S)
+                settling.cancel_scope.cancel()
             with trio.move_on_after(CLOSE_TIMEOUT_S) as limit:
                 await books.close_all()
             if not limit.cancelled_caught:
