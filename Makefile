@@ -9,6 +9,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 MODELS ?= smollm2-135m minilm-l6-v2
 RUNS ?= 50
+MODEL_RUNS ?= 3
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -46,8 +47,9 @@ format: install  ## make the code look as `make test` wants it
 bench: install models  ## print the table of speeds
 	$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: install models  ## kill a process of the swarm at a random moment, RUNS times
+chaos: install models  ## kill a process of a swarm at a random moment, RUNS times scripted, MODEL_RUNS real
 	$(BIN)/python -m ainp2p.swarm.chaos --runs $(RUNS) $(ARGS)
+	$(BIN)/python -m ainp2p.swarm.chaos --runs $(MODEL_RUNS) --model smollm2-135m $(ARGS)
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swarm-report
