@@ -244,7 +244,7 @@ class Seller:
         )
         till = await self._tills.open(deal)
         if self._closing:
-            self._tills.leave(till, deal.job, unpaid=False)
+            till.jobs.discard(deal.job)
             raise Refused(BUSY, "this seller is closing")
         sale = Sale(deal.job, deal.buyer_key, till, work, partial(skill.run, input_=arguments))
         self._sales[deal.job] = sale
@@ -279,6 +279,8 @@ class Seller:
                 await call.send(encode(accepted))
             finished = await sale.deliver(lambda chunk: call.send(encode(chunk)), again)
             self._negotiation.release(sale.job)
+            if sale.unpaid:
+                self._tills.distrust(sale.till)
             await call.send(encode(seal(self._signer, PURPOSE, finished)))
         finally:
             self._rest(sale)
@@ -329,8 +331,9 @@ class Seller:
         self._idle.pop(sale.job, None)
         sale.stop()
         self._negotiation.release(sale.job)
-        vanished = sale.finished is None and sale.till.meter.unpaid > 0
-        self._tills.leave(sale.till, sale.job, unpaid=sale.unpaid or vanished)
+        sale.till.jobs.discard(sale.job)
+        if sale.finished is None and sale.till.meter.unpaid:
+            self._tills.distrust(sale.till)
         with suppress(Refused):  # it was never begun
             sale.till.meter.finish(sale.job, CANCELED)
             sale.till.meter.forget(sale.job)

@@ -142,11 +142,9 @@ class Tills:
         self._forget_old()
         return till
 
-    def leave(self, till: Till, job: bytes, *, unpaid: bool) -> None:
-        """A job is over; whoever did not pay for it begins again as a stranger."""
-        till.jobs.discard(job)
-        if unpaid:
-            self._known.pop(till.buyer, None)
+    def distrust(self, till: Till) -> None:
+        """Whoever did not pay begins again as a stranger."""
+        self._known.pop(till.buyer, None)
 
     async def book(self, notice: ReceiptNotice) -> Till:
         """Take a receipt; it is durable when this returns.
