@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -76,8 +75,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     asked = next((word for word in argv if not word.startswith("-")), "")
     modules = [_MODULES[asked]] if asked in _MODULES else list(dict.fromkeys(_MODULES.values()))
     for module in modules:
-        if importlib.util.find_spec(f"ainp2p.cli.{module}") is not None:
-            importlib.import_module(f"ainp2p.cli.{module}").register(subparsers)
+        importlib.import_module(f"ainp2p.cli.{module}").register(subparsers)
     return parser.parse_args(argv)
 
 

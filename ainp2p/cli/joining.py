@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli.key import add_key_option, load_key
+from ainp2p.cli.network import chosen_genesis
 from ainp2p.errors import InvalidInput, NetworkError
 from ainp2p.home import Home, checked_name
 
 if TYPE_CHECKING:
     from ainp2p.agents.agent import Agent
     from ainp2p.agents.skill import Skill
+    from ainp2p.ledger.genesis import Genesis
 
 RUN_FILE = "dev.json"  # what the last `ainp2p serve` on a development network wrote
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--network``, ``--bootstrap``, ``--key`` and ``--listen``."""
-    parser.add_argument("--network", metavar="FILE", help="genesis file of the network to be on")
+    parser.add_argument(
+        "--network", help="genesis file of the network to be on, or the beginning of a joined network's id"
+    )
     parser.add_argument(
         "--bootstrap",
         metavar="ADDRESS",
@@ -62,14 +66,15 @@ def make_agent(
     bootstrap = list(args.bootstrap)
     if not bootstrap and args.network is None and not found:
         bootstrap = [read_run_file()["address"]]
+    genesis = chosen_genesis(args.network) if args.network is not None else None
     options: dict[str, Any] = {}
     if args.key is not None:
-        options = _with_key(args.key, args.network)
+        options = _with_key(args.key, genesis)
     return Agent(
         name,
         skills=skills,
         model=list(models),
-        network=Path(args.network) if args.network is not None else None,
+        network=genesis,
         bootstrap=bootstrap,
         listen=tuple(args.listen) or LISTEN,
         slots=slots,
@@ -77,17 +82,13 @@ def make_agent(
     )
 
 
-def _with_key(name: str, network: str | None) -> dict[str, Any]:
+def _with_key(name: str, genesis: Genesis | None) -> dict[str, Any]:
     """The named key, and where its books are on this network."""
-    from ainp2p.ledger.genesis import Genesis
-
-    if network is None:
+    if genesis is None:
         raise InvalidInput("--key needs --network: an agent's books belong to one network")
-    home = Home.from_environment()
-    key = load_key(name)
-    books = home.network(Genesis.load(Path(network)).network_id) / "agents" / checked_name(name)
+    books = Home.from_environment().network(genesis.network_id) / "agents" / checked_name(name)
     books.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return {"key": key, "home": books}
+    return {"key": load_key(name), "home": books}
 
 
 def write_run_file(address: str, network: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def test_help_names_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     assert "130 interrupted" in out
 
 
-COMMANDS = [name for name, where in cli._MODULES.items() if importlib.util.find_spec(f"ainp2p.cli.{where}")]
+COMMANDS = sorted(cli._MODULES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
