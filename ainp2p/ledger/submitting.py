@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import trio
 
-from ainp2p.errors import Error, NetworkError, RemoteError
+from ainp2p.errors import Error, LedgerError, NetworkError, RemoteError
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
     FINAL,
@@ -115,7 +115,7 @@ class Submitter:
         if status.grade == FINAL:
             try:
                 self._on_final(pending, status.certificate)
-            except RemoteError:
+            except (RemoteError, LedgerError):  # no certificate, or a good one of something else
                 return  # a lying validator; the others will tell
         elif status.grade in (SEEN, LOCKED):
             pending.seen_by.add(peer)
