@@ -91,13 +91,12 @@ class Price:
     @property
     def unit(self) -> str:
         """The unit that grows while a job streams; ``item`` where none costs anything."""
-        return next((unit for unit in STREAMED if getattr(self, unit)), "item")
+        return "token" if self.token else "second" if self.second else "item"
 
     @property
     def rate(self) -> int:
         """Uain for one more `unit`; 0 for a price that has only a fixed part."""
-        amount: int = getattr(self, self.unit)
-        return amount
+        return self.token or self.second or self.item  # one at most is not 0
 
     def fixed(self, input_units: int = 0) -> int:
         """Uain due with the first chunk of a job whose prompt has so many ids."""
