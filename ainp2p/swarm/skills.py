@@ -1,7 +1,8 @@
 """What the swarm's sellers sell: titles and labels by a text model, vectors and search by an embedding model.
 
-Prompts were tried on SmolLM2-135M: a short headline of a few sentences, and labels chosen by few-shot
-examples with their bias taken off. Free summaries of long texts loop or hallucinate, so none is sold.
+Prompts were tried on SmolLM2-135M: a short title of a few sentences, and labels chosen, both by few-shot
+examples, the labels with their bias taken off. Free summaries of long texts loop or hallucinate, so none
+is sold.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ainp2p.agents.models.model import Prompt, Raw, Token
+from ainp2p.agents.models.model import Raw, Token
 from ainp2p.agents.skill import Skill, skill
 from ainp2p.agents.work import Work
 from ainp2p.errors import InvalidInput
@@ -23,13 +24,15 @@ TEXTS_MAX = 64
 ENTRIES_MAX = 100_000  # in one seller's index
 HITS_MAX = 16
 LABELLED_CHARS_MAX = 300  # of a text: longer ones drown the examples
+TITLED_CHARS_MAX = 400
+NO_TEXT = "The text."  # says nothing: what the labels get for it is their bias
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_CHARS_MAX)]
 Texts = Annotated[list[Text], msgspec.Meta(min_length=1, max_length=TEXTS_MAX)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 TOPICS = ("software", "security", "money", "science", "nature", "society")
-TONES = ("factual", "instructive", "critical", "enthusiastic")
+TONES = ("praise", "complaint", "fact", "advice")
 _TOPIC_EXAMPLES = (
     ("The function returns a list, and the caller sorts it.", "software"),
     ("Whoever steals the key can sign in your name.", "security"),
@@ -45,27 +48,61 @@ _TOPIC_EXAMPLES = (
     ("Parents and teachers met to talk about the new rules.", "society"),
 )
 _TONE_EXAMPLES = (
-    ("The tower is 94 metres high and was finished in 1889.", "factual"),
-    ("First unplug the lamp, then unscrew the bulb.", "instructive"),
-    ("The plan is badly written and will not work.", "critical"),
-    ("What a wonderful book, everybody should read it at once!", "enthusiastic"),
-    ("Two of the four rivers flow into the lake.", "factual"),
-    ("Add the flour slowly and keep stirring.", "instructive"),
-    ("They promised much and delivered nothing.", "critical"),
-    ("I love this garden, it is the best place in the city!", "enthusiastic"),
+    ("The tower is 94 metres high and was finished in 1889.", "fact"),
+    ("First unplug the lamp, then unscrew the bulb.", "advice"),
+    ("The plan is badly written and will not work.", "complaint"),
+    ("What a wonderful book, everybody should read it at once!", "praise"),
+    ("Two of the four rivers flow into the lake.", "fact"),
+    ("Add the flour slowly and keep stirring.", "advice"),
+    ("They promised much and delivered nothing.", "complaint"),
+    ("I love this garden, it is the best place in the city!", "praise"),
+    ("Open the file, change the second line and save it.", "advice"),
+    ("A year has twelve months, and most of them have thirty or thirty-one days.", "fact"),
+    ("Nobody asked for this change, and it makes everything worse.", "complaint"),
+    ("We are proud and happy to show you our best work yet!", "praise"),
+    ("Wash the rice twice, then cook it for twelve minutes.", "advice"),
+    ("The program reads a file and writes one line for each record.", "fact"),
+    ("The service was rude and the room was dirty.", "complaint"),
+    ("I am so happy with my new bicycle, it is a dream!", "praise"),
+    ("Turn off the power first, then remove the two screws.", "advice"),
+    ("The lake is 40 kilometres long and lies in the north of the country.", "fact"),
+    ("The report is careless, and its conclusions are wrong.", "complaint"),
+    ("This is fantastic, I enjoyed every minute of it!", "praise"),
+)
+_TITLE_EXAMPLES = (
+    (
+        "The city council approved a plan to close three streets in the old town to cars from "
+        "May. Shop owners fear for their sales, while residents hope for cleaner air and less "
+        "noise.",
+        "Old Town Streets to Close to Cars",
+    ),
+    (
+        "A cache keeps copies of data that is needed often. When the copy is older than a limit, "
+        "it is thrown away and read again from the database, so readers never see very old "
+        "values.",
+        "Keeping Cached Data Fresh",
+    ),
+    (
+        "Honey bees tell each other where flowers are by dancing. The angle of the dance shows "
+        "the direction of the food, and its length shows how far away it is.",
+        "The Dance Language of Honey Bees",
+    ),
+    (
+        "A contract begins when both sides have signed it. Each side may end it with a notice of "
+        "thirty days, and what was paid for work that was not done is given back.",
+        "Beginning and Ending a Contract",
+    ),
+    (
+        "Boil the potatoes in salted water, mash them with butter and warm milk, and add a little "
+        "nutmeg. Serve them hot with fried onions on top.",
+        "Mashed Potatoes with Fried Onions",
+    ),
 )
 
 
-def title_prompt(text: str) -> Prompt:
-    """Asks for a headline."""
-    return [
-        {
-            "role": "system",
-            "content": "You write short headlines. "
-            "Answer with one headline of at most ten words and nothing else.",
-        },
-        {"role": "user", "content": f"Write a headline for this text:\n\n{text}"},
-    ]
+def title_prompt(text: str) -> Raw:
+    """Titles of other texts, then the text without one; the title ends with its line."""
+    return label_prompt(_TITLE_EXAMPLES, "Title", text[:TITLED_CHARS_MAX])
 
 
 def label_prompt(examples: Sequence[tuple[str, str]], word: str, text: str) -> Raw:
@@ -88,19 +125,18 @@ def text_skills(*, token_price: int, call_price: int) -> list[Skill]:
 
     @skill("title", price=f"{token_price}/token")
     async def title(job: Work, text: Text) -> AsyncIterator[Token]:
-        """A headline of at most 24 tokens for a few sentences; goes on from a prefix."""
-        said = job.prefix
+        """A title of at most 24 tokens for a few sentences; goes on from a prefix."""
         async for token in job.model.stream(title_prompt(text), max_tokens=TITLE_TOKENS_MAX):
             yield token
-            said += token.text
-            if "\n" in said.strip():
+            if "\n" in token.text:
                 return
 
     async def choose(job: Work, text: str, word: str, labels: Sequence[str], examples: Any) -> str:
         shown = text[:LABELLED_CHARS_MAX]
         found = (await job.model.choose(label_prompt(examples, word, shown), labels)).logprobs
         if word not in without_text:
-            without_text[word] = (await job.model.choose(label_prompt(examples, word, ""), labels)).logprobs
+            blank = label_prompt(examples, word, NO_TEXT)
+            without_text[word] = (await job.model.choose(blank, labels)).logprobs
         return likeliest(labels, found, without_text[word])
 
     @skill("topic", price=f"{call_price}/call")
@@ -110,8 +146,8 @@ def text_skills(*, token_price: int, call_price: int) -> list[Skill]:
 
     @skill("tone", price=f"{call_price}/call")
     async def tone(job: Work, text: Text) -> AsyncIterator[str]:
-        """One of: factual, instructive, critical, enthusiastic."""
-        yield await choose(job, text, "Tone", TONES, _TONE_EXAMPLES)
+        """One of: praise, complaint, fact, advice."""
+        yield await choose(job, text, "Style", TONES, _TONE_EXAMPLES)
 
     return [title, topic, tone]
 

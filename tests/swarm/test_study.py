@@ -85,8 +85,8 @@ def test_a_title_is_one_clean_line(raw: str, cleaned: str) -> None:
 
 
 def test_a_summary_is_said_in_a_line() -> None:
-    summary = study.Summary(parts()[0], (), "Salt", "money", "factual")
-    assert summary.text == "Salt (money, factual)"
+    summary = study.Summary(parts()[0], (), "Salt", "money", "fact")
+    assert summary.text == "Salt (money, fact)"
     assert study.Summary(parts()[0], (), "Salt").text == "Salt"
 
 
