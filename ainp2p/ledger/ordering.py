@@ -21,6 +21,8 @@ from ainp2p.ledger.submitting import Pending
 from ainp2p.ledger.writing import Writer
 from ainp2p.protocol.codec import encode
 
+_BUSY = "the account or the committee is busy; nothing was signed for it"
+
 
 class Approver(Protocol):
     """A signer that must agree to an operation's bytes before it signs their id: a vault's."""
@@ -38,6 +40,7 @@ class _Order:
         self.placed = trio.Event()  # or refused
         self.pending: Pending | None = None
         self.place = 0
+        self.callers = 0  # those who wait for it: several, if they gave the same note
         self.error: Error | None = None
 
 
@@ -60,6 +63,7 @@ class Orders:
         self._account, self._writer, self._signer = account, writer, signer
         self._plan, self._now_ms = plan, now_ms
         self._orders: list[_Order] = []
+        self._noted: dict[bytes, _Order] = {}  # by note, until it is placed or refused
         self._news = trio.Event()
         self.notes: dict[bytes, tuple[bytes, int]] = {}
 
@@ -69,26 +73,40 @@ class Orders:
     async def place(self, wish: Wish, note: bytes | None, deadline: float) -> tuple[Pending, int]:
         """Wait until a journalled SPEND carries this; returns it, and the place in it.
 
+        Calls with the same note at the same time are one order: a note is never paid twice.
+
         Raises:
             InsufficientFunds, PolicyRefused, StorageError: nothing was sent.
             TimedOut: `deadline` (of trio's clock) came first; nothing was signed for this call.
         """
-        order = _Order(wish, note)
-        self._orders.append(order)
-        self._news.set()
+        order = self._ordered(wish, note)
+        order.callers += 1
         try:
             with trio.move_on_at(deadline):
                 await order.placed.wait()
         finally:
-            if order in self._orders:  # nothing was signed for it, and nothing will be
+            order.callers -= 1
+            if not order.callers and order in self._orders:  # nothing was signed for it, and nothing will be
                 self._orders.remove(order)
-                order.error = TimedOut("the account or the committee is busy; nothing was signed for it")
-                order.placed.set()
+                self._refuse(order, TimedOut(_BUSY))
+        if order in self._orders:  # others wait for it longer
+            raise TimedOut(_BUSY)
         await order.placed.wait()  # it is being signed just now: a moment, and we know
         if order.error is not None:
             raise order.error
         assert order.pending is not None
         return order.pending, order.place
+
+    def _ordered(self, wish: Wish, note: bytes | None) -> _Order:
+        """A new order, or the one that is under way under this note."""
+        order = self._noted.get(note) if note is not None else None
+        if order is None:
+            order = _Order(wish, note)
+            self._orders.append(order)
+            self._news.set()
+            if note is not None:
+                self._noted[note] = order
+        return order
 
     def named(self, note: bytes) -> tuple[bytes, int] | None:
         """The operation and the place that carry, or carried, what was ordered under this note."""
@@ -122,14 +140,14 @@ class Orders:
             if len(taken) > 1:  # whose fault is it? The first one tries alone
                 self._orders = taken[1:] + self._orders
                 return await self._spend_for(taken[:1])
-            _refuse(taken[0], exc)
+            self._refuse(taken[0], exc)
             return None
         for index, error in plan.refused.items():
-            _refuse(taken[index], error)
+            self._refuse(taken[index], error)
         self._orders = [o for o in taken if o not in placed and not o.placed.is_set()] + self._orders
         for order, place in placed.items():
             order.pending, order.place = pending, place
-            order.placed.set()
+            self._answer(order)
         return pending
 
     async def _sign(self, operation: Operation, placed: Mapping[_Order, int]) -> Pending:
@@ -142,7 +160,12 @@ class Orders:
         self.notes |= {note: (pending.id, place) for note, place in notes.items()}
         return pending
 
+    def _refuse(self, order: _Order, exc: Error) -> None:
+        order.error = exc
+        self._answer(order)
 
-def _refuse(order: _Order, exc: Error) -> None:
-    order.error = exc
-    order.placed.set()
+    def _answer(self, order: _Order) -> None:
+        """Whoever waits for this order may go on; its note is free again, or stands in `notes`."""
+        if order.note is not None:
+            self._noted.pop(order.note, None)
+        order.placed.set()

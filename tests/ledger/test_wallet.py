@@ -20,6 +20,7 @@ from ainp2p.errors import (
     TimedOut,
 )
 from ainp2p.ledger.operations import Close, Refund, Settle, Spend
+from ainp2p.ledger.ordering import Orders
 from ainp2p.ledger.receipts import Payer, SignedReceipt
 from ainp2p.ledger.settling import SettlePolicy
 from ainp2p.ledger.wallet import LockState, Wallet
@@ -123,6 +124,71 @@ async def test_a_note_names_one_payment_for_ever(autojump_clock: Any, tmp_path: 
             assert await alice.send(bob.account_id, 10, note=b"rent, May") == first
             assert await alice.send(bob.account_id, 10, note=b"rent, June") != first
         await until_available(bob, PURSE + 20)
+
+
+async def pay_at_once_under_one_note(town: Town, after_s: float) -> int:
+    """Six calls under one note, so far apart, while the account is busy; returns what the payee got."""
+    async with town.wallet("alice") as alice, town.wallet("bob") as bob:
+        places = set()
+
+        async def pay() -> None:
+            final = await alice.send(bob.account_id, 1000, note=b"once")
+            places.add((final.operation, final.place))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(alice.send, town.account("carol"), 1)
+            for _ in range(6):
+                nursery.start_soon(pay)
+                await trio.sleep(after_s)
+        await alice.send(town.account("carol"), 1)  # it still pays
+        await trio.sleep(1)
+        assert len(places) == 1
+        return (await bob.balance()).available - PURSE
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.003])
+async def test_a_note_given_by_several_calls_at_once_is_paid_once(
+    after_s: float, autojump_clock: Any
+) -> None:
+    async with open_town() as town:
+        assert await pay_at_once_under_one_note(town, after_s) == 1000
+
+
+async def test_mutant_notes_under_way_forgotten_pay_twice(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordered = Orders._ordered
+
+    def forgetful(self: Orders, *args: Any) -> Any:
+        self._noted.clear()
+        return ordered(self, *args)
+
+    monkeypatch.setattr(Orders, "_ordered", forgetful)
+    async with open_town() as town:
+        with pytest.raises(AssertionError):
+            assert await pay_at_once_under_one_note(town, 0.0) == 1000
+
+
+async def test_of_two_calls_under_one_note_the_impatient_one_gives_up_alone(autojump_clock: Any) -> None:
+    async with open_town() as town, town.wallet("alice") as alice:
+        await alice._ready()
+        for index in range(4):
+            await town.stop(index)  # nothing gets final: the account stays busy
+        ended: list[float] = []
+
+        async def pay(timeout_s: float, note: bytes) -> None:
+            with pytest.raises((TimedOut, NotFinal)):
+                await alice.send(town.account("bob"), 10, note=note, timeout_s=timeout_s)
+            ended.append(timeout_s)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pay, 30.0, b"the one that is signed")
+            await trio.sleep(0.1)
+            nursery.start_soon(pay, 20.0, b"waits")
+            nursery.start_soon(pay, 1.0, b"waits")
+            await trio.sleep(5)
+            assert len(alice._orders) == 1
+        assert ended == [1.0, 20.0, 30.0]
 
 
 async def test_the_history_tells_what_came_and_what_went(autojump_clock: Any) -> None:
