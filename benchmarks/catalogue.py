@@ -102,6 +102,7 @@ def _job(found: Found) -> list[Figure]:
             found["goal_loop_delay_p99_ms"],
             at_most=True,
         ),
+        Figure("its own work in 5 ms, p99 (CPU)", found["loop_busy_p99_ms"], "ms", at_most=True),
     ]
 
 

@@ -7,7 +7,8 @@ process, as in the README's example; the engine that is called directly is a sec
 here. Both sides run in turns, with the same threads, dtype, prompt and seed, and must make the same ids. The
 job's time is the whole of it: bargaining, award, first token to the last, and the receipt; its Lock was
 opened by a job before. Beside it a task sleeps for five milliseconds again and again; how late it wakes is
-the event loop's delay. Needs the weights (`ainp2p model fetch`).
+the event loop's delay, and the CPU time of its thread meanwhile is how busy the loop was: the bound on that
+delay where nobody else wants the core. Needs the weights (`ainp2p model fetch`).
 """
 
 from __future__ import annotations
@@ -62,6 +63,25 @@ class Side:
         self.model_cpu_s += model_cpu_s
 
 
+@dataclass
+class Loop(Delays):
+    """The event loop's delays, and the thread's CPU seconds between two looks."""
+
+    busy: list[float] = field(default_factory=list)
+
+    async def probe(self) -> None:
+        """Measure until canceled."""
+        while True:
+            before, busy = time.perf_counter(), time.thread_time()
+            await trio.sleep(self.every_s)
+            self.late.append(time.perf_counter() - before - self.every_s)
+            self.busy.append(time.thread_time() - busy)
+
+    def busy_ms(self, share: float) -> float:
+        """Of the looks, in milliseconds."""
+        return sorted(self.busy)[int(share * (len(self.busy) - 1))] * 1000
+
+
 def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
     """The engine in this process, to the last token."""
     wall, cpu, ids = time.perf_counter(), time.process_time(), []
@@ -104,7 +124,7 @@ async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
         raise SystemExit("a scripted model measures nothing; name one with weights")
     torch.set_num_threads(default_threads())
     engine = load(directory, device="auto", dtype="auto").engine
-    direct, through, streaming, delays = Side(), Side(), list[float](), Delays(PROBE_S)
+    direct, through, streaming, loop = Side(), Side(), list[float](), Loop(PROBE_S)
     async with Agent("seller", skills=[write], model=model) as seller:
         async with Agent("buyer", bootstrap=[seller.address]) as buyer:
             worker = seller.models[0]
@@ -115,7 +135,7 @@ async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
                 seed = b"%d" % number
                 expected = directly(engine, tokens, seed, direct)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(delays.probe)
+                    nursery.start_soon(loop.probe)
                     ids, rate = await paid(buyer, worker, tokens, seed, through)
                     nursery.cancel_scope.cancel()
                 assert ids == expected[: len(ids)], "the job and the engine made different ids"
@@ -131,8 +151,9 @@ async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
         "direct_cpu_ms_per_token": round(direct.cpu_s / direct.tokens * 1000, 2),
         "job_cpu_ms_per_token": round(through.cpu_s / through.tokens * 1000, 2),
         "job_model_cpu_ms_per_token": round(through.model_cpu_s / through.tokens * 1000, 2),
-        "loop_delay_p50_ms": round(delays.percentile_ms(0.5), 2),
-        "loop_delay_p99_ms": round(delays.percentile_ms(0.99), 2),
+        "loop_delay_p50_ms": round(loop.percentile_ms(0.5), 2),
+        "loop_delay_p99_ms": round(loop.percentile_ms(0.99), 2),
+        "loop_busy_p99_ms": round(loop.busy_ms(0.99), 2),
         "goal_loop_delay_p99_ms": GOAL_DELAY_MS,
         "load_average": round(os.getloadavg()[0], 1),
     }
