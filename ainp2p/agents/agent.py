@@ -348,8 +348,9 @@ class Agent:
                 directory=directory,
                 models=models,
                 choosing=self._strategies.choosing,
-                on_receipt=self._on_receipt,
                 countering=self._strategies.countering,
+                on_receipt=self._on_receipt,
+                resume_s=self._strategies.resume_s,
             )
         )
         inception = encode(plain_inception(signer.public))

@@ -45,7 +45,6 @@ from ainp2p.protocol.network import Network
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
 RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect without a chunk since
 RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
-RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
 RESUME_PAUSE_S = 0.25
 STREAM_TIMEOUT_S = 3600.0  # stalls are noticed here, with an eye on the reader
 SEND_TIMEOUT_S = 1.0  # for the last receipt of a part that failed
@@ -80,7 +79,9 @@ class Attempt:
         *,
         reservation: bytes,
         reader: Reader,
+        resume_s: float = RESUME_TIMEOUT_S,
     ) -> None:
+        self._patience_s = min(RESUME_ELSEWHERE_S, resume_s) if len(deal.asked) > 1 else resume_s
         self.deal, self.deposit, self.award, self.is_clean = deal, deposit, award, False
         self._network, self._signer, self._reader = network, signer, reader
         self._reservation = reservation
@@ -99,10 +100,6 @@ class Attempt:
     def opened_at(self) -> float | None:
         """trio's time when the seller accepted; None before that."""
         return self._opened_at
-
-    @property
-    def _patience_s(self) -> float:
-        return RESUME_ELSEWHERE_S if len(self.deal.asked) > 1 else RESUME_TIMEOUT_S
 
     @property
     def is_open(self) -> bool:

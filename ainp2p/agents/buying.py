@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from ainp2p.agents.attempt import RESUME_TIMEOUT_S
 from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Deal, bargain, honest_only
 from ainp2p.agents.deposit import Deposit, OnReceipt
@@ -85,7 +86,9 @@ class Buyer:
         choosing: Choosing = cheapest,
         countering: Countering = never_counter,
         on_receipt: OnReceipt | None = None,
+        resume_s: float = RESUME_TIMEOUT_S,
     ) -> None:
+        self._resume_s = resume_s
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
         self._directory, self._choosing, self._countering = directory, choosing, countering
@@ -120,6 +123,7 @@ class Buyer:
             vault=self._vault,
             signer=self._signer,
             claim_deposit=self._claim_deposit,
+            resume_s=self._resume_s,
         )
 
         async def find_deal(left: int, tried: frozenset[bytes]) -> Deal:
@@ -257,11 +261,12 @@ async def open_buyer(
     choosing: Choosing = cheapest,
     countering: Countering = never_counter,
     on_receipt: OnReceipt | None = None,
+    resume_s: float = RESUME_TIMEOUT_S,
 ) -> AsyncIterator[Buyer]:
     """Buy until the block ends; jobs under way then end, with what was delivered paid."""
     async with background() as nursery:
         yield Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
-            on_receipt=on_receipt,
+            on_receipt=on_receipt, resume_s=resume_s,
         )  # fmt: skip

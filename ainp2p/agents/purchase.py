@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from ainp2p.agents.attempt import Attempt
+from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
 from ainp2p.agents.bargaining import Busy, Deal, decline_others
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Job, failure_words
@@ -116,7 +116,9 @@ class Purchase:
         vault: Vault,
         signer: Signer,
         claim_deposit: ClaimDeposit,
+        resume_s: float = RESUME_TIMEOUT_S,
     ) -> None:
+        self._resume_s = resume_s
         self.job, self.order = job, order
         self._network, self._vault, self._signer, self._claim_deposit = network, vault, signer, claim_deposit
         self._scope = trio.CancelScope()
@@ -236,7 +238,14 @@ class Purchase:
         award, continued = self._award(deal, deposit, left)
         await decline_others(self._network, deal)
         attempt = Attempt(
-            self._network, self._signer, deal, deposit, award, reservation=reservation, reader=self
+            self._network,
+            self._signer,
+            deal,
+            deposit,
+            award,
+            reservation=reservation,
+            reader=self,
+            resume_s=self._resume_s,
         )
         self._attempt = self.job.under_way = attempt
         self.job.seller, self.job.awarded_at = deal.name, trio.current_time()

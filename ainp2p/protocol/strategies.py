@@ -130,9 +130,14 @@ def _each(amount: Callable[[str], int], like: Price) -> Price:
 
 @dataclass(frozen=True, slots=True)
 class Strategies:
-    """How one agent bargains, on both sides."""
+    """How one agent bargains, on both sides.
+
+    `resume_s` is how long it looks for a seller that has vanished in the middle of a job, where nobody else
+    could go on.
+    """
 
     pricing: Pricing = list_price
     answering: Answering = hold_price
     choosing: Choosing = cheapest
     countering: Countering = never_counter
+    resume_s: float = 10.0

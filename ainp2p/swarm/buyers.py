@@ -17,6 +17,7 @@ from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.receipts import Receipt
 from ainp2p.protocol.identity import Key, digest, id_text
+from ainp2p.protocol.strategies import Strategies
 from ainp2p.swarm import documents, passages, study
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.books import Books
@@ -29,6 +30,7 @@ from ainp2p.swarm.vectors import Vector
 
 AT_ONCE = 3  # parts in work at one buyer
 TOKEN_PRICE_MAX, CALL_PRICE_MAX, ITEM_PRICE_MAX = 4, 20, 2  # uain: more is not paid
+RESUME_S = 3.0  # on one machine a process that does not answer is dead
 HITS = 3
 
 
@@ -50,6 +52,7 @@ def buyer(spec: Spec, name: str, key: Key, genesis: Genesis) -> Serve:
             bootstrap=where,
             home=home,
             policy=policy,
+            strategies=Strategies(resume_s=RESUME_S),
             on_receipt=watcher.signed,
         ) as agent:
             line.say(

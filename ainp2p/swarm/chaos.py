@@ -29,7 +29,7 @@ from ainp2p.swarm.sizing import VALIDATORS
 
 VIEW, MODEL = "view", "model"
 LEAVE_LIMIT_S = 12.0  # after the view has gone: for all others to stop
-MAKING_S = 1.5  # in which a creator makes a swarm
+EVENTS = 180  # of a run of DOCUMENT, about; a fifth of them while it is being made
 POLL_S = 0.05
 QUORUM = 3  # of four validators: with fewer nothing becomes final, and nothing is counted
 DOCUMENT = """# Notes on a voyage
@@ -56,11 +56,11 @@ profit. The book of the voyage lies in the town's library.
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: what ends, and how far into the run."""
+    """One run. The moment is so many events into it, and a little later: slow machines are hit alike."""
 
     seed: int
     number: int
-    span_s: float  # the moment is drawn from 0 to this
+    pause_s: float  # at most
 
     @property
     def rng(self) -> random.Random:
@@ -91,7 +91,7 @@ class Watched:
     """One swarm under observation: its view is our child, its events are read by a thread."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], errors: Path) -> None:
-        self.board = Board()
+        self.board, self.heard = Board(), 0
         self._lock = threading.Lock()
         with errors.open("wb") as written:
             self.process = subprocess.Popen(
@@ -110,6 +110,7 @@ class Watched:
         for line in self.process.stdout:
             with self._lock, contextlib.suppress(Exception):
                 self.board.apply(ev.from_line(line))
+                self.heard += 1
 
     def pids(self) -> dict[str, int]:
         """Everybody who was ever heard of, by name; the sellers' models by their parents' names."""
@@ -145,8 +146,8 @@ def one_run(plan: Plan, arguments: Sequence[str], limit_s: float) -> Outcome:
         watched = Watched(command, _environment(root), root / "errors.txt")
         seen: dict[str, int] = {}
         try:
-            outcome.at_s = _moment(rng, plan.span_s)
-            _sleep_and_look(watched, seen, began + outcome.at_s)
+            _wait_for(watched, seen, rng.randrange(EVENTS), rng.random() * plan.pause_s)
+            outcome.at_s = time.monotonic() - began
             outcome.victim = _kill_one(watched, seen, rng)
             outcome.status = _finish(watched, seen, began + limit_s)
             outcome.problems += _problems(watched, outcome, seen, root / "errors.txt")
@@ -157,18 +158,12 @@ def one_run(plan: Plan, arguments: Sequence[str], limit_s: float) -> Outcome:
     return outcome
 
 
-def _moment(rng: random.Random, span_s: float) -> float:
-    """When to kill: one in four while the swarm is being made, when there are few to choose from."""
-    making_s = min(MAKING_S, span_s)
-    if rng.random() < 0.25:
-        return rng.random() * making_s
-    return making_s + rng.random() * (span_s - making_s)
-
-
-def _sleep_and_look(watched: Watched, seen: dict[str, int], until: float) -> None:
-    while time.monotonic() < until and watched.process.poll() is None:
+def _wait_for(watched: Watched, seen: dict[str, int], events: int, pause_s: float) -> None:
+    """Until so many events have come, and a pause; or the run is over."""
+    while watched.heard < events and watched.process.poll() is None:
         seen.update(watched.pids())
         time.sleep(POLL_S)
+    time.sleep(pause_s)
     seen.update(watched.pids())
 
 
@@ -203,8 +198,12 @@ def _problems(watched: Watched, outcome: Outcome, seen: dict[str, int], errors: 
     if outcome.status not in (None, 0, 1, -signal.SIGKILL):
         yield f"exit status {outcome.status}"
     # Three validators decide; so whatever else died, the money can be counted, if there was a network.
-    died = outcome.victim in (VIEW, "creator") or outcome.victim.startswith("nobody")
-    if not died and outcome.status is not None and len(watched.board.supply) < min(QUORUM, VALIDATORS):
+    if (
+        watched.board.network
+        and outcome.victim != VIEW
+        and outcome.status is not None
+        and len(watched.board.supply) < min(QUORUM, VALIDATORS)
+    ):
         yield f"only {len(watched.board.supply)} validators counted"
 
 
@@ -272,12 +271,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     scripted = args.model == "scripted"
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6)
-    span_s, limit_s = (6.0, 60.0) if scripted else (45.0, 300.0)
+    pause_s, limit_s = (0.3, 60.0) if scripted else (3.0, 300.0)
     limit_s = args.limit or limit_s
     arguments = ["--model", args.model, "--parts", "8", "--limit", str(max(5, int(limit_s / 2)))]
     print(f"{args.runs} swarms with {args.model}, seed {seed}", flush=True)
     for number in range(args.first, args.first + args.runs):
-        outcome = one_run(Plan(seed, number, span_s), arguments, limit_s)
+        outcome = one_run(Plan(seed, number, pause_s), arguments, limit_s)
         print(f"{number:4d}  {outcome.said}", flush=True)
         if outcome.problems:
             again = (

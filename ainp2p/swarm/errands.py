@@ -20,9 +20,9 @@ from ainp2p.swarm.spec import Spec
 
 TRIES = 4  # of one purchase; sellers may all be busy, or die
 RETRY_S = 0.3  # before the second try, doubled each time
-FIND_TIMEOUT_S = 5.0
+FIND_TIMEOUT_S = 3.0
 MARKET_TIMEOUT_S = 90.0  # for the sellers' models to load
-MARKET_SETTLES_S = 20.0  # once there is one seller of each kind: for its competitors to come up
+SETTLING_S = (2.0, 20.0)  # once there is a seller of each kind, its competitors get as long again: from, to
 LOOK_S = 0.25
 
 
@@ -87,7 +87,7 @@ class Errands:
 
     async def wait_for_market(self, spec: Spec) -> None:
         """Return when all sellers offer something; or when some of each kind have for a while."""
-        settled: float | None = None
+        began, ready = trio.current_time(), None
         with trio.move_on_after(MARKET_TIMEOUT_S):
             while True:
                 offered = {
@@ -98,8 +98,10 @@ class Errands:
                 if offered >= set(spec.sellers):
                     return
                 if offered.intersection(spec.text_sellers) and offered.difference(spec.text_sellers):
-                    settled = settled or trio.current_time()
-                    if trio.current_time() > settled + MARKET_SETTLES_S:
+                    now = trio.current_time()
+                    ready = ready if ready is not None else now
+                    least_s, most_s = SETTLING_S
+                    if now > ready + min(max(ready - began, least_s), most_s):
                         return
                 await trio.sleep(LOOK_S)
 
