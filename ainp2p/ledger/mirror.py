@@ -9,12 +9,21 @@ Whatever is learnt goes through `learn`, which the wallet gives. Runs as a task 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import trio
 
-from ainp2p.errors import Error, InvalidOperation, Malformed, NetworkError, NotFinal, RemoteError
+from ainp2p.errors import (
+    Error,
+    InvalidOperation,
+    LedgerError,
+    Malformed,
+    NetworkError,
+    NotFinal,
+    RemoteError,
+)
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.messages import (
     CREDITS_PAGE_MAX,
@@ -33,12 +42,16 @@ from ainp2p.ledger.messages import (
 from ainp2p.ledger.operations import ParsedOperation, Spend
 from ainp2p.ledger.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.purse import Purse
-from ainp2p.ledger.sync import ASK_TIMEOUT_S, Validators
+from ainp2p.ledger.sync import ASK_TIMEOUT_S, LAST_WORD_S, Validators
 from ainp2p.protocol.network import PeerId
 
 RETRY_AFTER_S = 0.5  # until the next validator is tried; doubles while none can be followed
 RETRY_AFTER_MAX_S = 4.0
 LOCKS_AT_ONCE = 16
+LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may have heard of yet
+LIST_TIMEOUT_S = 60.0  # for all pages of all validators while no quorum has listed
+FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer
+GAPS_MAX = 1024  # above it, what is missed is learnt with the next turn
 _PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
 _CREDIT_PROOF = OPERATIONS_MAX  # operations asked for at a time
 _WRONG = (RemoteError, InvalidOperation)  # what a validator that lies, or errs, makes us raise
@@ -63,6 +76,9 @@ class Mirror:
         """
         self._validators, self._proofs, self._purse = validators, proofs, purse
         self._learn, self._on_lock = learn, on_lock
+        self._doubtful: set[bytes] = set()  # credits that may be consumed, until a quorum has listed
+        self._look_again = False
+        self._slow: set[PeerId] = set()  # did not answer in this refresh: there are others
         self._gaps: set[bytes] = set()
         self._gap = trio.Event()
         self._busy = trio.Lock()
@@ -70,8 +86,15 @@ class Mirror:
 
     def report_gap(self, object_: bytes) -> None:
         """Something about this object was missed: ask for it soon."""
-        self._gaps.add(object_)
+        if len(self._gaps) < GAPS_MAX or object_ == self._purse.id:
+            self._gaps.add(object_)
         self._gap.set()
+
+    def doubt_credits(self, *, soon_again: bool = False) -> None:
+        """List our credits anew: one of them may be consumed already, or one may have come."""
+        self._doubtful |= self._purse.credits.keys()
+        self._look_again |= soon_again
+        self.report_gap(self._purse.id)
 
     async def run(self) -> None:
         """Follow and mend until cancelled."""
@@ -88,7 +111,8 @@ class Mirror:
         pause_s, turn = RETRY_AFTER_S, 0
         while peers:
             try:
-                await self._follow(peers[turn % len(peers)])
+                with trio.move_on_after(FOLLOW_TURN_S):
+                    await self._follow(peers[turn % len(peers)])
                 pause_s = RETRY_AFTER_S
             except Error:  # the world's or the validator's; the next one may do better
                 pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
@@ -115,10 +139,14 @@ class Mirror:
             gaps, self._gaps = self._gaps, set()
             try:
                 await self._mend(gaps)
-            except (NetworkError, *_WRONG):
+            except (NetworkError, RemoteError, LedgerError):
                 self._gaps |= gaps
                 await trio.sleep(RETRY_AFTER_S)
                 self._gap.set()
+            if self._look_again:
+                self._look_again = False
+                await trio.sleep(LOOK_AGAIN_S)
+                self.report_gap(self._purse.id)
 
     async def _mend(self, gaps: set[bytes]) -> None:
         if self._purse.id in gaps:
@@ -136,10 +164,11 @@ class Mirror:
             TimedOut: no validator answers.
         """
         async with self._busy:
-            known = set(self._purse.credits)
-            jumped = await self._refresh_account()
-            # After a jump, what was consumed meanwhile must go; otherwise every SPEND was seen.
-            await self._refresh_credits(known if jumped else set())
+            self._slow.clear()
+            if await self._refresh_account():
+                # After a jump, what was consumed meanwhile must go; otherwise every SPEND was seen.
+                self._doubtful |= self._purse.credits.keys()
+            await self._refresh_credits()
             await self._refresh_locks(id_ for id_, lock in self._purse.locks.items() if not lock.ended)
             self.refreshed.set()
 
@@ -150,7 +179,7 @@ class Mirror:
             NotFinal: none of those that answer knows it.
             TimedOut: nobody answers.
         """
-        answers = await self._validators.ask_all(GetObject(id_), ObjectHead)
+        answers = await self._validators.ask_all(GetObject(id_), ObjectHead, last_word_s=LAST_WORD_S)
         best: tuple[Lock, list[Proven]] | None = None
         for _, head in answers:
             try:
@@ -172,8 +201,8 @@ class Mirror:
 
     async def _refresh_account(self) -> bool:
         """True if the account moved on by operations that were not seen."""
-        jumped = False
-        for _, head in await self._validators.ask_all(GetObject(self._purse.id), ObjectHead):
+        jumped, question = False, GetObject(self._purse.id)
+        for _, head in await self._validators.ask_all(question, ObjectHead, last_word_s=LAST_WORD_S):
             if not head.last:
                 continue  # nothing was spent yet
             try:
@@ -198,43 +227,52 @@ class Mirror:
             for id_ in sorted(ids):
                 nursery.start_soon(one, id_)
 
-    async def _refresh_credits(self, doubtful: set[bytes]) -> None:
+    async def _refresh_credits(self) -> None:
         listed: dict[bytes, list[PeerId]] = {}
         heard: list[PeerId] = []
 
         async def one(peer: PeerId) -> None:
             try:
-                ids = await self._list_credits(peer)
+                ids, seq = await self._list_credits(peer)
             except (NetworkError, *_WRONG):
                 return
-            if ids is not None:
+            if seq == self._purse.account.seq:  # one that is ahead says nothing of what we should have now
                 heard.append(peer)
-                for id_ in ids:
-                    listed.setdefault(id_, []).append(peer)
+            for id_ in ids:
+                listed.setdefault(id_, []).append(peer)
+            if self._validators.is_quorum(heard):
+                soon = trio.current_time() + LAST_WORD_S
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, soon)
 
         async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + LIST_TIMEOUT_S
             for member in self._validators.others:
                 nursery.start_soon(one, member.peer)
-        if self._validators.is_quorum(heard):
-            self._purse.drop_credits(doubtful - listed.keys())
         # One of them is correct, and has not seen it consumed: a lie would block the account's next SPEND.
         sound = {id_: peers for id_, peers in listed.items() if self._validators.is_minority(peers)}
+        if self._validators.is_quorum(heard):
+            self._purse.drop_credits(self._doubtful - sound.keys())
+            self._doubtful.clear()
         await self._prove_credits({id_: p for id_, p in sound.items() if id_ not in self._purse.credits})
 
-    async def _list_credits(self, peer: PeerId) -> list[bytes] | None:
-        """A validator's list of our unconsumed credits; None if it is behind our account."""
+    async def _list_credits(self, peer: PeerId) -> tuple[list[bytes], int]:
+        """A validator's list of our unconsumed credits (none if it is behind), and our seq there."""
         ids: list[bytes] = []
+        seq = 0
         for _ in range(_PAGES_MAX):
             question = GetCredits(self._purse.id, ids[-1] if ids else b"")
             page = await self._validators.ask(peer, question, CreditPage)
-            if page.seq < self._purse.account.seq:
-                return None
-            ids += [entry.credit for entry in page.entries]
-            if ids != sorted(set(ids)) or (page.more and len(page.entries) < CREDITS_PAGE_MAX // 2):
+            seq = page.seq
+            if seq < self._purse.account.seq:
+                return [], seq
+            fresh = [entry.credit for entry in page.entries]
+            in_order = all(map(operator.lt, [question.after, *fresh], fresh))
+            if not in_order or (page.more and len(page.entries) < CREDITS_PAGE_MAX // 2):
                 raise Malformed("a page of credits out of order, or too short")
+            ids += fresh
             if not page.more:
-                return ids
-        return ids
+                break
+        return ids, seq
 
     # --- proving credits --------------------------------------------------------------------------
 
@@ -302,15 +340,16 @@ class Mirror:
 
     async def _fetch_from(self, peer: PeerId, ids: Iterable[bytes]) -> list[Decided]:
         wanted, got = sorted(ids), list[Decided]()
-        while wanted:
-            try:
-                answer = await self._validators.ask(
-                    peer, FetchOperations(tuple(wanted[:OPERATIONS_MAX])), Fetched, timeout_s=ASK_TIMEOUT_S
-                )
-            except (NetworkError, RemoteError):
-                break
-            got += [decided for decided in answer.operations if decided is not None]
-            if len(answer.operations) == 0:
-                break
-            wanted = wanted[len(answer.operations) :]
+        if peer in self._slow:
+            return got
+        with trio.move_on_after(ASK_TIMEOUT_S), suppress(NetworkError, RemoteError):
+            while wanted:
+                question = FetchOperations(tuple(wanted[:OPERATIONS_MAX]))
+                answer = await self._validators.ask(peer, question, Fetched)
+                got += [decided for decided in answer.operations if decided is not None]
+                if not answer.operations:
+                    break
+                wanted = wanted[len(answer.operations) :]
+            return got
+        self._slow.add(peer)
         return got

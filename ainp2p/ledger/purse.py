@@ -77,6 +77,8 @@ class Purse:
         credits: unconsumed final credits: id → uain.
         locks: Locks in which it pays, is paid, or whose closer is its key, ended ones included.
         opened_ms: Lock → timestamp of the SPEND that opened it.
+        is_whole: every SPEND of the account was seen. If not, one of those may have consumed a credit that we
+            are told of: such credits are taken from validators' lists alone.
     """
 
     def __init__(self, genesis: Genesis, network: bytes, inception: Inception, key: bytes) -> None:
@@ -84,6 +86,7 @@ class Purse:
         self.credits: dict[bytes, int] = {}
         self.locks: dict[bytes, Lock] = {}
         self.opened_ms: dict[bytes, int] = {}
+        self.is_whole = True
         self._key = key
         self._parameters = genesis.parameters
         self._applied: set[bytes] = set()
@@ -117,7 +120,7 @@ class Purse:
         """Replace the account by a proven newer state; if True, its credits must be listed anew."""
         if account.seq <= self.account.seq:
             return False
-        self.account = account
+        self.account, self.is_whole = account, False
         return True
 
     def adopt_lock(self, lock: Lock, opening: ParsedOperation) -> bool:
@@ -148,10 +151,11 @@ class Purse:
         )
 
     def _spend(self, parsed: ParsedOperation, body: Spend) -> Effect:
-        spent, gap = 0, None
+        spent, gap, is_news = 0, None, self.is_whole
         if parsed.operation.object == self.id:
             spent = _cost(body)
             gap = self._own_spend(parsed, body)
+            is_news |= self.account.head == parsed.id
         outs = [(i, out.account, out.amount) for i, out in enumerate(body.outs)]
         opened = []
         for index, terms in enumerate(body.locks):
@@ -159,6 +163,9 @@ class Purse:
             if self.concerns(lock):
                 self.adopt_lock(lock, parsed)
                 opened.append(self.locks[lock.id])
+        if not is_news and any(account == self.id for _, account, _ in outs):
+            received = sum(amount for _, account, amount in outs if account == self.id)
+            return Effect(received, spent, tuple(opened), self.id)
         return Effect(self._receive(parsed.id, outs), spent, tuple(opened), gap)
 
     def _own_spend(self, parsed: ParsedOperation, body: Spend) -> bytes | None:

@@ -20,6 +20,7 @@ from ainp2p.protocol.codec import Message, decode, encode
 from ainp2p.protocol.identity import peer_id
 from ainp2p.protocol.network import Network, PeerId
 
+LAST_WORD_S = 0.5  # for the slowest, once a quorum has answered: one that is silent delays nobody
 ASK_TIMEOUT_S = 5.0  # a validator answers from memory; it is slow only when it is overloaded or gone
 
 A = TypeVar("A", bound=Message)
@@ -79,9 +80,17 @@ class Validators:
         return decode(body, answer, size_max=BODY_SIZE_MAX)
 
     async def ask_all(
-        self, question: Message, answer: type[A], *, timeout_s: float = ASK_TIMEOUT_S
+        self,
+        question: Message,
+        answer: type[A],
+        *,
+        timeout_s: float = ASK_TIMEOUT_S,
+        last_word_s: float = ASK_TIMEOUT_S,
     ) -> list[tuple[PeerId, A]]:
         """The same question to all others at once; the answers that came in time, in the order they came.
+
+        Args:
+            last_word_s: the rest has so long once a quorum has answered: for those who need no more.
 
         Raises:
             TimedOut: nobody answered.
@@ -94,6 +103,9 @@ class Validators:
                 answers.append((peer, await self.ask(peer, question, answer, timeout_s=timeout_s)))
             except (NetworkError, RemoteError) as exc:
                 problems.append(f"{peer}: {exc}")
+            if self.is_quorum(peer for peer, _ in answers):
+                soon = trio.current_time() + last_word_s
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, soon)
 
         async with trio.open_nursery() as nursery:
             for member in self.others:

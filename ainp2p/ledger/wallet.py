@@ -420,16 +420,22 @@ class Wallet:
             received = max(received, effect.received)
             for lock in effect.locks:
                 self._on_lock(lock, proven.certificate)
-            if effect.gap is not None:
+            if effect.gap == self.account_id:
+                self._mirror.doubt_credits(soon_again=True)
+            elif effect.gap is not None:
                 self._mirror.report_gap(effect.gap)
-            if effect.gap is None or operation.object == self.account_id or received:
+            ours = operation.object == self.account_id or operation.object in self._purse.locks
+            if ours or received or effect.locks:  # else somebody tells us of what is not our business
                 recorded = Recorded(parsed, proven.certificate, self.now_ms(), received, effect.spent)
                 self._store.put_final(recorded)
         self._writer.note_final(proven)
 
     def _on_dropped(self, parsed: ParsedOperation) -> None:
         self._orders.forget(parsed.id)
-        self._mirror.report_gap(parsed.operation.object)
+        if parsed.operation.object == self.account_id:
+            self._mirror.doubt_credits()  # perhaps it consumed one that is no more
+        else:
+            self._mirror.report_gap(parsed.operation.object)
 
     def _on_lock(self, lock: Lock, certificate: bytes) -> None:
         """A Lock that concerns us has a new state."""

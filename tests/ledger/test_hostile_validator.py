@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from ainp2p.errors import Error
-from ainp2p.ledger import submitting
-from ainp2p.ledger.messages import FINAL, Status
+import pytest
+import trio
+
+from ainp2p.errors import Error, InvalidOperation
+from ainp2p.ledger import mirror, submitting
+from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.messages import FINAL, CreditEntry, CreditPage, Finals, GetCredits, Question, Status
+from ainp2p.ledger.purse import Purse
+from ainp2p.protocol.codec import Message, encode
+from ainp2p.protocol.network import Call
 
 from .test_wallet_faults import run
-from .town import Town, open_town
+from .town import PURSE, Town, open_town
 
 
 def claim_final(town: Town, liar: int, certificate: bytes) -> None:
@@ -38,3 +46,125 @@ def test_mutant_a_rule_that_the_certificate_breaks_ends_the_wallet(monkeypatch: 
     monkeypatch.setattr(submitting, "LedgerError", Never)
     with pytest.raises(BaseExceptionGroup):
         run(pay_while_one_claims_final)
+
+
+# --- old credits ------------------------------------------------------------------------------------
+
+
+async def pay_after_a_replay() -> int:
+    """A wallet that has lost its files is told of a credit that it consumed long ago; what it then has."""
+    async with open_town() as town:
+        async with town.wallet("bob") as bob, town.wallet("alice") as alice:
+            old = await bob.send(alice.account_id, 5_000)
+            with trio.fail_after(10):
+                while (await alice.balance()).available < PURSE + 5_000:
+                    await alice.refresh()
+            await alice.send(town.account("carol"), 5_000)  # consumes it, and the next one hides that it did
+            await alice.send(town.account("carol"), PURSE - 1_000)
+        decided = town.services[0]._answers.decided(old.operation)
+        assert decided is not None
+
+        async def replay(call: Call, question: object) -> None:
+            await call.send(encode(Finals(())))
+            await trio.sleep(1)
+            await call.send(encode(Finals((decided,))))
+            await trio.sleep_forever()
+
+        for service in town.services.values():  # whichever she follows; the others do not lie in answers
+            service._follow = replay  # type: ignore[method-assign]
+        async with town.wallet("alice") as alice:
+            await alice._ready()
+            await trio.sleep(8)
+            before = (await alice.balance()).available
+            await alice.send(town.account("carol"), 10)
+            return before
+
+
+def test_an_old_payment_told_again_is_no_money_to_a_wallet_that_lost_its_files() -> None:
+    assert run(pay_after_a_replay) == 1_000 - 2  # two fees
+
+
+def test_mutant_a_wallet_that_takes_itself_for_whole_cannot_pay_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adopt = Purse.adopt_account
+
+    def keep_whole(self: Purse, account: Account) -> bool:
+        jumped = adopt(self, account)
+        self.is_whole = True
+        return jumped
+
+    monkeypatch.setattr(Purse, "adopt_account", keep_whole)
+    with pytest.raises(InvalidOperation, match="unknown-credit"):
+        run(pay_after_a_replay)
+
+
+async def receive_without_files() -> int:
+    async with open_town() as town, town.wallet("bob") as bob:
+        async with town.wallet("alice") as alice:
+            await alice.send(bob.account_id, 10)
+        async with town.wallet("alice") as alice:
+            await alice._ready()
+            await trio.sleep(10)
+            before = (await alice.balance()).available
+            await bob.send(alice.account_id, 77)
+            await trio.sleep(5)
+            return (await alice.balance()).available - before
+
+
+def test_a_wallet_that_lost_its_files_still_sees_what_comes() -> None:
+    assert run(receive_without_files) == 77
+
+
+# --- stalling ---------------------------------------------------------------------------------------
+
+
+def answer_instead(town: Town, liar: int, lie: Callable[[Question], Awaitable[Message | None]]) -> None:
+    """Let a validator answer as `lie` says."""
+
+    async def answer(call: Call, question: Question) -> Message | None:
+        return await lie(question)
+
+    town.services[liar]._answer = answer  # type: ignore[method-assign]
+
+
+async def seconds_to_open(lie: Callable[[Question], Awaitable[Message | None]]) -> float:
+    async with open_town() as town:
+        answer_instead(town, 0, lie)
+        began = trio.current_time()
+        async with town.wallet("alice") as alice:
+            with trio.move_on_after(100):
+                await alice._mirror.refreshed.wait()
+            took = trio.current_time() - began
+            if took < 100:
+                await alice.send(town.account("bob"), 1)
+            return took
+
+
+async def silence(question: Question) -> Message | None:
+    await trio.sleep_forever()
+    return None
+
+
+def endless_pages() -> Callable[[Question], Awaitable[Message | None]]:
+    pages = iter(range(10**9))
+
+    async def lie(question: Question) -> Message | None:
+        if not isinstance(question, GetCredits):
+            await trio.sleep_forever()
+        await trio.sleep(4)
+        first = next(pages) * 128
+        entries = [CreditEntry((first + i).to_bytes(34, "big"), 5) for i in range(1, 129)]
+        return CreditPage(tuple(entries), 1, 0)
+
+    return lie
+
+
+@pytest.mark.parametrize("lie", [silence, endless_pages()], ids=["silent", "endless pages of credits"])
+def test_one_validator_that_stalls_delays_no_wallet(lie: Any) -> None:
+    assert run(seconds_to_open, lie) < 3
+
+
+def test_mutant_waiting_for_every_last_word_delays_a_wallet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "LAST_WORD_S", 10_000.0)
+    assert run(seconds_to_open, endless_pages()) > 30
