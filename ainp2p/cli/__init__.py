@@ -76,7 +76,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     modules = [_MODULES[asked]] if asked in _MODULES else list(dict.fromkeys(_MODULES.values()))
     for module in modules:
         importlib.import_module(f"ainp2p.cli.{module}").register(subparsers)
-    return parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command's own parser, so that its usage is shown, not ours
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def _report(exc: BaseException) -> int:

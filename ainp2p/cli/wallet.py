@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.key import load_key
+from ainp2p.cli.key import chosen_key, load_key
 from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
 from ainp2p.cli.output import emit, note
 from ainp2p.errors import InvalidInput, StorageError
-from ainp2p.home import Home, checked_name
+from ainp2p.home import Home
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
@@ -34,7 +34,11 @@ def register(subparsers: Subparsers) -> None:
         "ainp2p wallet balance alice\nainp2p wallet send alice bob 250",
     )
     balance = add_command(
-        commands, "balance", "what the account has", _balance, "ainp2p wallet balance alice --json"
+        commands,
+        "balance",
+        "what the account has",
+        _balance,
+        "ainp2p wallet balance               # of the only key there is\nainp2p wallet balance alice --json",
     )
     send = add_command(
         commands,
@@ -52,9 +56,13 @@ def register(subparsers: Subparsers) -> None:
         "ainp2p wallet history alice",
     )
     locks = add_command(commands, "locks", "open deposits", _locks, "ainp2p wallet locks alice --json")
-    for parser in (balance, send, history, locks):
-        parser.add_argument("key", help="name of a key of yours: whose money it is")
+    for parser in (balance, history, locks):
+        parser.add_argument(
+            "key", nargs="?", help="name of a key of yours: whose money it is; the only one if left out"
+        )
         add_network_option(parser)
+    send.add_argument("key", help="name of a key of yours: who pays")
+    add_network_option(send)
     send.add_argument("to", help="ain:… id, or the key name, peer id or did:key of the payee")
     send.add_argument("amount", help="250 (uain), or 1.5ain")
     send.add_argument(
@@ -168,7 +176,7 @@ class _Watcher:
 def _run(args: argparse.Namespace, use: Use, *, signs: bool = False) -> int:
     import trio
 
-    name = checked_name(args.key)
+    name = chosen_key(args.key)
     signer = load_key(name) if signs else _Watcher(public_key(name))
     trio.run(_with_wallet, args, chosen_genesis(args.network), name, signer, use)
     return exit_codes.OK

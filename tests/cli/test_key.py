@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ainp2p.cli import main
-from ainp2p.cli.key import add_key_option, load_key
-from ainp2p.errors import KeystoreError
+from ainp2p.cli.key import add_key_option, chosen_key, load_key
+from ainp2p.errors import InvalidInput, KeystoreError
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
 from ainp2p.protocol.identity import Key, peer_id
@@ -122,9 +122,55 @@ def test_what_is_exported_is_encrypted(home: Path, capsys: pytest.CaptureFixture
     assert exported["peer_id"] == peer_id(keystore.sealed_public(data))
 
 
-def test_a_key_file_itself_can_be_imported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_may_go_into_a_new_file_for_its_owner_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [made] = run(capsys, "new", "alice")[1]
+    backup = tmp_path / "backup.txt"
+    status, [written], _ = run(capsys, "export", "alice", str(backup))
+    assert (status, written["file"], written["peer_id"]) == (0, str(backup), made["peer_id"])
+    assert backup.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("AINP2P_HOME", str(tmp_path / "elsewhere"))
+    assert run(capsys, "import", "alice", str(backup))[1][0]["peer_id"] == made["peer_id"]
+
+
+@pytest.mark.parametrize(("name", "says"), [("taken", "exists"), ("no/such/place", "cannot be written")])
+def test_an_export_overwrites_nothing(
+    name: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(capsys, "new", "alice")
-    status, [shown], _ = run(capsys, "import", "copy", str(home / "keys" / "alice.key"))
+    (tmp_path / "taken").write_text("mine")
+    status, _, err = run(capsys, "export", "alice", str(tmp_path / name))
+    assert status == 1
+    assert says in err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_one_key_has_one_name_since_each_name_has_books(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "new", "alice")
+    status, _, err = run(capsys, "import", "copy", str(home / "keys" / "alice.key"))
+    assert status == 1
+    assert "already, as 'alice'" in err
+    assert not (home / "keys" / "copy.key").exists()
+
+
+def test_a_damaged_key_stops_no_import(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "new", "alice")
+    (home / "keys" / "alice.key").rename(tmp_path / "alice.key")
+    (home / "keys" / "broken.key").touch(mode=0o600)
+    assert run(capsys, "import", "alice", str(tmp_path / "alice.key"))[0] == 0
+
+
+def test_a_key_file_itself_can_be_imported(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "new", "alice")
+    (home / "keys" / "alice.key").rename(tmp_path / "alice.key")
+    status, [shown], _ = run(capsys, "import", "copy", str(tmp_path / "alice.key"))
     assert (status, shown["name"]) == (0, "copy")
 
 
@@ -133,6 +179,7 @@ def test_a_key_can_come_from_standard_input(
 ) -> None:
     run(capsys, "new", "alice")
     data = base64.b64encode((home / "keys" / "alice.key").read_bytes()) + b"\n"
+    (home / "keys" / "alice.key").unlink()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     assert run(capsys, "import", "copy", "-")[0] == 0
 
@@ -187,6 +234,19 @@ def test_without_a_passphrase_no_key_is_made(
     assert status == 2
     assert VARIABLE in err
     assert list((home / "keys").iterdir()) == []
+
+
+def test_the_only_key_is_the_one_that_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidInput, match="ainp2p key new"):
+        chosen_key(None)
+    run(capsys, "new", "alice")
+    assert chosen_key(None) == "alice"
+    run(capsys, "new", "bob")
+    with pytest.raises(InvalidInput, match="name one of alice, bob"):
+        chosen_key(None)
+    assert chosen_key("bob") == "bob"
+    with pytest.raises(InvalidInput):
+        chosen_key("../bob")
 
 
 def test_other_commands_open_a_key_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,13 @@ def test_each_command_has_help_with_examples_and_json(
     assert f"ainp2p {command}" in out.split("examples:")[1]
 
 
+def test_an_argument_too_many_shows_the_usage_of_its_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "show", "alice", "bob"]) == exit_codes.USAGE
+    err = capsys.readouterr().err
+    assert "usage: ainp2p key show" in err
+    assert "unrecognized arguments: bob" in err
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == exit_codes.OK
     assert capsys.readouterr().out == f"ainp2p {__version__}\n"
