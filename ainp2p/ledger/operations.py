@@ -297,6 +297,10 @@ def _check_on_lock(operation: Operation, body: Settle | Close | Refund, signed: 
     bare = isinstance(body, Close) and not body.context
     if bare and (body.units or signed.signatures):
         raise InvalidOperation("proof", "a CLOSE without context has no units and no receipt")
+    if bare and signed.closer is None:
+        # It would do what a REFUND does. With two operations that need no key, anybody could split the
+        # committee's votes and so keep an expired Lock from ever ending.
+        raise InvalidOperation("proof", "without a receipt or the closer's signature a Lock ends by REFUND")
     if not bare and (len(body.context) != 32 or not signed.signatures):
         raise InvalidOperation("proof", "a receipt has a context of 32 bytes and signatures")
 

@@ -292,15 +292,17 @@ def close_operation(
 ) -> SignedOperation:
     """The CLOSE that pays up to a receipt (None, or nothing new: to what is paid) and ends the Lock.
 
-    Without the closer's key it is valid only once the Lock has expired.
+    Without the closer's key it is valid only once the Lock has expired, and a REFUND if it pays nothing new.
     """
-    body = Close(lock.paid, 0, b"")
+    body: Body = Close(lock.paid, 0, b"")
     signatures: tuple[bytes, ...] = ()
     if signed is not None:
         receipt = read_receipt(signed.body)
         if receipt.cumulative > lock.paid:
             body = Close(receipt.cumulative, receipt.units, receipt.context)
             signatures = (signed.signature,)
+    if closer is None and not signatures:
+        return refund_operation(network, lock)
     raw = encode(_next_operation(network, lock, body))
     by_closer = closer.sign(SIGN_CLOSE, operation_id(raw)) if closer is not None else None
     return SignedOperation(raw, signatures, by_closer)
