@@ -17,15 +17,14 @@ from .market_world import Bought, Market, buy, found_market, words, write, write
 
 Clock = trio.testing.MockClock
 SLOW = 50  # tokens per second
-CONNECT_S = 2.0  # what finding out that nobody answers may take
 
 
-async def cut_off(market: Market, after_s: float) -> None:
-    """From then on alice and bob never reach each other again."""
+async def let_die(market: Market, after_s: float) -> None:
+    """From then on nobody reaches alice: her connections break, and nothing listens at her address."""
     await trio.sleep(after_s)
-    market.hub.cut(market.peer("alice"), market.peer("bob"))
-    market.hub.cut(market.peer("bob"), market.peer("alice"))
-    market.hub.reset(market.peer("alice"), market.peer("bob"))
+    alice, hub = market.peer("alice"), market.hub
+    hub._ports = {port: peer for port, peer in hub._ports.items() if peer != alice}
+    hub.reset(alice, market.peer("bob"))
 
 
 async def buy_from_one_that_vanishes(market: Market, strategies: Strategies | None = None) -> Bought:
@@ -35,7 +34,7 @@ async def buy_from_one_that_vanishes(market: Market, strategies: Strategies | No
         trio.open_nursery() as nursery,
     ):
         offers = await bob.find("write")
-        nursery.start_soon(cut_off, market, 1.0)
+        nursery.start_soon(let_die, market, 1.0)
         bought = await buy(bob, offers, budget=600)
         nursery.cancel_scope.cancel()
     return bought
@@ -47,7 +46,7 @@ async def test_the_only_seller_is_looked_for_as_long_as_the_strategies_say(autoj
             began = trio.current_time()
             bought = await buy_from_one_that_vanishes(market, Strategies(resume_s=resume_s))
             assert isinstance(bought.failure, NoOffers)
-            assert resume_s <= trio.current_time() - began - 1.0
+            assert resume_s <= trio.current_time() - began - 1.0 <= resume_s + 4.0  # and opening, finding
             market.check_supply()
 
 
@@ -61,14 +60,14 @@ async def test_a_seller_is_looked_for_only_shortly_when_another_one_can_go_on(au
             trio.open_nursery() as nursery,
         ):
             offers = await bob.find("write", at_least=2)
-            nursery.start_soon(cut_off, market, 1.0)
+            nursery.start_soon(let_die, market, 1.0)
             began = trio.current_time()
             bought = await buy(bob, offers, budget=900)
             took_s = trio.current_time() - began
             nursery.cancel_scope.cancel()
         assert [leg.name for leg in bought.job.legs] == ["alice", "carol"]
         assert bought.text == words(200)
-        assert took_s < 4.0 + RESUME_ELSEWHERE_S + CONNECT_S  # the work alone takes four seconds
+        assert took_s < 4.0 + RESUME_ELSEWHERE_S + 1.0  # the work alone takes four seconds
         market.check_supply()
 
 
