@@ -93,6 +93,10 @@ class Archive:
         """Whether it is time to write everything."""
         return self.write_at is not None and self.write_at <= now
 
+    def clock_put_back(self, now: int) -> None:
+        """Write no later than if all of it had come now."""
+        self.write_at = None if self.write_at is None else min(self.write_at, now + WRITE_AFTER_MS)
+
     def collect(
         self,
         own: list[VoteBatch],

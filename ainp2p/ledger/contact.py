@@ -36,6 +36,11 @@ class Contact:
             self._since = now  # a committee of one is always in contact
         return self._since
 
+    def clock_put_back(self, now: int) -> None:
+        """What was heard in a time that has not come yet was heard now, and contact lasts since now."""
+        self._last = {member: min(last, now) for member, last in self._last.items()}
+        self._since = None if self._since is None else min(self._since, now)
+
     def _expire(self, now: int) -> None:
         if not self._has_quorum(now):
             self._since = None

@@ -90,6 +90,15 @@ class Decider:
         while self.room.work:
             self._advance(self.room.work.popleft(), now, out)
 
+    def clock_put_back(self, now: int) -> None:
+        """Nothing waits for a time that was reckoned by the old clock; gates begin anew."""
+        for candidate in self.table.candidates.values():
+            candidate.ask_at = min(candidate.ask_at, now)
+            if candidate.valid_since is not None:
+                candidate.valid_since = min(candidate.valid_since, now)
+        self.contact.clock_put_back(now)
+        self.room.run_all_timers()
+
     def is_decided(self, id_: bytes) -> bool:
         """Whether this operation is final and applied here."""
         return self.table.was_decided(id_) or self._archive.find(id_) is not None

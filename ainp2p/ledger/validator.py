@@ -51,6 +51,7 @@ from ainp2p.ledger.votelog import (
 from ainp2p.ledger.waiting import Limits
 
 GAP_AGAIN_MS = 1_000
+CLOCK_STEP_MS = 1_000  # back; what is less delays a vote by less
 UNKNOWN, SEEN, LOCKED, FINAL = range(4)  # grades; LEDGER.md: "A caller sees three"
 _NEVER = 2**62
 
@@ -115,6 +116,7 @@ class Validator:
         self._confirmed = {self._member}  # members that hold no more of our batches than we do
         self._started = False
         self._gap_asked: dict[int, int] = {}
+        self._latest = 0  # when `tick` or `seal` was called last
         try:
             self._restore()
         except (InvalidOperation, RemoteError) as exc:
@@ -225,6 +227,7 @@ class Validator:
         """
         self._refuse_if_halted()
         out = Effects()
+        self._notice_clock(now)
         self._room.run_timers(now)
         for member in range(len(self._chains)):
             self._find_gap(member, now, out)
@@ -243,6 +246,7 @@ class Validator:
         """Collect what has to be written, if it is time: own votes become batches."""
         if self._archive.writing or self.halted is not None:
             return None
+        self._notice_clock(now)
         own = []
         while self.voting and self._log.due <= now:
             own.append(self._log.seal(now))
@@ -262,6 +266,15 @@ class Validator:
     def halt(self, reason: str) -> None:
         """Sign and apply nothing any more."""
         self.halted = self.halted or reason
+
+    def _notice_clock(self, now: int) -> None:
+        """A clock that was put back by an hour must not silence us for an hour."""
+        if now + CLOCK_STEP_MS < self._latest:
+            self._gap_asked.clear()
+            self._log.clock_put_back(now)
+            self._archive.clock_put_back(now)
+            self._decider.clock_put_back(now)
+        self._latest = now
 
     def _find_gap(self, member: int, now: int, out: Effects) -> None:
         missing = self._chains[member].missing

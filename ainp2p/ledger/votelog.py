@@ -302,6 +302,11 @@ class OwnLog:
             return self._first_at + FLUSH_AFTER_MS
         return 0 if self._sealed_at is None else self._sealed_at + IDLE_AFTER_MS
 
+    def clock_put_back(self, now: int) -> None:
+        """Wait from now on, not from a time that has not come yet."""
+        self._first_at = None if self._first_at is None else min(self._first_at, now)
+        self._sealed_at = None if self._sealed_at is None else min(self._sealed_at, now)
+
     def seal(self, now: int) -> VoteBatch:
         """Make the next batch of at most 256 entries, oldest first; with none it is an empty one."""
         leaves, self._entries = self._entries[:ENTRIES_MAX], self._entries[ENTRIES_MAX:]
