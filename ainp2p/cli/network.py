@@ -56,13 +56,21 @@ def register(subparsers: Subparsers) -> None:
         _validate,
         "ainp2p network validate home/              # all keys in a directory of `network new --dev`\n"
         "ainp2p network validate home/ --only 0\n"
-        "ainp2p network validate home/ --key alice  # one of your own keys, for a real network",
+        "ainp2p network validate home/ --key alice  # one of your own keys, for a real network\n"
+        "ainp2p network validate home/ --key alice --listen /ip4/0.0.0.0/tcp/4100",
     )
     validate.add_argument(
         "directory", type=Path, help="has the genesis file; the validators' data goes there"
     )
     validate.add_argument("--only", type=int, metavar="I", help="run validator-I of a --dev network alone")
     validate.add_argument("--key", help="a key of yours that is in the committee")
+    validate.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="where one validator listens, if not where the genesis says (behind a router)",
+    )
     validate.add_argument("--for-s", type=float, metavar="S", help="end after so many seconds")
 
 
@@ -354,6 +362,8 @@ def _validator_keys(args: argparse.Namespace) -> list[tuple[str, Key]]:
         return [(args.key, read_key_file(Home.from_environment().key_file(args.key), passphrase))]
     pattern = "validator-*.key" if args.only is None else f"validator-{args.only}.key"
     paths = sorted(args.directory.glob(pattern))
+    if args.listen and len(paths) > 1:
+        raise InvalidInput("--listen is for one validator: add --only I or --key NAME")
     if not paths:
         raise InvalidInput(f"{args.directory} has no {pattern}: name a key of yours with --key")
     return [(path.stem, read_key_file(path, DEV_PASSPHRASE)) for path in paths]
@@ -372,7 +382,7 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
     async with AsyncExitStack() as stack:
         services = []
         for name, key in keys:
-            listen = _listen_addresses(genesis, key)
+            listen = tuple(args.listen) or _listen_addresses(genesis, key)
             network = await stack.enter_async_context(open_network(key, listen))
             data = args.directory / f"{name}.data"
             services.append(await stack.enter_async_context(open_validator(network, genesis, key, data)))

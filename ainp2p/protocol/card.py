@@ -45,13 +45,13 @@ class SkillCard(Message, frozen=True):
     description: Text
     input_schema: _Schema  # JSON Schema, as canonical JSON
     output_schema: _Schema
-    price: Text
-    model: Bytes32 | None  # hash of the weights; None: no model, or an unnamed one
+    price: Text  # a Price as text
+    model: Bytes32 | None  # hash of the weights; nil: no model, or an unnamed one
     speed: Uint  # milli-units per second, measured by the agent itself; 0: not yet
     free: Uint  # slots free now
-    slots: Positive
-    window: Positive
-    step: Positive
+    slots: Positive  # in all
+    window: Positive  # units delivered and unpaid at most; not below the step
+    step: Positive  # units between two receipts
 
     @property
     def unit(self) -> str:
@@ -63,16 +63,16 @@ class Card(Message, frozen=True, tag=1):
     """What an agent says of itself; travels inside `Signed` by its current key."""
 
     network: Bytes32
-    agent: Bytes32
+    agent: Bytes32  # the agent id
     inception: Annotated[bytes, msgspec.Meta(max_length=4096)]  # the ledger's; the agent id is its hash
-    peer: Annotated[bytes, msgspec.Meta(max_length=64)]
+    peer: Annotated[bytes, msgspec.Meta(max_length=64)]  # the key's peer id as text
     addresses: Annotated[tuple[_Address, ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
     name: _Name
     skills: Annotated[tuple[SkillCard, ...], msgspec.Meta(max_length=SKILLS_MAX)]
     lineage: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=LINEAGE_MAX)]  # agents it descends from
     terms: Text  # free text, such as a link to conditions
-    issued: Uint
-    expires: Uint
+    issued: Uint  # ms since 1970
+    expires: Uint  # at most 120,000 ms after that
     sequence: Uint  # grows with each card of this agent
 
     def skill(self, name: bytes) -> SkillCard | None:
@@ -98,9 +98,9 @@ class CardPush(Message, frozen=True, tag=2):
 
 
 class CardsHeld(Message, frozen=True, tag=3):
-    """Request: I hold these cards, send me what is newer. ENTRY_SIZE bytes each, sorted."""
+    """Request: I hold these cards, send me what is newer."""
 
-    held: bytes
+    held: bytes  # ENTRY_SIZE (40) bytes each: agent id, sequence as 8 bytes; sorted
 
 
 class CardWanted(Message, frozen=True, tag=4):

@@ -138,14 +138,14 @@ class Proposal(Message, frozen=True, tag=2):
     buyer: Bytes32
     seller: Bytes32
     round: Uint  # 0 answers the call, k the k-th counter-proposal
-    price: Text
+    price: Text  # a Price as text
     window: Positive  # units delivered and unpaid before the seller waits
     step: Positive  # units between two receipts
     units_max: Uint  # the most that will be delivered; 0: as far as the budget goes
     speed: Uint  # milli-units per second, measured by the seller; 0: unknown
     wait: Uint  # ms before work would begin
     model: Bytes32 | None  # hash of the weights
-    expires: Uint
+    expires: Uint  # the slot is held so long
 
 
 class CounterProposal(Message, frozen=True, tag=3):
@@ -168,10 +168,10 @@ class Decline(Message, frozen=True, tag=4):
 
 
 class Refusal(Message, frozen=True, tag=5):
-    """A seller will not. Codes: see `negotiation.REFUSALS`."""
+    """A seller will not."""
 
     answers: Bytes32
-    code: _Word
+    code: _Word  # see `strategies.REFUSALS`
     reason: Text
 
 
@@ -184,10 +184,10 @@ class Award(Message, frozen=True, tag=6):
     seller: Bytes32
     skill: _Name
     price: Text
-    window: Positive
+    window: Positive  # price, window and step as proposed
     step: Positive
     budget: Positive  # uain, a hard cap on this job
-    units_max: Positive
+    units_max: Positive  # the most units that will be delivered
     lock: Bytes32  # what the receipts are signed against
     input: _Input  # canonical JSON
     prefix: _Prefix  # text that another seller delivered already; empty: from the start
@@ -213,10 +213,10 @@ class Chunk(Message, frozen=True, tag=8):
     """Part of a job's result. `n` counts over all jobs of the Lock, in the order of sending."""
 
     job: Bytes32
-    n: Positive
+    n: Positive  # 1, 2, 3, … over all jobs of the Lock
     start: Uint  # units of this job before this chunk
-    units: Uint
-    kind: Uint
+    units: Uint  # in it: token ids, whole seconds since the last chunk, else 1
+    kind: Uint  # 0 tokens, 1 text, 2 JSON, 3 bytes, 4 time
     data: _Data  # UTF-8 of tokens and text, canonical JSON, or bytes
     tokens: Annotated[bytes, msgspec.Meta(max_length=4 * TOKENS_MAX)]  # ids, packed (`pack_tokens`)
     logprobs: Annotated[bytes, msgspec.Meta(max_length=2 * TOKENS_MAX)]  # 1/2048 nat, packed; or empty
@@ -263,8 +263,8 @@ class Resume(Message, frozen=True, tag=12):
     """
 
     job: Bytes32
-    from_n: Positive
-    from_unit: Uint
+    from_n: Positive  # the first chunk that the buyer lacks
+    from_unit: Uint  # units of the job that it has
     receipt: _Receipt  # the newest signed one; empty: none yet
     receipt_n: Uint  # the number of the chunk that it covers; 0: none
 
@@ -280,8 +280,8 @@ class Status(Message, frozen=True, tag=14):
 
     job: Bytes32
     state: _Word  # A2A's words: submitted, working, input-required, completed, failed, canceled, rejected
-    units: Uint
-    amount: Uint
+    units: Uint  # delivered
+    amount: Uint  # uain for this job so far
     n: Uint  # the Lock's last chunk
     paid_n: Uint  # the chunk that the last accepted receipt covers
     paid: Uint  # uain, cumulative over the Lock

@@ -135,6 +135,17 @@ def test_wrong_usage_is_refused_with_the_reason(
     assert not (tmp_path / "x").exists()
 
 
+def test_an_address_to_listen_at_is_for_one_validator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "network", "new", "x", "--dev", "--out", str(tmp_path / "x"))
+    status, _, said = run(
+        capsys, "network", "validate", str(tmp_path / "x"), "--listen", "/ip4/0.0.0.0/tcp/0"
+    )
+    assert status == exit_codes.USAGE
+    assert "--only" in said
+
+
 def test_an_existing_directory_is_not_written_into(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

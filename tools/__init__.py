@@ -1,0 +1,1 @@
+"""Scripts of the project around the library; none is installed."""
