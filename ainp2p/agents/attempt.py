@@ -86,6 +86,7 @@ class Attempt:
         self._network, self._signer, self._reader = network, signer, reader
         self._reservation = reservation
         self._opened_at: float | None = None
+        self._opened = trio.Event()
         self._give_up_at: float | None = None  # set by a disconnect, cleared by a chunk
         self._said: list[Signed] = []  # after the negotiation
         self._bill: tuple[int, int] | None = None  # once it is closed
@@ -100,11 +101,6 @@ class Attempt:
     def opened_at(self) -> float | None:
         """trio's time when the seller accepted; None before that."""
         return self._opened_at
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the seller has accepted."""
-        return self._opened_at is not None
 
     @property
     def units(self) -> int:
@@ -127,11 +123,12 @@ class Attempt:
             return await self._follow()
 
     async def cancel(self) -> None:
-        """Ask the seller to finish.
+        """Ask the seller to finish, as soon as it has accepted.
 
         Raises:
             NetworkError: it cannot be told.
         """
+        await self._opened.wait()
         cancel = seal(self._signer, PURPOSE, Cancel(self.award.id, b""))
         self._said.append(cancel)
         await self._network.send(self.deal.peer, PROTOCOL, encode(cancel))
@@ -221,6 +218,7 @@ class Attempt:
         terms = self._terms(message)
         self.deposit.open_job(terms, self._reservation, self._reader.deliver)
         self._opened_at = trio.current_time()
+        self._opened.set()
 
     def _terms(self, accepted: Accepted) -> Terms:
         proposal, price = self.deal.bid.proposal, self.deal.bid.price

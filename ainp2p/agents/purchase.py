@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
+from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Busy, Deal, decline_others
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Job, failure_words
@@ -155,18 +156,17 @@ class Purchase:
         if self.job.ended.is_set():
             return
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(LEAVE_TIMEOUT_S):
-                await self._send_cancel()
-                await self.job.ended.wait()
+            if self._attempt is not None:
+                with trio.move_on_after(LEAVE_TIMEOUT_S):
+                    async with background() as nursery:
+                        nursery.start_soon(self._send_cancel, self._attempt)
+                        await self.job.ended.wait()
             self._scope.cancel()
             await self.job.ended.wait()
 
-    async def _send_cancel(self) -> None:
-        if self._attempt is None or not self._attempt.is_open:
-            self._scope.cancel()
-            return
+    async def _send_cancel(self, attempt: Attempt) -> None:
         try:
-            await self._attempt.cancel()
+            await attempt.cancel()
         except Error:
             self._scope.cancel()
 

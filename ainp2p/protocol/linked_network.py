@@ -281,6 +281,9 @@ class LinkedNetwork(ABC):
             dial.fault = Unreachable(f"did not answer within {DIAL_TIMEOUT_S:g} s")
         except Error as fault:
             dial.fault = fault
+        except trio.Cancelled:  # who waits must not dial again and again in a nursery that ends
+            dial.fault = Unreachable("this network is being closed")
+            raise
         finally:
             if self._dials.get(peer) is dial:
                 del self._dials[peer]

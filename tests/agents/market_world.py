@@ -6,12 +6,15 @@ buyers' and sellers' code: what a reader has in hands, what was signed, what the
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import trio
+from trio._core import _run
 
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.development import (
@@ -173,11 +176,17 @@ class Market:
 
 @asynccontextmanager
 async def found_market(seed: int | str = 0, conditions: Conditions = CALM) -> AsyncIterator[Market]:
-    """Four validators and a faucet; supply is checked at the end, whatever happened."""
+    """Four validators and a faucet; supply is checked at the end, whatever happened.
+
+    The scheduler, the weather and all keys come from `seed`.
+    """
     hub = MemoryHub(seed, conditions)
     context = Context.seeded(f"{seed}/committee", lambda: EPOCH_MS + int(trio.current_time() * 1000))
     seats = committee_seats(context, None)
     async with AsyncExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())  # fails if trio has renamed either
+        patch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+        patch.setattr(_run, "_r", random.Random(seed))
         networks = [await stack.enter_async_context(open_memory_network(hub, seat.key)) for seat in seats]
         where = [(seat.key, network.addresses) for seat, network in zip(seats, networks, strict=True)]
         genesis = development_genesis(where, context.now_ms())
