@@ -134,7 +134,8 @@ class Director:
             case "reopening":
                 return all(self.reached(name, "reopened") for name in self.dead_sellers())
             case "auditing":
-                return self.reached(AUDITOR, "audited") or not self._has_committee()
+                counted = self.reached(AUDITOR, "audited") and self._rests_are_back()
+                return counted or not self._has_committee()
         return False
 
     def _maybe_kill(self, newest: ev.AnyEvent | None) -> list[Action]:
@@ -182,6 +183,11 @@ class Director:
             return []
         dead = self.ended | {kill.name for kill in self._board.kills}
         return [name for name in self._spec.sellers if name in dead and name in peers and peers[name].account]
+
+    def _rests_are_back(self) -> bool:
+        """Whether the buyers have heard that their Locks have ended."""
+        held = [self._board.peers[name].balance for name in self.alive(*self._spec.buyers)]
+        return not any(balance is not None and balance.locked for balance in held)
 
     def reopening(self, name: str) -> Reopen:
         """The command to settle up for a dead seller."""

@@ -335,6 +335,7 @@ class Swarm:
             )
         held = all(verdict.held for verdict in found)
         self._tell_what_stays()
+        self._note(f"the report is {self._output / 'report.html'}")
         self._show(ev.SwarmEnded(at_ms=_now_ms(), held=held))
         written = report.make_report(board)
         report.write(self._output / "report.json", report.to_json(written))

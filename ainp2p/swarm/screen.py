@@ -26,14 +26,18 @@ def draw(board: Board, height: int) -> RenderableType:
     """The whole screen, at most `height` rows: what matters least is cut first."""
     peers = _peers(board)
     fixed = (
-        3 + len(board.peers) + 4 + 4 + 2 + _verdict_rows(board)
+        3 + len(board.peers) + 4 + 4 + 2 + _verdict_rows(board) + _answer_rows(board)
     )  # headline, peers, frames, money, warnings
     tasks = _tasks(board, max(height - fixed, 4))
     parts: list[RenderableType] = [_headline(board), peers, tasks, _ledger(board)]
+    asked = next((task for task in board.tasks.values() if task.skill == "ask" and task.answer), None)
+    if asked is not None:
+        parts.append(_answer(asked))
     notes = [note for note in board.notes if note.level != "info"][-2:]
     parts += [Text(f" {note.level}: {ev.printable(note.text, width=200)}", style="yellow") for note in notes]
     if board.end is not None:
         parts.append(_verdict(board))
+        parts += [Text(f" {ev.printable(note.text, width=200)}") for note in board.notes[-1:]]
     return Group(*parts)
 
 
@@ -121,6 +125,25 @@ def _ledger(board: Board) -> RenderableType:
         last = board.finalised[-1]
         lines.append(f"last: {last.kind} by {ev.printable(last.name)}, {ev.amount_text(last.amount)}")
     return Panel(Text(" · ".join(lines)), title="money", title_align="left", border_style="dim")
+
+
+def _answer(task: Task) -> RenderableType:
+    """The question, its answer, where that stands, and what it cost."""
+    assert task.answer is not None  # the caller knows
+    text = Text(ev.printable(task.answer.answer, width=500) or "no answer", style="bold")
+    for source in task.answer.sources:
+        text.append(
+            f"\n{ev.printable(f'{source.path}:{source.first_line}  {source.heading}', width=100)}", "dim"
+        )
+    bill = f"{task.answer.units} units, {ev.amount_text(task.answer.paid)}, paid by {task.buyer} to {task.seller}"
+    text.append(f"\n{ev.printable(bill)}", "dim")
+    title = Text(ev.printable(task.subject, width=80))
+    return Panel(text, title=title, title_align="left", border_style="dim")
+
+
+def _answer_rows(board: Board) -> int:
+    answers = [task.answer for task in board.tasks.values() if task.skill == "ask" and task.answer]
+    return 6 + len(answers[0].sources) if answers else 0
 
 
 def _verdict_rows(board: Board) -> int:

@@ -209,6 +209,37 @@ def test_a_creator_that_hangs_is_not_waited_for_for_ever() -> None:
     assert stage.director.late == ["starting"]
 
 
+def test_the_run_is_not_over_before_buyers_have_heard_that_their_locks_ended() -> None:
+    stage = started(kill=False)
+    stage.hear(ev.BalanceKnown(at_ms=0, name="sam", available=1, locked=9, owed=0))
+    for name in SPEC.buyers:
+        stage.reach(name, "done")
+    stage.reach("rosa", "asked")
+    for name in SPEC.sellers:
+        stage.reach(name, "closed")
+    stage.reach(AUDITOR, "audited")
+    assert stage.phase == "auditing"
+    stage.hear(ev.BalanceKnown(at_ms=0, name="sam", available=10, locked=0, owed=0))
+    assert stage.phase == "over"
+
+
+def test_a_dead_seller_is_reopened_with_the_locks_that_buyers_say_pay_it() -> None:
+    stage = started()
+    for lock, payee in (("ain:2", "ain:x"), ("ain:1", "ain:x"), ("ain:3", "ain:other")):
+        stage.hear(ev.LockOpened(at_ms=0, lock=lock, buyer="rosa", payee=payee, deposit=5))
+    assert stage.director.reopening("ada") == Reopen(name="ada", locks=("ain:1", "ain:2"))
+
+
+def test_sellers_that_were_paid_and_have_not_closed_are_named() -> None:
+    stage = started()
+    for name in ("ada", "bela", "mina"):
+        stage.hear(ev.ReceiptSigned(at_ms=0, buyer="rosa", seller=name, lock="l", cumulative=1, added=1))
+    assert stage.director.unsettled() == ["ada", "bela", "mina"]
+    stage.reach("bela", "closed")
+    stage.hear(ev.WalletReopened(at_ms=0, name="ada", locks=1, closed=1, collected=1))
+    assert stage.director.unsettled() == ["mina"]
+
+
 def test_a_command_is_given_once() -> None:
     stage = started(kill=False)
     for name in SPEC.buyers:

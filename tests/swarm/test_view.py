@@ -116,6 +116,23 @@ def test_the_screen_shows_peers_tasks_money_and_finality() -> None:
     assert "✓ supply" in text
 
 
+def test_the_screen_shows_the_answer_with_its_sources_and_bill_and_where_the_report_is() -> None:
+    asked = ev.TaskOpened(at_ms=START_MS, task="ask", buyer="cleo", skill="ask", subject="Why Locks?")
+    answered = ev.Answered(
+        at_ms=START_MS,
+        task="ask",
+        answer="A Lock is a deposit.",
+        sources=(ev.Source("docs/a.md", 3, 4, "Locks", "A Lock is a deposit."),),
+        units=3,
+        paid=6,
+    )
+    moved = ev.TaskMoved(at_ms=START_MS, task="ask", state="completed", seller="bela")
+    note = ev.Note(at_ms=START_MS, text="the report is swarm-report/report.html")
+    screen = picture(board_after([*story(), asked, answered, moved, note]), height=60)
+    for words in ("Why Locks?", "A Lock is a deposit.", "docs/a.md:3", "3 units, 6 uain", "swarm-report"):
+        assert words in screen
+
+
 def test_a_failed_check_shows_on_the_screen() -> None:
     text = picture(board_after(story(held=False)))
     assert "✗ supply" in text
