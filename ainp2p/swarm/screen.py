@@ -135,7 +135,7 @@ def _answer(task: Task) -> RenderableType:
         text.append(
             f"\n{ev.printable(f'{source.path}:{source.first_line}  {source.heading}', width=100)}", "dim"
         )
-    bill = f"{task.answer.units} units, {ev.amount_text(task.answer.paid)}, paid by {task.buyer} to {task.seller}"
+    bill = f"{task.answer.units} units, {ev.amount_text(task.answer.paid)}, {task.buyer} → {task.seller}"
     text.append(f"\n{ev.printable(bill)}", "dim")
     title = Text(ev.printable(task.subject, width=80))
     return Panel(text, title=title, title_align="left", border_style="dim")
