@@ -36,6 +36,7 @@ GAPS_AT_ONCE = 4
 FIRST_ROUNDS_S = 1.0  # between rounds of heights until we may vote
 ROUNDS_S = 10.0  # afterwards, from one random member
 CHUNK_TIMEOUT_S = 5.0
+BATCH_PATIENCE_S = 0.25  # a log comes at four batches a second at least, or somebody else is asked
 BUSY_PAUSE_S = 0.1  # the core has too many votes for operations that are still on their way
 _BUSY_TRIES = 100
 
@@ -69,6 +70,7 @@ class CatchUp:
         self._rng = validators.network.context.rng
         self._wanted: dict[bytes, tuple[bytes, ...]] = {}
         self._gaps: deque[Gap] = deque(maxlen=64)
+        self._asked: set[PeerId] = set()  # those that have not answered our last FetchOperations yet
         self._fetching: set[bytes] = set()  # validators whose log is being fetched
         self._news = trio.Event()
 
@@ -97,22 +99,20 @@ class CatchUp:
                 self._news = trio.Event()
                 while self._gaps:
                     nursery.start_soon(self._fetch_gap, limit, self._gaps.popleft())
-                async with trio.open_nursery() as fetches:  # all of them, before more is asked for
-                    for peer, ids in self._assign().items():
-                        fetches.start_soon(self._fetch_operations, peer, ids)
+                for peer, ids in self._assign().items():  # one that is slow to answer delays only what it has
+                    self._asked.add(peer)
+                    nursery.start_soon(self._fetch_operations, peer, ids)
 
     def _assign(self) -> dict[PeerId, tuple[bytes, ...]]:
         """Whom to ask for what now: one message to each, any holder for each operation."""
         asks: dict[PeerId, list[bytes]] = {}
         for id_, holders in list(self._wanted.items()):
             peers = [self._peer_of[key] for key in holders if key != self._own_key]
-            peer = self._rng.choice(peers or [member.peer for member in self._validators.others])
-            asked = asks.setdefault(peer, [])
-            if len(asked) < OPERATIONS_MAX:
-                asked.append(id_)
+            peers = peers or [member.peer for member in self._validators.others]
+            free = [p for p in peers if p not in self._asked and len(asks.get(p, ())) < OPERATIONS_MAX]
+            if free:
+                asks.setdefault(self._rng.choice(free), []).append(id_)
                 del self._wanted[id_]
-        if self._wanted:
-            self._news.set()
         return {peer: tuple(ids) for peer, ids in asks.items()}
 
     async def _fetch_operations(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
@@ -120,6 +120,10 @@ class CatchUp:
             answer = await self._validators.ask(peer, FetchOperations(ids), Fetched)
         except (NetworkError, RemoteError):
             return
+        finally:
+            self._asked.discard(peer)
+            if self._wanted:
+                self._news.set()
         for decided in answer.operations:
             if decided is not None:
                 await _tolerating(self._core.take_operation(decided.operation, peer))
@@ -169,20 +173,31 @@ class CatchUp:
         if validator in self._fetching:
             return True
         self._fetching.add(validator)
-        came = False
+        began_at = self._core.heights().get(validator, 0)
         try:
-            question = FetchBatches(validator, height)
-            async with self._validators.stream(
-                peer, question, PushBatch, timeout_s=CHUNK_TIMEOUT_S
-            ) as batches:
-                async for chunk in batches:
-                    await self._take_batch(chunk.batch)
-                    came = True
-        except Error:
-            pass  # this peer has no more, is gone, or lies: the next round asks somebody else
+            # This peer may have no more, be gone or slow, or lie: the next round asks somebody else.
+            with suppress(Error):
+                await self._take_log(peer, validator, height)
         finally:
             self._fetching.discard(validator)
-        return came
+        return self._core.heights().get(validator, 0) > began_at
+
+    async def _take_log(self, peer: PeerId, validator: bytes, height: int) -> None:
+        question = FetchBatches(validator, height)
+        patience_s = CHUNK_TIMEOUT_S  # for all that we wait; each batch that is news adds a little
+        async with self._validators.stream(peer, question, PushBatch, timeout_s=CHUNK_TIMEOUT_S) as batches:
+            while patience_s > 0:
+                asked_at, held = trio.current_time(), self._core.heights().get(validator, 0)
+                with trio.move_on_after(patience_s) as scope:
+                    chunk = await anext(batches, None)
+                if scope.cancelled_caught or chunk is None:
+                    return
+                patience_s -= trio.current_time() - asked_at
+                await self._take_batch(chunk.batch)
+                if self._core.heights().get(validator, 0) > held:
+                    patience_s = min(CHUNK_TIMEOUT_S, patience_s + BATCH_PATIENCE_S)
+                else:
+                    patience_s -= BATCH_PATIENCE_S  # so nobody sends old ones for ever
 
     async def _take_batch(self, raw: bytes) -> None:
         for _ in range(_BUSY_TRIES):
