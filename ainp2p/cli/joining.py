@@ -25,7 +25,8 @@ RUN_FILE = "dev.json"  # what the last `ainp2p serve` on a development network w
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--network``, ``--bootstrap``, ``--key`` and ``--listen``."""
     parser.add_argument(
-        "--network", help="genesis file of the network to be on, or the beginning of a joined network's id"
+        "--network",
+        help="genesis file, or the beginning of a joined network's id; with --key the only one if left out",
     )
     parser.add_argument(
         "--bootstrap",
@@ -64,12 +65,13 @@ def make_agent(
     from ainp2p.agents.agent import LISTEN, Agent
 
     bootstrap = list(args.bootstrap)
-    if not bootstrap and args.network is None and not found:
-        bootstrap = [read_run_file()["address"]]
-    genesis = chosen_genesis(args.network) if args.network is not None else None
+    genesis: Genesis | None = None
     options: dict[str, Any] = {}
-    if args.key is not None:
+    if args.network is not None or args.key is not None:
+        genesis = chosen_genesis(args.network)
         options = _with_key(args.key, genesis)
+    elif not bootstrap and not found:
+        bootstrap = [read_run_file()["address"]]
     return Agent(
         name,
         skills=skills,
@@ -82,10 +84,15 @@ def make_agent(
     )
 
 
-def _with_key(name: str, genesis: Genesis | None) -> dict[str, Any]:
-    """The named key, and where its books are on this network."""
-    if genesis is None:
-        raise InvalidInput("--key needs --network: an agent's books belong to one network")
+def _with_key(name: str | None, genesis: Genesis) -> dict[str, Any]:
+    """The named key, and where its books are on this network; nothing for an agent without a name."""
+    if name is None:
+        if genesis.is_development:
+            return {}
+        network = genesis.name.decode(errors="replace")
+        raise InvalidInput(
+            f"on {network!r} an agent needs a key: --key NAME (`ainp2p key new NAME` makes one)"
+        )
     books = Home.from_environment().network(genesis.network_id) / "agents" / checked_name(name)
     books.mkdir(parents=True, exist_ok=True, mode=0o700)
     return {"key": load_key(name), "home": books}

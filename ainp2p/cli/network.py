@@ -375,6 +375,8 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
 
     import trio
 
+    from ainp2p.agents.development import GENESIS_PROTOCOL, genesis_handler
+    from ainp2p.agents.directory import open_directory
     from ainp2p.ledger.faucet import open_faucet
     from ainp2p.ledger.service import open_validator
     from ainp2p.protocol.libp2p import open_network
@@ -384,6 +386,9 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
         for name, key in keys:
             listen = tuple(args.listen) or _listen_addresses(genesis, key)
             network = await stack.enter_async_context(open_network(key, listen))
+            network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
+            # Agents that know only the committee find one another: cards pass through it.
+            await stack.enter_async_context(open_directory(network, genesis.network_id, key))
             data = args.directory / f"{name}.data"
             services.append(await stack.enter_async_context(open_validator(network, genesis, key, data)))
             if genesis.faucet is not None and genesis.faucet.key == key.public:

@@ -31,7 +31,7 @@ def register(subparsers: Subparsers) -> None:
         subparsers,
         "wallet",
         "money: what a key of yours has, and paying",
-        "ainp2p wallet balance alice\nainp2p wallet send alice bob 250",
+        "ainp2p wallet balance\nainp2p wallet send alice bob 250\nainp2p wallet settle alice",
     )
     balance = add_command(
         commands,
@@ -56,7 +56,14 @@ def register(subparsers: Subparsers) -> None:
         "ainp2p wallet history alice",
     )
     locks = add_command(commands, "locks", "open deposits", _locks, "ainp2p wallet locks alice --json")
-    for parser in (balance, history, locks):
+    settle = add_command(
+        commands,
+        "settle",
+        "collect what others owe: close each deposit that pays this account, at its highest receipt",
+        _settle,
+        "ainp2p wallet settle alice      # for a seller that will not serve again before its deposits expire",
+    )
+    for parser in (balance, history, locks, settle):
         parser.add_argument(
             "key", nargs="?", help="name of a key of yours: whose money it is; the only one if left out"
         )
@@ -88,6 +95,10 @@ def _history(args: argparse.Namespace) -> int:
 
 def _locks(args: argparse.Namespace) -> int:
     return _run(args, _show_locks)
+
+
+def _settle(args: argparse.Namespace) -> int:
+    return _run(args, _collect, signs=True)
 
 
 async def _show_balance(args: argparse.Namespace, wallet: Wallet) -> None:
@@ -158,6 +169,19 @@ async def _show_locks(args: argparse.Namespace, wallet: Wallet) -> None:
                 "expiry_ms": lock.expiry,
             },
         )
+
+
+async def _collect(args: argparse.Namespace, wallet: Wallet) -> None:
+    from ainp2p.protocol.identity import id_text
+
+    for state in await wallet.close_all():
+        lock = state.lock
+        emit(
+            args,
+            f"{id_text(lock.id)}  closed: {lock.paid} of {lock.deposit} uain were for its payees",
+            {"lock": id_text(lock.id), "paid": lock.paid, "deposit": lock.deposit},
+        )
+    await _show_balance(args, wallet)
 
 
 # --- opening a wallet ---------------------------------------------------------------------------------

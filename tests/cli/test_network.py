@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -10,14 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ainp2p.cli import exit_codes, main
+from ainp2p.cli import exit_codes, main, wallet
 from ainp2p.cli.network import DEV_PASSPHRASE, chosen_genesis, public_key
 from ainp2p.errors import InvalidInput
 from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.purse import Balance
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
 from ainp2p.protocol.keystore import Cost, read_key_file
@@ -135,6 +138,46 @@ def test_wrong_usage_is_refused_with_the_reason(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("command", ["find", "plan", "ask"])
+def test_on_a_real_network_an_agent_needs_a_key(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, "key", "new", "alice")
+    member = ("--validator", "alice=/ip4/127.0.0.1/tcp/4100")
+    run(capsys, "network", "new", "common", *member, "--out", str(tmp_path / "common"))
+    budget = () if command == "find" else ("--budget", "5")
+    genesis = str(tmp_path / "common" / "genesis")
+    status, _, said = run(capsys, command, "echo", "--network", genesis, *budget)
+    assert status == exit_codes.USAGE
+    assert "on 'common' an agent needs a key: --key NAME" in said
+
+
+def test_a_key_without_a_network_means_the_only_one_that_was_joined(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(capsys, "key", "new", "alice")
+    status, _, said = run(capsys, "find", "echo", "--key", "alice")
+    assert status == exit_codes.USAGE
+    assert "which network?" in said
+
+
+async def test_a_payee_collects_by_closing_what_pays_it(capsys: pytest.CaptureFixture[str]) -> None:
+    lock = SimpleNamespace(id=b"l" * 32, paid=3, deposit=100)
+
+    class Payee:
+        account_id = b"a" * 32
+
+        async def close_all(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(lock=lock)]
+
+        async def balance(self) -> Balance:
+            return Balance(3, 0, 0)
+
+    await wallet._collect(argparse.Namespace(json=True), Payee())  # type: ignore[arg-type]  # a part of one
+    closed, balance = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (closed["paid"], closed["deposit"], balance["available"]) == (3, 100, 3)
+
+
 def test_an_address_to_listen_at_is_for_one_validator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +252,8 @@ def test_money_moves_on_a_running_network(
     status, _, said = run(capsys, "wallet", "send", "bob", "alice", "2ain")
     assert status == exit_codes.BUDGET
     assert "available" in said
+    status, [collected], _ = run(capsys, "wallet", "settle", "bob")
+    assert (status, collected["available"], collected["owed"]) == (exit_codes.OK, 1_500_000, 0)
     status, [network, validator], _ = run(capsys, "network", "status")
     assert (status, network["answering"], validator["decided"]) == (exit_codes.OK, 1, 1)
     assert validator["voting"] is True
