@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ainp2p.errors import LedgerError, RemoteError
+from ainp2p.errors import LedgerError, NotYet, RemoteError
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
     CREDITS_PAGE_MAX,
     FINAL,
     REFUSED,
+    UNKNOWN,
     CreditEntry,
     CreditPage,
     Decided,
@@ -57,7 +58,9 @@ class Answers:
         """How far an operation has come; `refused` is what the core said when it was handed over."""
         if refused is not None:
             rule = getattr(refused, "rule", None) or type(refused).__name__
-            return Status(id_, REFUSED, b"", str(rule).encode()[:_RULE_SIZE_MAX])
+            # "Not now" is no refusal: a wallet that took it for one would sign a second one in this slot.
+            grade = UNKNOWN if isinstance(refused, NotYet) else REFUSED
+            return Status(id_, grade, b"", str(rule).encode()[:_RULE_SIZE_MAX])
         grade = self._validator.status(id_)
         certificate = self._validator.certificate(id_) if grade == FINAL else None
         return Status(id_, grade, certificate or b"")

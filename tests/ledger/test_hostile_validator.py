@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import trio
 
-from ainp2p.errors import Error, InvalidOperation
-from ainp2p.ledger import mirror, submitting
+from ainp2p.errors import Error, InvalidOperation, NotYet
+from ainp2p.ledger import answers, mirror, submitting
 from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.effects import Effects
 from ainp2p.ledger.messages import FINAL, CreditEntry, CreditPage, Finals, GetCredits, Question, Status
+from ainp2p.ledger.operations import SignedOperation, operation_id
 from ainp2p.ledger.purse import Purse
+from ainp2p.ledger.validator import Validator
 from ainp2p.protocol.codec import Message, encode
 from ainp2p.protocol.network import Call
 
@@ -22,8 +25,7 @@ from .town import PURSE, Town, open_town
 
 def claim_final(town: Town, liar: int, certificate: bytes) -> None:
     """Let a validator answer every Submit with FINAL and this certificate."""
-    answers = town.services[liar]._answers
-    answers.status = lambda id_, refused=None: Status(id_, FINAL, certificate)  # type: ignore[method-assign]
+    town.services[liar]._answers.status = lambda id_, refused=None: Status(id_, FINAL, certificate)  # type: ignore[method-assign]
 
 
 async def pay_while_one_claims_final() -> None:
@@ -168,3 +170,42 @@ def test_one_validator_that_stalls_delays_no_wallet(lie: Any) -> None:
 def test_mutant_waiting_for_every_last_word_delays_a_wallet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "LAST_WORD_S", 10_000.0)
     assert run(seconds_to_open, endless_pages()) > 30
+
+
+# --- no room ----------------------------------------------------------------------------------------
+
+
+async def pay_where_there_was_no_room() -> int:
+    """Three of four validators have no room for a while; how many operations a wallet signs for one slot."""
+    signed: set[bytes] = set()
+    async with open_town() as town, town.wallet("alice") as alice:
+        for service in list(town.services.values())[1:]:
+            refuse_for_a_while(service._validator, signed)
+        await alice.send(town.account("bob"), 5)
+        assert (await alice.history())[0].parsed.id in signed
+    return len(signed)
+
+
+def refuse_for_a_while(validator: Validator, heard: set[bytes]) -> None:
+    handle = validator.handle_operation
+
+    def busy(signed: SignedOperation, now: int, source: str = "") -> Effects:
+        heard.add(operation_id(signed.raw))
+        if trio.current_time() < 4:
+            raise NotYet("busy", "too many operations of this source wait for others")
+        return handle(signed, now, source)
+
+    validator.handle_operation = busy  # type: ignore[method-assign]
+
+
+def test_validators_without_room_make_no_wallet_sign_twice() -> None:
+    assert run(pay_where_there_was_no_room) == 1
+
+
+def test_mutant_no_room_taken_for_a_refusal_makes_the_wallet_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Never(Error):
+        """Nobody raises it."""
+
+    monkeypatch.setattr(answers, "NotYet", Never)
+    with pytest.raises(InvalidOperation, match="busy"):
+        run(pay_where_there_was_no_room)
