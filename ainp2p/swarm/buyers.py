@@ -7,6 +7,7 @@ Everything is bought; what a seller did not finish another one goes on with.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import trio
 
@@ -113,8 +114,9 @@ class Buyer:
 
     async def work(self) -> None:
         """Have all parts worked on, then answer what the view asks; stop with it."""
-        parts = study.select(read_parts(self._spec), self._spec.parts)
-        ours = study.share(parts, self._spec.buyers.index(self._name), len(self._spec.buyers))
+        everything = await trio.to_thread.run_sync(read_parts, self._spec)
+        parts = study.select(everything, self._spec.parts)
+        ours, others = self._share(parts), self._share(study.rest(everything, parts))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._books.watch_forever)
             nursery.start_soon(self._stop, nursery.cancel_scope)
@@ -122,6 +124,7 @@ class Buyer:
             for part in ours:
                 self._errands.open_task(_task(part), "summarise", part.subject, _units(part))
             async with trio.open_nursery() as working:
+                working.start_soon(self._only_index, others)
                 for part in ours:
                     working.start_soon(self._summarise, part)
             await self._books.tell()
@@ -131,6 +134,23 @@ class Buyer:
                     await self._answer(command.question or study.default_question(parts))
                     self._reached("asked")
             await self._line.stop.wait()
+
+    def _share(self, parts: Sequence[study.Part]) -> list[study.Part]:
+        return study.share(parts, self._spec.buyers.index(self._name), len(self._spec.buyers))
+
+    async def _only_index(self, parts: Sequence[study.Part]) -> None:
+        """Parts that nothing is written about can be found all the same."""
+        if not parts:
+            return
+        bill, sentences = Bill(f"rest-{self._name}"), sum(len(part.sentences) for part in parts)
+        self._errands.open_task(bill.task, "index", f"{len(parts)} more parts, to be found", sentences)
+        try:
+            for part in parts:
+                await self._put_into_index(part, bill)
+        except Error as exc:
+            self._errands.fail(bill, exc)
+            return
+        self._errands.complete(bill, f"{sentences} sentences can be found", ())
 
     async def _stop(self, scope: trio.CancelScope) -> None:
         await self._line.stop.wait()

@@ -122,7 +122,10 @@ class Swarm:
         for refused in reading.refused:
             self._show(ev.DocumentRefused(at_ms=at_ms, path=refused.path, reason=refused.reason))
         if parts > spec.parts:
-            self._note(f"{spec.parts} of {parts} parts are worked on; --parts {parts} takes all of them")
+            rest = min(parts - spec.parts, study.REST_MAX)
+            self._note(
+                f"titles for {spec.parts} of {parts} parts, {rest} more are only indexed; --parts takes more"
+            )
 
     def _note(self, text: str) -> None:
         self._show(ev.Note(at_ms=_now_ms(), text=text))

@@ -20,6 +20,7 @@ QUOTES = 3
 SUBJECT_CHARS_MAX = 80
 EXCERPT_CHARS_MAX = 600  # given to the model: about 130 tokens
 PARTS_MAX = 24
+REST_MAX = 400  # parts that are only indexed
 TITLE_WORDS_MIN = 2
 
 
@@ -90,6 +91,12 @@ def select(parts: Sequence[Part], limit: int) -> list[Part]:
     if len(parts) <= limit:
         return list(parts)
     return [parts[i * len(parts) // limit] for i in range(limit)]
+
+
+def rest(parts: Sequence[Part], selected: Sequence[Part]) -> list[Part]:
+    """Those that were not selected, so many as are still indexed: the first ones."""
+    chosen = {part.number for part in selected}
+    return [part for part in parts if part.number not in chosen][:REST_MAX]
 
 
 def share(parts: Sequence[Part], buyer: int, buyers: int) -> list[Part]:

@@ -50,6 +50,8 @@ def test_selected_parts_are_spread_evenly_and_shared_without_rest() -> None:
     chosen = select(found, 4)
     assert [part.number for part in chosen] == [1, 3, 6, 8]
     assert select(found, 99) == found
+    assert study.rest(found, chosen) == [part for part in found if part.number not in (1, 3, 6, 8)]
+    assert study.rest(found, found) == []
     first, second = (share(found, buyer, 2) for buyer in range(2))
     assert sorted([*first, *second], key=lambda part: part.number) == found
 
