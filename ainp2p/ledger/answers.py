@@ -33,6 +33,7 @@ from ainp2p.protocol.codec import encode
 
 ANSWER_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more item always fits
 _RULE_SIZE_MAX = 64
+_COUNTING_S_PER_OBJECT = 2e-5  # thirty times what it takes
 
 
 class Answers:
@@ -46,6 +47,7 @@ class Answers:
         self._validator = validator
         self.openings: dict[bytes, bytes] = {}
         self._counted: tuple[int, Supply, bytes] | None = None  # decided, supply, root
+        self._count_again_s = 0.0  # not sooner: counting takes as long as there are objects
 
     def note_opened(self, parsed: ParsedOperation) -> None:
         """A SPEND is final: remember the Locks that it opened."""
@@ -67,7 +69,7 @@ class Answers:
 
     def statuses(self, ids: Iterable[bytes]) -> Statuses:
         """How far these operations have come."""
-        return Statuses(tuple(self.status(id_) for id_ in ids))
+        return bounded(self.status(id_) for id_ in ids)
 
     def decided(self, id_: bytes) -> Decided | None:
         """An operation that is held, with its certificate if it is final."""
@@ -110,16 +112,22 @@ class Answers:
         """How many batches of each validator are held."""
         return Heights(tuple(Height(key, height) for key, height in self._validator.heights().items()))
 
-    def statistics(self, validator: bytes, peers: int) -> Statistics:
-        """Figures of this validator; supply and root are counted anew only after something was decided."""
+    def statistics(self, validator: bytes, peers: int, now_s: float) -> Statistics:
+        """Figures of this validator; supply and root are counted anew only after something was decided.
+
+        Where there is much to count they are those of a moment ago, with the number decided then: however
+        many ask, counting takes a few per cent of the time.
+        """
         core, state = self._validator.statistics(), self._validator.state
-        if self._counted is None or self._counted[0] != core.decided:
+        if self._counted is None or (self._counted[0] != core.decided and now_s >= self._count_again_s):
             self._counted = core.decided, state.supply(), state.root()
-        _, supply, root = self._counted
+            objects = len(state.accounts) + len(state.locks) + len(state.credits)
+            self._count_again_s = now_s + objects * _COUNTING_S_PER_OBJECT
+        decided, supply, root = self._counted
         return Statistics(
             validator=validator,
             network=state.network,
-            decided=core.decided,
+            decided=decided,
             pending=core.candidates,
             height=core.height,
             peers=peers,
@@ -131,6 +139,18 @@ class Answers:
             behind=int(core.behind),
             voting=int(core.voting),
         )
+
+
+def bounded(statuses: Iterable[Status]) -> Statuses:
+    """As many as one answer carries, with their certificates; those of a large committee fill it."""
+    found: list[Status] = []
+    size = 0
+    for status in statuses:
+        found.append(status)
+        size += len(status.certificate) + len(status.rule) + 64
+        if size > ANSWER_SIZE_MAX:
+            break
+    return Statuses(tuple(found))
 
 
 def _maybe(decided: Decided | None) -> tuple[Decided, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from ainp2p.errors import InvalidInput, LedgerError, Refused, RemoteError, StorageError
-from ainp2p.ledger.answers import Answers
+from ainp2p.ledger.answers import Answers, bounded
 from ainp2p.ledger.catch_up import CatchUp
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import open_database, run_in_thread
@@ -68,6 +68,7 @@ OPERATIONS_PER_TURN = 16  # two milliseconds or so
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
 _COST_STATISTICS = 50.0  # tokens: it may count every object
 _COST_STREAM = 20.0
+_CREDITS_PER_TOKEN = 1_000  # anybody can fill an account with dust, and then ask for it
 
 _read_signed = fast_decoder(SignedOperation)
 _log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class ValidatorService:
 
     def statistics(self) -> Statistics:
         """Supply, state root, counts. Validators with equal frontiers have equal roots."""
-        return self._answers.statistics(self._key, len(self._network.peers()))
+        return self._answers.statistics(self._key, len(self._network.peers()), trio.current_time())
 
     # --- handing things to the core -----------------------------------------------------------------
 
@@ -226,6 +227,8 @@ class ValidatorService:
             cost = _COST_STREAM
         elif isinstance(question, GetStatistics):
             cost = _COST_STATISTICS
+        elif isinstance(question, GetCredits):  # all of them are sorted for each page
+            cost += self._validator.state.count_credits(question.account) / _CREDITS_PER_TOKEN
         elif isinstance(question, PushOperations | PushBatch):
             raise Refused("not-a-member", "only the committee pushes; use Submit")
         if not self._limits.allow(peer, cost, trio.current_time()):
@@ -266,7 +269,7 @@ class ValidatorService:
         for some in _groups(question.operations):
             async with self._core:
                 statuses += [self._take_submitted(encoded, source) for encoded in some]
-        return Statuses(tuple(statuses))
+        return bounded(statuses)
 
     def _take_submitted(self, encoded: bytes, source: str) -> Status:
         id_ = operation_id(_read_signed(encoded).raw)

@@ -114,6 +114,10 @@ class State:
         """The unconsumed credits of an account: id → uain. A copy."""
         return dict(self._inbox.get(account, _NO_CREDITS))
 
+    def count_credits(self, account: bytes) -> int:
+        """How many unconsumed credits an account has."""
+        return len(self._inbox.get(account, _NO_CREDITS))
+
     def head(self, object_: bytes) -> tuple[int, bytes]:
         """(seq, head) of an object; (0, its own id) before its first operation."""
         found = self.accounts.get(object_) or self.locks.get(object_)
