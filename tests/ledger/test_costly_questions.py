@@ -36,10 +36,11 @@ async def pages_of_dust_at_once() -> int:
         bob, stranger = town.account("bob"), key_of("stranger").peer_id
         for i in range(DUST):
             town.services[0]._validator.state.add_credit(i.to_bytes(34, "big"), Credit(bob, 1))
+        asked = 0
         with suppress(Refused):
-            for asked in range(400):
+            while asked < 400:
                 town.services[0]._charge(stranger, GetCredits(bob, b""))
-            return 400
+                asked += 1
         return asked
 
 
