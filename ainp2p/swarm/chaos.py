@@ -150,7 +150,7 @@ def one_run(plan: Plan, arguments: Sequence[str], limit_s: float) -> Outcome:
             outcome.at_s = time.monotonic() - began
             outcome.victim = _kill_one(watched, seen, rng)
             outcome.status = _finish(watched, seen, began + limit_s)
-            outcome.problems += _problems(watched, outcome, seen, root / "errors.txt")
+            outcome.problems += problems(watched, outcome, seen, root / "errors.txt")
             outcome.validators = len(watched.board.supply)
         finally:
             outcome.took_s = time.monotonic() - began
@@ -169,7 +169,7 @@ def _wait_for(watched: Watched, seen: dict[str, int], events: int, pause_s: floa
 
 def _kill_one(watched: Watched, seen: dict[str, int], rng: random.Random) -> str:
     """SIGKILL to somebody who is alive; any of them with the same chance."""
-    alive = sorted(name for name, pid in watched.pids().items() if _runs(pid))
+    alive = sorted(name for name, pid in watched.pids().items() if runs(pid))
     if not alive:
         return "nobody (it was over)"
     victim = rng.choice(alive)
@@ -185,11 +185,11 @@ def _finish(watched: Watched, seen: dict[str, int], deadline: float) -> int | No
     return watched.wait(0.1)
 
 
-def _problems(watched: Watched, outcome: Outcome, seen: dict[str, int], errors: Path) -> Iterator[str]:
+def problems(watched: Watched, outcome: Outcome, seen: dict[str, int], errors: Path) -> Iterator[str]:
     if outcome.status is None:
         yield "the view hangs"
     yield from supply_errors(watched.board)
-    left = _wait_until_gone(seen, LEAVE_LIMIT_S)
+    left = wait_until_gone(seen, LEAVE_LIMIT_S)
     if left:
         yield f"still there: {', '.join(left)}"
     said = errors.read_text("utf-8", "replace").strip()
@@ -207,9 +207,9 @@ def _problems(watched: Watched, outcome: Outcome, seen: dict[str, int], errors: 
         yield f"only {len(watched.board.supply)} validators counted"
 
 
-def _wait_until_gone(seen: dict[str, int], limit_s: float) -> list[str]:
+def wait_until_gone(seen: dict[str, int], limit_s: float) -> list[str]:
     deadline = time.monotonic() + limit_s
-    while left := sorted(name for name, pid in seen.items() if _runs(pid)):
+    while left := sorted(name for name, pid in seen.items() if runs(pid)):
         if time.monotonic() > deadline:
             return left
         time.sleep(POLL_S)
@@ -219,7 +219,7 @@ def _wait_until_gone(seen: dict[str, int], limit_s: float) -> list[str]:
 def _end_all(watched: Watched, seen: dict[str, int]) -> None:
     """Leave nothing behind, whatever went wrong: these are all processes that this run started."""
     for pid in seen.values():
-        if _runs(pid):
+        if runs(pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -238,7 +238,7 @@ def _environment(root: Path) -> dict[str, str]:
     return {**os.environ, "AINP2P_HOME": str(home), "PYTHONPATH": path}
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process exists and is no zombie that nobody has reaped."""
     try:
         os.kill(pid, 0)

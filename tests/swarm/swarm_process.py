@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.board import Board
-from ainp2p.swarm.chaos import DOCUMENT, _runs, _wait_until_gone
+from ainp2p.swarm.chaos import DOCUMENT, runs, wait_until_gone
 from tests.blocks import ROOT
 
 LIMIT_S = 90.0
@@ -88,12 +88,12 @@ class SwarmProcess:
 
     def left(self, limit_s: float = 15.0) -> list[str]:
         """Who still runs after a while."""
-        return _wait_until_gone(self.pids(), limit_s)
+        return wait_until_gone(self.pids(), limit_s)
 
     def close(self, also: Sequence[int] = ()) -> None:
         """Leave nothing behind, whatever a test did."""
         for pid in (self.process.pid, *self.pids().values(), *also):
-            if _runs(pid):
+            if runs(pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
         for pipe in (self.process.stdout, self.process.stderr):
