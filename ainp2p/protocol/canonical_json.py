@@ -18,7 +18,9 @@ SIZE_MAX = 1 << 20  # bytes
 DEPTH_MAX = 32  # nested arrays and objects; a schema of nested lists needs twice its data's depth
 INTEGER_MAX = 2**53 - 1  # RFC 7493 §2.2: what every reader represents exactly
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# A string, or a bracket outside of one. Possessive, and the closing quote may be missing: else each quote of
+# a string that never ends would be tried as a beginning, in time that grows with the square of the length.
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def encode(value: Any, *, size_max: int = SIZE_MAX) -> bytes:

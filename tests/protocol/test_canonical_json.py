@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
+import time
 
 import pytest
 from hypothesis import given
@@ -167,3 +169,23 @@ def test_e2_random_bytes_are_refused_or_canonical(data: bytes) -> None:
     except Malformed:
         return
     assert canonical_json.encode(value) == data
+
+
+def cpu_seconds_for_a_string_without_end() -> float:
+    """A string of escaped quotes that never ends: each of them looks like a beginning."""
+    began = time.process_time()
+    with pytest.raises(Malformed):
+        canonical_json.decode(b'"a\\' * 6_000)
+    return time.process_time() - began
+
+
+def test_e2_a_string_without_end_takes_time_in_proportion_to_its_length() -> None:
+    assert cpu_seconds_for_a_string_without_end() < 0.1  # less than a millisecond
+
+
+def test_e2_mutant_a_pattern_that_tries_each_quote_takes_a_thousand_times_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pattern = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+    monkeypatch.setattr(canonical_json, "_BRACKETS", pattern)
+    assert cpu_seconds_for_a_string_without_end() > 0.1
