@@ -49,7 +49,7 @@ def register(subparsers: Subparsers) -> None:
         "plan",
         "tell what `ask` could cost and what would forbid it; moves no money",
         _plan,
-        "ainp2p plan summarise --input @notes.md --budget 600",
+        "ainp2p plan echo --budget 100\nainp2p plan summarise --input @notes.md --budget 600 --json",
     )
     for parser in (ask, plan):
         _add_search(parser)
@@ -76,16 +76,20 @@ def _register_serve(subparsers: Subparsers) -> None:
     serve.add_argument(
         "skill", nargs="+", metavar="MODULE:SKILL", help="a module or a file, and the skill in it"
     )
-    serve.add_argument("--name", default="agent", help="what the card calls it")
-    serve.add_argument("--model", action="append", default=[], help="a model that the skills use")
-    serve.add_argument("--slots", type=int, default=4, help="jobs worked on at once")
+    serve.add_argument("--name", default="agent", help="what the card calls it (agent)")
+    serve.add_argument(
+        "--model", action="append", default=[], help="a model that the skills use; again for more"
+    )
+    serve.add_argument("--slots", type=int, default=4, help="jobs worked on at once (4)")
     add_network_options(serve)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("skill", help="its name")
     parser.add_argument("--max-price", metavar="PRICE", help="such as '3/token + 10/call'")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="for the first live offer")
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="wait so long for the first live offer (5)"
+    )
     add_network_options(parser)
 
 

@@ -160,7 +160,11 @@ class Genesis(Message, frozen=True):
         return cls.from_bytes(raw)
 
     def write(self, path: Path) -> None:
-        """Write the genesis file, whole or not at all."""
+        """Write the genesis file, whole or not at all.
+
+        Raises:
+            InvalidInput: the path cannot be written.
+        """
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:

@@ -233,7 +233,7 @@ class Purse:
 
 
 def lock_step(lock: Lock, parsed: ParsedOperation) -> tuple[Lock, list[Payment]]:
-    """A Lock after its next operation, and the credits that it makes."""
+    """A Lock after its next operation, and the credits that it makes; raises InvalidOperation."""
     body = parsed.operation.body
     if isinstance(body, Settle):
         return after_settle(lock, body, parsed.id)

@@ -72,7 +72,7 @@ def check_size(size: int) -> None:
 
 
 def begin(size: int, first: bytes, room: bool) -> Parts:
-    """Check a body's announced size against its first piece, before anything is kept."""
+    """Check a body's announced size against its first piece, before anything is kept; raises Malformed."""
     if size > BODY_SIZE_MAX or len(first) > size:
         raise Malformed(f"a body of {size} bytes, of which {len(first)} came at once")
     if len(first) < size and (not first or not room):
@@ -81,7 +81,7 @@ def begin(size: int, first: bytes, room: bool) -> Parts:
 
 
 def read_amount(payload: bytes) -> int:
-    """The amount of a credit frame."""
+    """The amount of a credit frame, in bytes; raises Malformed."""
     if len(payload) != U32.size:
         raise Malformed("credit without an amount")
     amount: int = U32.unpack(payload)[0]

@@ -230,6 +230,7 @@ class Callee:
                 del self._calls[call]
 
     def body_was_sent(self, call: int) -> None:
+        """The last piece of an answer or chunk is written: the next one may go."""
         theirs = self._calls[call]
         theirs.sending = False
         if theirs.kind == f.STREAM:

@@ -47,6 +47,7 @@ class Feed(Generic[T]):
         self._closed = False
 
     def put(self, item: T) -> None:
+        """Hand an item to the reader; above the limit the oldest is lost."""
         self._items.append(item)
         if len(self._items) > self._size_max:
             self._items.popleft()
@@ -59,6 +60,7 @@ class Feed(Generic[T]):
         self.put(item)
 
     def close(self) -> None:
+        """The reader's iteration ends after what is there."""
         self._closed = True
         self._news.set()
 
@@ -112,7 +114,12 @@ class LinkedNetwork(ABC):
     # --- calls ----------------------------------------------------------------------------------
 
     def serve(self, protocol: str, handler: Handler) -> None:
-        """Answer calls to `protocol` from now on; one handler each."""
+        """Answer calls to `protocol` from now on.
+
+        Raises:
+            InvalidInput: it has a handler already.
+            Closed: this network was closed.
+        """
         self._check_open()
         if protocol in self._handlers:
             raise InvalidInput(f"{protocol} is already served on this network")

@@ -69,9 +69,11 @@ class Signer(Protocol):
     """Whatever signs: a `Key`, or the vault."""
 
     @property
-    def public(self) -> bytes: ...
+    def public(self) -> bytes:
+        """The 32-byte public key."""
 
-    def sign(self, purpose: bytes, payload: bytes) -> bytes: ...
+    def sign(self, purpose: bytes, payload: bytes) -> bytes:
+        """A 64-byte signature of `payload` for this purpose only."""
 
 
 # --- the envelope -------------------------------------------------------------------------------

@@ -21,11 +21,16 @@ class TokenLike(Protocol):
     """A generated token (`ainp2p.agents.models` has the real one)."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """In the model's vocabulary; 0 to 2^32 - 1."""
+
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """What it adds to the answer; may be empty."""
+
     @property
-    def logprob(self) -> float | None: ...
+    def logprob(self) -> float | None:
+        """Natural logarithm of its probability; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def load(
 
 
 def choose_device(wanted: str) -> str:
-    """``"auto"`` is CUDA where there is a GPU."""
+    """A torch device; ``"auto"`` is CUDA where there is a GPU. Raises ModelError where CUDA is missing."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -97,6 +97,9 @@ def choose_dtype(device: str, wanted: str, flags: frozenset[str]) -> str:
     """``"auto"``: fp16 on a GPU (as fast as bf16, and honest answers differ eight times less); on a CPU
     bf16 where the processor computes in it, else fp32. ``"fp32"`` is the strict profile: an answer is
     then the same alone and in a batch.
+
+    Raises:
+        ModelError: no such dtype.
     """
     if wanted == "auto":
         if device == "cuda":
@@ -117,7 +120,11 @@ def cpu_flags() -> frozenset[str]:
 
 
 def weights_hash(directory: Path) -> bytes:
-    """SHA-256 of the source's weight file: as `weights` noted it, else of the safetensors files here."""
+    """SHA-256 of the source's weight file: as `weights` noted it, else of the safetensors files here.
+
+    Raises:
+        ModelError: there are none.
+    """
     try:
         return bytes.fromhex(json.loads((directory / "source.json").read_text())["sha256"])
     except (OSError, ValueError, KeyError):

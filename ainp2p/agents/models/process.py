@@ -203,7 +203,12 @@ class ProcessModel:
     # --- requests -------------------------------------------------------------------------------
 
     async def submit(self, make: Callable[[int], Request]) -> Pending:
-        """Hand in the request that `make` makes of an id; for streams (`answers.Desk`)."""
+        """Hand in the request that `make` makes of an id; for streams (`answers.Desk`).
+
+        Raises:
+            ModelRefused: too much is under way, or this request crashed the model twice.
+            ModelCrashed: the model does not start at the moment.
+        """
         digest = hashlib.sha256(_checked(make(0))).digest()
         if self._suspects.refuses(digest):
             raise ModelRefused("this very request was in work at two crashes of the model; it is refused")
