@@ -89,7 +89,7 @@ class Offer:
     experience: Experience
 
     def __repr__(self) -> str:
-        skill = self.skill.name.decode(errors="replace")
+        skill = _one_line(self.skill.name)
         return f"Offer({skill} by {self.name} {id_text(self.agent)} for {self.price})"
 
     @property
@@ -110,7 +110,7 @@ class Offer:
     @property
     def name(self) -> str:
         """What the seller calls itself; anybody may use any name."""
-        return self.card.name.decode(errors="replace")
+        return _one_line(self.card.name)
 
     @property
     def speed(self) -> tuple[int, str]:
@@ -155,8 +155,13 @@ class Offer:
 
     def explain(self) -> str:
         """Who it is, and every number with its origin, a line each."""
-        lines = [f"{self.name} ({id_text(self.agent)}) offers {self.skill.name.decode(errors='replace')}"]
+        lines = [f"{self.name} ({id_text(self.agent)}) offers {_one_line(self.skill.name)}"]
         return "\n".join(lines + [f"  {fact.what}: {fact.value} ({fact.origin})" for fact in self.facts()])
+
+
+def _one_line(text: bytes) -> str:
+    """A peer's word for itself: with line breaks it could add lines to `explain`, or to a bill."""
+    return " ".join(text.decode(errors="replace").split())
 
 
 def rank_key(offer: Offer) -> tuple[float, int, bytes]:

@@ -235,7 +235,7 @@ async def _buy(args: argparse.Namespace, input_: dict[str, Any]) -> None:
 def _shown(piece: object) -> str:
     if isinstance(piece, str):
         return printable(piece)
-    return repr(piece) if isinstance(piece, bytes) else json.dumps(piece, ensure_ascii=False)
+    return repr(piece) if isinstance(piece, bytes) else printable(json.dumps(piece, ensure_ascii=False))
 
 
 def _plan(args: argparse.Namespace) -> int:

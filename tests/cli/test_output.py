@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from ainp2p.cli import agent
+from ainp2p.cli.agent import _shown
 from ainp2p.cli.output import emit, note, printable
 
 
@@ -49,6 +51,19 @@ def test_notes_are_for_people_and_beside_the_output(capsys: pytest.CaptureFixtur
 def test_a_peers_text_cannot_steer_the_terminal(text: str) -> None:
     assert all(char.isprintable() or char in "\t\n" for char in printable(text))
     assert len(printable(text)) == len(text)
+
+
+HOSTILE = {"x": "\x9b2J", "y": ["abc\u202edcb", "\x7f"]}
+
+
+def test_a_sellers_json_cannot_steer_the_terminal() -> None:
+    assert all(char.isprintable() for char in _shown(HOSTILE))
+    assert all(char.isprintable() for char in _shown([b"\x1b[2J".decode()]))
+
+
+def test_mutant_json_as_it_is_written_would_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "printable", lambda text: text)
+    assert not all(char.isprintable() for char in _shown(HOSTILE))
 
 
 def test_mutant_text_as_it_came_would_steer_the_terminal() -> None:
