@@ -43,6 +43,7 @@ from ainp2p.protocol.messages import (
 from ainp2p.protocol.network import Network
 
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
+DOUBT_S = 3.0  # of silence, after which the seller is told again what it should know
 RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect without a chunk since
 RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
 RESUME_PAUSE_S = 0.25
@@ -129,6 +130,9 @@ class Attempt:
             NetworkError: it cannot be told.
         """
         await self._opened.wait()
+        await self._send_cancel()
+
+    async def _send_cancel(self) -> None:
         cancel = seal(self._signer, PURPOSE, Cancel(self.award.id, b""))
         self._said.append(cancel)
         await self._network.send(self.deal.peer, PROTOCOL, encode(cancel))
@@ -145,9 +149,10 @@ class Attempt:
         self.deposit.spoilt |= not self.is_clean
         last = self.deposit.last_receipt if amount else None
         elapsed_s = trio.current_time() - self._opened_at if self._opened_at is not None else 0
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
-            if amount and self.deal.peer in self._network.peers():
-                await self._last_notice()
+        if self.deal.peer in self._network.peers():
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
+                await self._take_leave()
+        self.deposit.confirm_soon()
         return Leg(
             seller=self.deal.seller,
             name=self.deal.name,
@@ -162,11 +167,14 @@ class Attempt:
             elapsed_ms=round(elapsed_s * 1000),
         )
 
-    async def _last_notice(self) -> None:
+    async def _take_leave(self) -> None:
+        """Pay, and free the seller's slot if the job did not end by itself."""
         try:
             await self.deposit.tell()
+            if not self.is_clean:
+                await self._send_cancel()
         except Error:
-            return  # the vault keeps the receipt, and the next job on this Lock sends a higher one
+            return  # the vault keeps the receipt, and the seller forgets the job
 
     # --- the stream --------------------------------------------------------------------------------
 
@@ -251,14 +259,20 @@ class Attempt:
             return word.finish
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+        silent_since = trio.current_time()
         while True:
-            with trio.move_on_after(STALL_TIMEOUT_S):
+            with trio.move_on_after(DOUBT_S):
                 try:
                     return await anext(chunks)
                 except StopAsyncIteration:
                     raise Malformed("the seller ended the stream without its last word") from None
-            if not self._reader.unread:  # else the reader stopped reading, and the seller rightly with it
+            if self._reader.unread:  # the reader stopped reading, and the seller rightly with it
+                silent_since = trio.current_time()
+            elif trio.current_time() >= silent_since + STALL_TIMEOUT_S:
                 raise TimedOut(f"the seller sent nothing for {STALL_TIMEOUT_S:g} s")
+            elif self._opened_at is not None:
+                self.deposit.check()
+                await self.deposit.resend()  # it may wait for a notice that went with another connection
 
     def _open(self, signed: object) -> object:
         if not isinstance(signed, Signed) or signed.key != self.deal.key:

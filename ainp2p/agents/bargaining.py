@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import trio
 
 from ainp2p.agents.offers import Offer
-from ainp2p.errors import Error, NoOffers
+from ainp2p.errors import Error, NetworkError, NoOffers
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.messages import PROTOCOL, Signed
 from ainp2p.protocol.negotiation import Bid, Buyer
@@ -18,12 +18,23 @@ from ainp2p.protocol.strategies import BUSY, TOO_MANY, Choosing
 
 CALLS_MAX = 8  # sellers asked for one task
 ANSWER_TIMEOUT_S = 2.0
+GRACE_S = 0.5  # for the others, once there is a proposal that can be taken
+BUSY_PATIENCE_S = 30.0  # how long sellers without a free slot are asked again
+SILENT_PATIENCE_S = 5.0  # the same for sellers that did not answer
 DECLINE_TIMEOUT_S = 0.5
 STEP_MAX = 1024  # units between two receipts: what a reader may have unread; DESIGN's step is 32
 
 
-class Busy(NoOffers):
-    """Nobody proposed, but a seller that was asked may later: it had no slot free."""
+class Later(NoOffers):
+    """Nobody proposed, but somebody who was asked may later: it had no slot free, or did not answer.
+
+    Attributes:
+        patience_s: how long asking again makes sense.
+    """
+
+    def __init__(self, words: str, patience_s: float) -> None:
+        super().__init__(words)
+        self.patience_s = patience_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +80,40 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
 
     Raises:
         NoOffers: nobody proposed anything acceptable; the message says what each one said.
-        Busy: the same, but somebody may later.
+        Later: the same, but somebody may later.
     """
     asked = offers[:CALLS_MAX]
-    problems: dict[bytes, str] = {}
+    problems: dict[bytes, Error] = {}
     async with trio.open_nursery() as nursery:
+
+        async def ask(offer: Offer, call: Signed) -> None:
+            await _ask(network, negotiation, offer, call, problems)
+            if negotiation.best(network.context.now_ms()) is not None:
+                deadline = nursery.cancel_scope.deadline
+                nursery.cancel_scope.deadline = min(deadline, trio.current_time() + GRACE_S)
+
         for offer in asked:
             network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
             call = negotiation.call(offer.agent, offer.key, network.context.now_ms())
-            nursery.start_soon(_ask, network, negotiation, offer, call, problems)
+            nursery.start_soon(ask, offer, call)
     bid = negotiation.best(network.context.now_ms())
     if bid is None:
-        codes = {key: no.code.decode(errors="replace") for key, no in negotiation.refusals().items()}
-        problems |= codes
-        told = "; ".join(f"{offer.name}: {problems.get(offer.key, 'too dear')}" for offer in asked)
-        kind = Busy if {BUSY, TOO_MANY} & set(codes.values()) else NoOffers
-        raise kind(f"no acceptable proposal ({told or 'nobody was asked'})")
+        raise _nobody(negotiation, asked, problems)
     chosen = next(offer for offer in asked if offer.key == bid.key)
     return Deal(negotiation, bid, chosen.agent, chosen.name, chosen.peer, tuple(asked))
+
+
+def _nobody(negotiation: Buyer, asked: Sequence[Offer], problems: dict[bytes, Error]) -> NoOffers:
+    codes = {key: refusal.code.decode(errors="replace") for key, refusal in negotiation.refusals().items()}
+    told = "; ".join(
+        f"{offer.name}: {codes.get(offer.key) or problems.get(offer.key) or 'too dear'}" for offer in asked
+    )
+    words = f"no acceptable proposal ({told})"
+    if {BUSY, TOO_MANY} & set(codes.values()):
+        return Later(words, BUSY_PATIENCE_S)
+    if any(isinstance(problem, NetworkError) for problem in problems.values()):
+        return Later(words, SILENT_PATIENCE_S)
+    return NoOffers(words)
 
 
 async def decline_others(network: Network, deal: Deal) -> None:
@@ -103,7 +130,7 @@ async def decline_others(network: Network, deal: Deal) -> None:
 
 
 async def _ask(
-    network: Network, negotiation: Buyer, offer: Offer, call: Signed, problems: dict[bytes, str]
+    network: Network, negotiation: Buyer, offer: Offer, call: Signed, problems: dict[bytes, Error]
 ) -> None:
     message: Signed | None = call
     try:
@@ -112,5 +139,5 @@ async def _ask(
             signed = decode(answer, Signed, size_max=len(answer))
             message = negotiation.handle(signed, offer.key, network.context.now_ms())
     except Error as exc:
-        problems[offer.key] = str(exc)
+        problems[offer.key] = exc
         negotiation.silent(offer.key)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import trio
 
 from ainp2p.agents.vault import Vault
-from ainp2p.errors import Error, InvalidReceipt, TimedOut
+from ainp2p.errors import Error, InvalidReceipt, NetworkError, Refused, TimedOut
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.receipts import Receipt, SignedReceipt, read_receipt
 from ainp2p.protocol.buyer_meter import BuyerMeter
@@ -24,6 +24,8 @@ from ainp2p.protocol.delivery import Position, Terms
 from ainp2p.protocol.messages import JOBS_PER_NOTICE_MAX, PROTOCOL, Chunk, Finished, ReceiptNotice
 from ainp2p.protocol.network import Network, PeerId
 
+CONFIRM_TIMEOUT_S = 60.0  # how long a seller that has gone is looked for, to be given its last receipt
+CONFIRM_PAUSE_S = 2.0
 LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
 
 OnReceipt = Callable[[Receipt, Lock], object]
@@ -48,10 +50,14 @@ class Deposit:
         vault: Vault,
         lock: Lock,
         seller: PeerId,
+        nursery: trio.Nursery,
         on_receipt: OnReceipt | None = None,
     ) -> None:
+        """`nursery`: for what goes on after a job."""
         self.lock, self.seller = lock, seller
-        self._on_receipt = on_receipt
+        self._nursery, self._on_receipt = nursery, on_receipt
+        self._confirmed: SignedReceipt | None = None  # the seller has said that it holds it
+        self._confirming = False
         self.meter = BuyerMeter(lock.id, lock.deposit)
         self.spoilt = False  # chunks may be lost, or the seller cheated: no new job uses this Lock
         self._network, self._vault, self._context = network, vault, network.context
@@ -144,6 +150,7 @@ class Deposit:
         for ready in ready_now:
             if ready.job in self._jobs:
                 self._jobs[ready.job].deliver(ready)
+        self.check()
         if self.sign():
             await self._send()
 
@@ -162,6 +169,16 @@ class Deposit:
                 raise TimedOut("the seller says that it delivered chunks which never came")
         self.sign(now=True)
         await self._send()
+
+    def check(self) -> None:
+        """Raise if no job can go on here.
+
+        Raises:
+            Refused: ``lock``: what a job that was given up should have brought is lost, and what came after
+                it cannot be put in its place.
+        """
+        if self.spoilt and self.meter.has_gap:
+            raise Refused("lock", "a part of another job on this Lock is lost")
 
     # --- what goes ---------------------------------------------------------------------------------
 
@@ -199,9 +216,31 @@ class Deposit:
         await self._send()
 
     async def resend(self) -> None:
-        """After a reconnect: the last notices may have been lost."""
+        """After a reconnect, or in doubt: the last notices may have been lost."""
         self._sent, self._untold = None, True
         await self._send()
+
+    def confirm_soon(self) -> None:
+        """At a job's end: see to it that the seller gets the last receipt; no stream tells its fate."""
+        if not self._confirming and self.last_receipt != self._confirmed:
+            self._confirming = True
+            self._nursery.start_soon(self._confirm)
+
+    async def _confirm(self) -> None:
+        try:
+            with trio.move_on_after(CONFIRM_TIMEOUT_S):
+                while (receipt := self.last_receipt) is not None and receipt != self._confirmed:
+                    notice = encode(ReceiptNotice(self.lock.id, encode(receipt), ()))
+                    try:
+                        await self._network.request(self.seller, PROTOCOL, notice)
+                    except NetworkError:
+                        await trio.sleep(CONFIRM_PAUSE_S)
+                        continue
+                    except Error:
+                        return  # the seller does not want it
+                    self._confirmed = receipt
+        finally:
+            self._confirming = False
 
     @property
     def last_signed(self) -> Position:

@@ -86,7 +86,7 @@ class Deposits:
             self._drop_old()
             state = await self._open_lock(seller, key, opening.budget)
             await self._vault.use_lock(self._network_id, state.lock)
-            deposit = Deposit(self._network, self._vault, state.lock, peer, self._on_receipt)
+            deposit = Deposit(self._network, self._vault, state.lock, peer, self._nursery, self._on_receipt)
             self._by_seller.setdefault(seller, []).append(deposit)
         except Exception as exc:
             opening.failure = exc

@@ -16,11 +16,12 @@ import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
 from ainp2p.agents.background import background
-from ainp2p.agents.bargaining import Busy, Deal, decline_others
+from ainp2p.agents.bargaining import Deal, Later, decline_others
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Job, failure_words
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import (
+    Broken,
     BudgetExceeded,
     Closed,
     Error,
@@ -49,11 +50,11 @@ from ainp2p.protocol.strategies import EXPIRED, UNKNOWN
 log = logging.getLogger(__name__)
 
 LEAVE_TIMEOUT_S = 3.0  # for the seller's last word when the buyer leaves early
-BUSY_TIMEOUT_S = 30.0  # how long sellers without a free slot are asked again
-BUSY_PAUSE_S = 0.5  # half to one and a half times
-# Refusals of an award after which a new call to the same seller may do: it was restarted and has forgotten
-# our Lock, or opening the Lock took longer than its proposal lived.
-SECOND_CHANCE = frozenset({"lock", UNKNOWN, EXPIRED})
+LATER_PAUSE_S = 0.5  # before sellers are asked again: half to one and a half times
+CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nobody's fault
+# Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
+# Lock is torn, or opening it took longer than the proposal lived.
+MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED})
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Purchase:
         self._attempt: Attempt | None = None
         self._begins_anew = False  # with the attempt's first chunk: what came before is of no use to it
         self._tried: set[bytes] = set()  # sellers
-        self._tried_twice: set[bytes] = set()
+        self._chances: dict[bytes, int] = {}  # that sellers had beyond the first
         job.on_taken = self._on_taken
 
     # --- the job's life ----------------------------------------------------------------------------
@@ -195,21 +196,21 @@ class Purchase:
         return CANCELED
 
     async def _find(self, bargain: Bargain, left: int) -> Deal:
-        """A deal, if need be after waiting for a free slot."""
-        give_up_at = trio.current_time() + BUSY_TIMEOUT_S
+        """A deal, if need be after waiting for a free slot or a lost seller."""
+        began = trio.current_time()
         while True:
             try:
                 return await bargain(left, frozenset(self._tried))
-            except Busy:
-                if trio.current_time() >= give_up_at:
+            except Later as exc:
+                if trio.current_time() >= began + exc.patience_s:
                     raise
-            await trio.sleep(BUSY_PAUSE_S * (0.5 + self._network.context.rng.random()))
+            await trio.sleep(LATER_PAUSE_S * (0.5 + self._network.context.rng.random()))
 
     # --- one seller --------------------------------------------------------------------------------
 
     async def _leg(self, deal: Deal, left: int) -> bytes:
         """One seller's part; raises when another one has to go on."""
-        self._tried.add(deal.seller)  # unless it gets a second chance below
+        self._tried.add(deal.seller)  # unless it gets another chance below
         reservation, failed = deal.negotiation.task.id, None
         try:
             deposit = await self._secure(deal, left, reservation)
@@ -254,18 +255,19 @@ class Purchase:
             return await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
-            if isinstance(exc, Refused) and exc.code in SECOND_CHANCE:
-                self._give_second_chance(deal.seller)
+            if isinstance(exc, Refused):
                 deposit.spoilt |= exc.code == "lock"
+            if _is_nobodys_fault(exc, attempt):
+                self._give_another_chance(deal.seller)
             raise
         finally:
             leg = await attempt.close(failure, continued=continued)
             self._attempt = self.job.under_way = None
             self.job.legs.append(leg)
 
-    def _give_second_chance(self, seller: bytes) -> None:
-        if seller not in self._tried_twice:
-            self._tried_twice.add(seller)
+    def _give_another_chance(self, seller: bytes) -> None:
+        chances = self._chances[seller] = self._chances.get(seller, 0) + 1
+        if chances <= CHANCES_MAX:
             self._tried.discard(seller)
 
     def _award(self, deal: Deal, deposit: Deposit, left: int) -> tuple[Signed, bool]:
@@ -311,4 +313,11 @@ class Purchase:
         told = [f"{leg.name}: {leg.failure}" for leg in self.job.legs]
         if last is not None and not told:
             told = [failure_words(last)]
-        return type(none_left)(f"{none_left} (tried before: {'; '.join(told)})") if told else none_left
+        return NoOffers(f"{none_left} (tried before: {'; '.join(told)})") if told else none_left
+
+
+def _is_nobodys_fault(failure: Exception, attempt: Attempt) -> bool:
+    """Whether the same seller may do it after all: a mishap, or a connection lost before it had accepted."""
+    if isinstance(failure, Refused):
+        return failure.code in MISHAPS
+    return isinstance(failure, Broken) and attempt.opened_at is None

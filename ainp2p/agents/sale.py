@@ -93,10 +93,16 @@ class Sale:
         self._from.close()
 
     def cancel(self) -> None:
-        """The buyer wants no more."""
+        """The buyer wants no more.
+
+        Raises:
+            Refused: the job has not begun, or is forgotten.
+        """
         self.canceled = True
         self._producing.cancel()
         self.till.notify()
+        if not self.streams and self.finished is None:
+            self._finish(CANCELED)
 
     async def begin(self) -> int:
         """Wait for the first yield, or the end, if prompt ids are paid; returns how many ids were read."""

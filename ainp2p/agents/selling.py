@@ -191,9 +191,10 @@ class Seller:
             case Award():
                 await self._begin(call, signed, key)
             case Cancel(job=job):
-                sale = self._sales.get(job)
-                if sale is not None and sale.buyer == key:
-                    sale.cancel()
+                sale = self._sale(job, key)
+                sale.cancel()
+                if sale.finished is not None:
+                    self._negotiation.release(job)
             case Resume() as resume:
                 await self._resume(call, resume, key)
             case other:

@@ -75,6 +75,11 @@ class BuyerMeter:
         """Units that have come and are not signed for (chunks without units count as one)."""
         return self._weight - self._signed_weight
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether chunks have come that wait for one before them."""
+        return bool(self._waiting)
+
     def tab(self, job: bytes) -> Tab:
         """A job's bill, to be read.
 

@@ -8,10 +8,13 @@ import pytest
 import trio
 import trio.testing
 
+from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.skill import skill
 from ainp2p.errors import NoOffers
 from ainp2p.protocol.delivery import STEP
-from ainp2p.protocol.memory import Conditions
+from ainp2p.protocol.memory import Conditions, MemoryNetwork
+from ainp2p.protocol.messages import PROTOCOL, Chunk
+from ainp2p.protocol.seller_meter import SellerMeter
 
 from .market_world import Bought, Market, buy, found_market, words, write, writer
 
@@ -197,3 +200,77 @@ async def test_nobody_left_is_told_with_what_each_seller_did(autojump_clock: Clo
         assert isinstance(bought.failure, NoOffers)
         assert "alice" in str(bought.failure)
         assert 0 < bought.job.paid <= 2 * (len(bought.pieces) + STEP)
+
+
+async def resets(market: Market) -> None:
+    """Break the connection ten times in a job of four seconds."""
+    for _ in range(10):
+        await trio.sleep(0.2 + 0.2 * market.hub.rng("a", "b").random())
+        market.hub.reset(market.peer("alice"), market.peer("bob"))
+
+
+def is_whole(bought: Bought) -> bool:
+    delivering = [leg for leg in bought.job.legs if leg.units]
+    return (bought.text, bought.job.paid, len(delivering)) == (words(200), 400, 1)
+
+
+async def test_a_mutant_that_does_not_send_again_what_was_lost_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather = Conditions(latency_s=0.1)  # so that something is under way when the connection breaks
+    async with found_market(0, weather) as market:
+        assert is_whole(await during_a_job(market, lambda: resets(market)))
+    resume = SellerMeter.resume
+
+    def forgetful(self: SellerMeter, job: bytes, from_n: int) -> list[Chunk]:
+        resume(self, job, from_n)
+        return []
+
+    monkeypatch.setattr(SellerMeter, "resume", forgetful)
+    async with found_market(0, weather) as market:
+        assert not is_whole(await during_a_job(market, lambda: resets(market)))
+
+
+async def test_a_mutant_that_does_not_tell_again_what_was_lost_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgetful(self: Deposit) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def lossy(network: MemoryNetwork, peer: str, protocol: str, body: bytes) -> None:
+        if (
+            protocol != PROTOCOL or network.context.rng.random() < 0.5
+        ):  # a one-way message is lost with its connection
+            await send(network, peer, protocol, body)
+
+    send = MemoryNetwork.send
+    monkeypatch.setattr(MemoryNetwork, "send", lossy)
+    async with found_market() as market:
+        assert is_whole(await during_a_job(market, lambda: resets(market)))
+    monkeypatch.setattr(Deposit, "resend", forgetful)
+    async with found_market() as market:
+        assert not is_whole(await during_a_job(market, lambda: resets(market)))
+
+
+async def paid_and_held(market: Market) -> tuple[int, int]:
+    """A short job while every one-way message is lost: what was signed, and what the seller holds of it."""
+    async with market.agent("alice", [write], writer(10)) as alice, market.agent("bob") as bob:
+        bought = await buy(bob, await bob.find("write"))
+        await market.check_rest("bob")
+        return bought.job.paid, alice.wallet.book.unsettled(bought.job.legs[0].lock)
+
+
+async def test_the_last_receipt_arrives_though_notices_are_lost_and_a_mutant_that_does_not_confirm_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(network: MemoryNetwork, peer: str, protocol: str, body: bytes) -> None:
+        if protocol != PROTOCOL:
+            await send(network, peer, protocol, body)
+
+    send = MemoryNetwork.send
+    monkeypatch.setattr(MemoryNetwork, "send", lost)
+    async with found_market() as market:
+        assert await paid_and_held(market) == (20, 20)
+    monkeypatch.setattr(Deposit, "confirm_soon", lambda self: None)
+    async with found_market() as market:
+        assert await paid_and_held(market) == (20, 0)

@@ -370,7 +370,8 @@ async def test_nobody_touches_another_buyers_job(autojump_clock: Clock) -> None:
                 assert (await mallory.status(job)).state == b"working"
                 with pytest.raises(Refused, match="no-such-job"):
                     await eve.status(job)
-                await eve.ask(encode(seal(eve.key, PURPOSE, Cancel(job, b""))))
+                with pytest.raises(Refused, match="no-such-job"):
+                    await eve.ask(encode(seal(eve.key, PURPOSE, Cancel(job, b""))))
                 resume = Resume(job, 1, 0, b"", 0)
                 with pytest.raises(Refused, match="no-such-job"):
                     await eve.ask(encode(seal(eve.key, PURPOSE, resume)))
