@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from typing import NoReturn
 
 import trio
 
@@ -37,11 +38,10 @@ REOPEN_TIMEOUT_S = 20.0
 SETTLE_ONLY = SettlePolicy(refund=False, at_close_s=0)
 
 
-def main(argv: list[str]) -> int:
-    """Serve the line of the specification in `argv`; returns the exit status."""
+def main(argv: list[str]) -> NoReturn:
+    """Serve the line of the specification in `argv`, and end this process."""
     spec = from_json(argv[1])
-    process.run(AUDITOR, auditor(spec), socket.socket(fileno=spec.sockets[AUDITOR]))
-    return 0
+    process.run_and_exit(AUDITOR, auditor(spec), socket.socket(fileno=spec.sockets[AUDITOR]))
 
 
 def auditor(spec: Spec) -> Serve:
@@ -133,4 +133,4 @@ async def _counts(network: Network, genesis: Genesis) -> list[Statistics]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    main(sys.argv)

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 
@@ -40,19 +41,28 @@ def start(
     pid = os.fork()
     if pid:
         return pid
-    status = 1
     try:
         os.setsid()
         forget()
         _own_output(log)
         _call_oneself(name)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    run_and_exit(name, serve, end, keep=keep)
+
+
+def run_and_exit(name: str, serve: Serve, end: socket.socket, *, keep: bool = False) -> NoReturn:
+    """As `run`, and the process ends with it: at once, with nothing of a parent's to be cleaned up."""
+    status = 1
+    try:
         run(name, serve, end, keep=keep)
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(status)  # nothing of the creator's is to be cleaned up by its children
+        os._exit(status)
 
 
 def run(name: str, serve: Serve, end: socket.socket, *, keep: bool = False) -> None:

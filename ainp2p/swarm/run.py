@@ -6,36 +6,30 @@ if it is killed: either way everybody stops. What it does is decided by `directo
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
-import msgspec
 import trio
 
-import ainp2p
 from ainp2p.cli import exit_codes
-from ainp2p.errors import InvalidInput, Malformed
+from ainp2p.errors import InvalidInput
 from ainp2p.home import Home
-from ainp2p.swarm import documents, line, page, passages, report, sizing, study
+from ainp2p.swarm import documents, page, passages, report, sizing, study
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.checks import Verdict, verdicts
+from ainp2p.swarm.crew import Crew
 from ainp2p.swarm.director import Action, Director, Kill, Send, StartAuditor
 from ainp2p.swarm.options import Models, Options, models_of
-from ainp2p.swarm.spec import AUDITOR, BUYERS, CREATOR, TEXT_SELLERS, Spec, to_json
+from ainp2p.swarm.spec import AUDITOR, BUYERS, TEXT_SELLERS, Spec
 from ainp2p.swarm.view import REFRESH_HZ, View, open_view
 
 COLLECT_TIMEOUT_S = 4.0  # after an interrupt, for dead sellers' Locks
 LEAVE_TIMEOUT_S = 8.0  # for everybody to stop; then they are killed
 LAST_LINES = 3  # of a crashed process's log, for the person who watches
-_READ_SIZE = 65_536
 
 
 def run(options: Options) -> int:
@@ -71,15 +65,11 @@ class Swarm:
     """One run, as the view conducts it."""
 
     def __init__(self, spec: Spec, options: Options, view: View, output: Path) -> None:
-        self._spec, self._options, self._view, self._output = spec, options, view, output
-        self._director = Director(spec, view.board, question=options.ask, work_ms=options.limit_s * 1000)
-        self._ends: dict[str, trio.SocketStream] = {}
-        self._children: list[trio.Process] = []
         self.keeps_directory = options.keep  # else keys, books, votes and logs are removed at the end
+        self._spec, self._view, self._output = spec, view, output
+        self._director = Director(spec, view.board, question=options.ask, work_ms=options.limit_s * 1000)
         self._interrupted = False
-        self._over = trio.Event()
-        self._all_left = trio.Event()
-        self._heard = trio.Event()  # set at each event
+        self._over, self._heard = trio.Event(), trio.Event()  # `_heard` is set, and replaced, at each event
 
     # --- telling ------------------------------------------------------------------------------------
 
@@ -109,14 +99,13 @@ class Swarm:
         )
         for document in reading.documents:
             found = passages.split(document)
-            sentences = sum(len(passage.sentences) for passage in found)
             self._show(
                 ev.DocumentRead(
                     at_ms=at_ms,
                     path=document.path,
                     bytes=document.size,
                     passages=len(found),
-                    sentences=sentences,
+                    sentences=sum(len(passage.sentences) for passage in found),
                 )
             )
         for refused in reading.refused:
@@ -127,13 +116,13 @@ class Swarm:
                 f"titles for {spec.parts} of {parts} parts, {rest} more are only indexed; --parts takes more"
             )
 
-    def _note(self, text: str) -> None:
-        self._show(ev.Note(at_ms=_now_ms(), text=text))
-
     def _show(self, event: ev.AnyEvent) -> None:
         self._view.show(event)
         self._heard.set()
         self._heard = trio.Event()
+
+    def _note(self, text: str, level: Literal["info", "warning", "error"] = "info") -> None:
+        self._show(ev.Note(at_ms=_now_ms(), text=text, level=level))
 
     # --- the run ------------------------------------------------------------------------------------
 
@@ -141,85 +130,34 @@ class Swarm:
         """From the first process to the last; returns the exit status."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
+                crew = self._crew = Crew(self._spec, nursery, self._hear, self._on_end)
                 nursery.start_soon(self._hear_signals, signals)
                 nursery.start_soon(self._keep_time)
                 try:
-                    await self._start(nursery)
+                    await crew.start_creator()
                     await self._over.wait()
                 finally:
                     with trio.CancelScope(shield=True):
-                        if self._interrupted:
-                            await self._stop(*self._spec.buyers, *self._spec.sellers)
-                            await self._collect()
                         await self._leave()
+                going = set(crew.names)
                 nursery.cancel_scope.cancel()
-        return self._conclude()
+        return self._conclude(going)
 
-    async def _start(self, nursery: trio.Nursery) -> None:
-        """The creator, with everybody's end of a line."""
-        theirs: dict[str, socket.socket] = {}
-        for name in (CREATOR, *self._spec.names):
-            theirs[name] = self._new_line(name, nursery)
-        try:
-            await self._open_process("ainp2p.swarm.creator", theirs, CREATOR)
-        finally:
-            for end in theirs.values():
-                end.close()
+    async def _hear(self, event: ev.AnyEvent) -> None:
+        self._show(event)
+        await self._act(self._director.step(_now_ms(), event))
 
-    def _new_line(self, name: str, nursery: trio.Nursery) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        self._ends[name] = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        nursery.start_soon(self._listen, name, self._ends[name])
-        self._nursery = nursery
-        return theirs
-
-    async def _open_process(self, module: str, ends: dict[str, socket.socket], name: str) -> None:
-        sockets = {other: end.fileno() for other, end in ends.items()}
-        spec = msgspec.structs.replace(self._spec, sockets=sockets)
-        package = str(Path(ainp2p.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        log = self._spec.log(name)
-        with log.open("ab") as written, trio.CancelScope(shield=True):
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-P", "-m", module, to_json(spec)],
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=written,
-                pass_fds=tuple(sockets.values()),
-                start_new_session=True,  # Ctrl-C is for us; they hear of it from us
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        self._children.append(process)
-
-    async def _listen(self, name: str, end: trio.SocketStream) -> None:
-        """Show what one process says, to its end."""
-        lines = line.Lines()
-        try:
-            while data := await end.receive_some(_READ_SIZE):
-                for raw in lines.feed(data):
-                    event = ev.from_line(raw)
-                    self._show(event)
-                    await self._act(self._director.step(_now_ms(), event))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        except Malformed as exc:
-            self._show(ev.Note(at_ms=_now_ms(), text=f"{name} said nonsense: {exc}", level="error"))
-        await self._ended(name, end)
-
-    async def _ended(self, name: str, end: trio.SocketStream) -> None:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(end)
-        if self._ends.get(name) is end:
-            del self._ends[name]
+    async def _on_end(self, name: str, nonsense: str) -> None:
+        """A line has ended: its process has, too."""
+        if nonsense:
+            self._note(f"{name} said nonsense: {nonsense}", "error")
         self._director.ended.add(name)
         peer = self._view.board.peers.get(name)
         if peer is not None and peer.down_ms is None:
             reason = self._why_ended(name)
             self._show(ev.PeerDown(at_ms=_now_ms(), name=name, reason=reason))
             if reason == "crashed" and (words := _last_words(self._spec, name)):
-                self._show(ev.Note(at_ms=_now_ms(), text=f"{name} said at last: {words}", level="error"))
-        if not self._ends:
-            self._all_left.set()
+                self._note(f"{name} said at last: {words}", "error")
         await self._act(self._director.step(_now_ms()))
 
     def _why_ended(self, name: str) -> str:
@@ -248,85 +186,51 @@ class Swarm:
                 return
             match action:
                 case Kill(name, task):
-                    self._kill(name, task)
+                    if self._crew.kill(name, self._view.board.peers[name].pid):
+                        self._show(ev.SellerKilled(at_ms=_now_ms(), name=name, task=task))
                 case Send(name, command):
-                    await self._send(name, command)
+                    await self._crew.send(name, command)
                 case StartAuditor():
-                    await self._start_auditor()
+                    await self._crew.start_auditor()
         if self._director.phase == "over":
             self._over.set()
 
-    async def _start_auditor(self) -> None:
-        theirs = self._new_line(AUDITOR, self._nursery)
-        try:
-            await self._open_process("ainp2p.swarm.auditor", {AUDITOR: theirs}, AUDITOR)
-        finally:
-            theirs.close()
-
-    def _kill(self, name: str, task: str) -> None:
-        pid = self._view.board.peers[name].pid
-        if name in self._ends and pid:  # its line is open, so the number is still its own
-            self._show(ev.SellerKilled(at_ms=_now_ms(), name=name, task=task))
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    async def _send(self, name: str, command: line.AnyCommand) -> None:
-        end = self._ends.get(name)
-        if end is not None:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await end.send_all(line.to_line(command))
-
     # --- the end ------------------------------------------------------------------------------------
-
-    async def _collect(self) -> None:
-        """After an interrupt: have dead sellers' wallets settled, for a few seconds at most."""
-        dead = [
-            name for name in self._director.dead_sellers() if not self._director.reached(name, "reopened")
-        ]
-        if dead and AUDITOR not in self._ends:
-            await self._start_auditor()
-        for name in dead:
-            await self._send(AUDITOR, self._director.reopening(name))
-        with trio.move_on_after(COLLECT_TIMEOUT_S):
-            while (
-                not all(self._director.reached(name, "reopened") for name in dead) and AUDITOR in self._ends
-            ):
-                await self._heard.wait()
-
-    async def _stop(self, *names: str) -> None:
-        """Close our half of some lines: they stop, and their last words still arrive."""
-        for end in [self._ends[name] for name in names if name in self._ends]:
-            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                await end.send_eof()
 
     async def _leave(self) -> None:
         """Close all lines and wait until nobody is left; with --keep, leave them all behind."""
-        if self._spec.keep and not self._interrupted:
+        if self._interrupted:
+            await self._crew.stop((*self._spec.buyers, *self._spec.sellers))
+            await self._collect()
+        elif self._spec.keep:
+            await self._crew.stop([AUDITOR])
             return
-        await self._stop(*self._ends)
+        await self._crew.stop(self._crew.names)
         with trio.move_on_after(LEAVE_TIMEOUT_S):
-            if self._ends:
-                await self._all_left.wait()
+            await self._crew.wait_until_alone()
         self._kill_all()
-        for child in self._children:
-            with trio.move_on_after(1.0):
-                await child.wait()
+        await self._crew.reap()
+
+    async def _collect(self) -> None:
+        """After an interrupt: have dead sellers' wallets settled, for a few seconds at most."""
+        reached = self._director.reached
+        dead = [name for name in self._director.dead_sellers() if not reached(name, "reopened")]
+        if dead and AUDITOR not in self._crew.names:
+            await self._crew.start_auditor()
+        for name in dead:
+            await self._crew.send(AUDITOR, self._director.reopening(name))
+        with trio.move_on_after(COLLECT_TIMEOUT_S):
+            while not all(reached(name, "reopened") for name in dead) and AUDITOR in self._crew.names:
+                await self._heard.wait()
 
     def _kill_all(self) -> None:
-        for name in self._ends:
+        for name in self._crew.names:
             peer = self._view.board.peers.get(name)
-            if peer is not None and peer.pid:
-                self._show(
-                    ev.Note(at_ms=_now_ms(), text=f"{name} did not stop and was killed", level="warning")
-                )
-                with suppress(ProcessLookupError):
-                    os.kill(peer.pid, signal.SIGKILL)
-        for child in self._children:
-            if child.returncode is None:
-                child.kill()
+            if peer is not None and self._crew.kill(name, peer.pid):
+                self._note(f"{name} did not stop and was killed", "warning")
 
-    def _conclude(self) -> int:
-        """Say what held, write the report; returns the exit status."""
+    def _conclude(self, going: set[str]) -> int:
+        """Say what held, write the report; returns the exit status. `going` are processes that go on."""
         board, director = self._view.board, self._director
         if self._interrupted:
             found = [Verdict("it ran to its end", False, "interrupted")]
@@ -337,7 +241,7 @@ class Swarm:
                 ev.Checked(at_ms=_now_ms(), check=verdict.check, held=verdict.held, detail=verdict.detail)
             )
         held = all(verdict.held for verdict in found)
-        self._tell_what_stays()
+        self._tell_what_stays(going)
         self._note(f"the report is {self._output / 'report.html'}")
         self._show(ev.SwarmEnded(at_ms=_now_ms(), held=held))
         written = report.make_report(board)
@@ -349,16 +253,16 @@ class Swarm:
             self._keep_logs()
         return exit_codes.OK if held else exit_codes.FAILED
 
-    def _tell_what_stays(self) -> None:
+    def _tell_what_stays(self, going: set[str]) -> None:
         """Processes that go on, and money that is promised and not settled, with where that is written."""
-        root = self._spec.root
-        if self._spec.keep and not self._interrupted:
-            pids = sorted(peer.pid for name, peer in self._view.board.peers.items() if name in self._ends)
-            self._note(f"they go on without us; {root} has their books; to stop them: kill {_joined(pids)}")
-        elif unsettled := self._director.unsettled():
-            self.keeps_directory = True
-            text = f"{', '.join(unsettled)} could not settle: receipts are kept in {root}"
-            self._show(ev.Note(at_ms=_now_ms(), text=text, level="warning"))
+        root, peers = self._spec.root, self._view.board.peers
+        unsettled = self._director.unsettled()
+        self.keeps_directory = True
+        if pids := sorted(peers[name].pid for name in going.intersection(self._spec.names) if name in peers):
+            numbers = " ".join(map(str, pids))
+            self._note(f"they go on without us; {root} has their books; to stop them: kill {numbers}")
+        elif unsettled:
+            self._note(f"{', '.join(unsettled)} could not settle: receipts are kept in {root}", "warning")
         else:
             self.keeps_directory = False
 
@@ -385,10 +289,6 @@ def _spec(options: Options, models: Models, sized: sizing.Sizing, directory: Pat
         parts=options.parts,
         keep=options.keep,
     )
-
-
-def _joined(numbers: list[int]) -> str:
-    return " ".join(str(number) for number in numbers)
 
 
 def _last_words(spec: Spec, name: str) -> str:
