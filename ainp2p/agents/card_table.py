@@ -1,19 +1,22 @@
 """The cards that are known now: newest per agent, none expired, bounded. No I/O.
 
 Full, it gives up cards of the skill that has the most, so that KEPT_PER_SKILL_MAX sellers of any skill
-stay known however many offer another one.
+stay known however many offer another one. Names of skills cost nothing, so before that it gives up cards of
+peers that are not connected: whoever floods it makes us forget strangers, and not those that we deal with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from ainp2p.errors import Expired, Malformed, RemoteError
 from ainp2p.protocol.card import ENTRY_SIZE, PUSH_MAX, SYNC_SIZE_MAX, Binding, Card, CardPush, verify_card
 from ainp2p.protocol.messages import Signed
+from ainp2p.protocol.network import PeerId
 
 CARDS_MAX = 4096
+TABLE_SIZE_MAX = 64 << 20  # bytes of signed cards; about twice that in memory. Ours have one or two KiB
 KEPT_PER_SKILL_MAX = 64
 
 
@@ -28,8 +31,18 @@ class Held:
 class CardTable:
     """Add cards from anywhere; ask who offers a skill, and what another table lacks."""
 
-    def __init__(self, network: bytes, bound: Binding, *, cards_max: int = CARDS_MAX) -> None:
-        self._network, self._bound, self._cards_max = network, bound, cards_max
+    def __init__(
+        self,
+        network: bytes,
+        bound: Binding,
+        *,
+        cards_max: int = CARDS_MAX,
+        size_max: int = TABLE_SIZE_MAX,
+        connected: Callable[[], Collection[PeerId]] = tuple,
+    ) -> None:
+        self._network, self._bound = network, bound
+        self._cards_max, self._size_max, self._connected = cards_max, size_max, connected
+        self._size = 0  # bytes
         self._held: dict[bytes, Held] = {}  # by agent id
         self._by_skill: dict[bytes, dict[bytes, Held]] = {}
         self._ids: dict[bytes, bytes] = {}  # message id → agent id
@@ -68,9 +81,10 @@ class CardTable:
         held = Held(card, signed)
         self._held[card.agent] = held
         self._ids[signed.id] = card.agent
+        self._size += len(signed.body)
         for skill in card.skills:
             self._by_skill.setdefault(skill.name, {})[card.agent] = held
-        while len(self._held) > self._cards_max:
+        while len(self._held) > self._cards_max or self._size > self._size_max:
             self.remove(self._least_wanted())
         return self._held.get(card.agent)
 
@@ -80,6 +94,7 @@ class CardTable:
         if held is None:
             return
         del self._ids[held.signed.id]
+        self._size -= len(held.signed.body)
         for skill in held.card.skills:
             offering = self._by_skill[skill.name]
             del offering[agent]
@@ -92,11 +107,16 @@ class CardTable:
             self.remove(agent)
 
     def _least_wanted(self) -> bytes:
-        """Of the most crowded skill, or where none is crowded of all, the card that expires first."""
+        """Of the most crowded skill, else of all, a card of a peer not connected that expires first."""
         crowd = max(self._by_skill.values(), key=len, default=self._held)
         if len(crowd) <= KEPT_PER_SKILL_MAX:
             crowd = self._held
-        return min(crowd.items(), key=lambda item: (item[1].card.expires, item[0]))[0]
+        near = {peer.encode() for peer in self._connected()}
+
+        def worth(item: tuple[bytes, Held]) -> tuple[bool, int, bytes]:
+            return item[1].card.peer in near, item[1].card.expires, item[0]
+
+        return min(crowd.items(), key=worth)[0]
 
     # --- comparing tables --------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import trio
 from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
 from ainp2p.agents.offers import Experiences, Offer, rank_key
 from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
+from ainp2p.ledger.limits import Limits
 from ainp2p.ledger.operations import Inception, account_id
 from ainp2p.protocol.card import (
     LIFE_MS,
@@ -50,6 +51,11 @@ PROBES_MAX = 32  # peers asked by one `find`
 SYNCS_AT_ONCE_MAX = 4
 PUSH_QUEUE_MAX = 256  # cards waiting to be pushed on; beyond it, comparing tables repairs
 SYNC_ROUNDS_MAX = 64
+# What one peer may send us, and ask of us: a card of the largest size takes 10 ms to check, and a question
+# of a few bytes is answered by half a MiB. A newcomer fetches whole tables, so it may do that in one go.
+BYTES_PER_S = 256.0 * 1024
+BYTES_AT_ONCE = 8.0 * 1024 * 1024
+COMPARING_COST = 64 * 1024  # bytes
 PROVIDE_S = 3600.0  # DHT records live for a day or more
 
 
@@ -81,7 +87,8 @@ class Directory:
         self.experiences = Experiences()
         self._network, self._network_id, self._signer = network, network_id, signer
         self._topic = f"ainp2p/{network_id.hex()[:16]}/cards"
-        self._table = CardTable(network_id, bound)
+        self._table = CardTable(network_id, bound, connected=network.peers)
+        self._limits = Limits(BYTES_PER_S, BYTES_AT_ONCE)
         self._drafting: Callable[[], CardDraft] | None = None
         self._own: Held | None = None
         self._sequence = 0
@@ -288,14 +295,18 @@ class Directory:
         """Answer the card protocol.
 
         Raises:
-            Refused: ``malformed``.
+            Refused: ``malformed``, or ``busy``: this peer sends or asks too much.
         """
+        if not self._limits.allow(call.peer, len(call.body), trio.current_time()):
+            raise Refused("busy", "too many cards from this peer")
         try:
             match decode_card_wire(call.body):
                 case CardPush() as push:
                     self._take(push, call.peer)
                     return None
                 case CardsHeld(held=held):
+                    if not self._limits.allow(call.peer, COMPARING_COST, trio.current_time()):
+                        raise Refused("busy", "too many questions from this peer")
                     self._table.expire(self._network.context.now_ms())
                     return encode(self._table.newer_than(held))
                 case CardWanted():

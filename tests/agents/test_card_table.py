@@ -169,3 +169,35 @@ def test_mutant_without_the_check_of_sequences_a_replayed_card_wins(monkeypatch:
 class Forgetful(dict[bytes, Any]):
     def get(self, *_: object) -> None:
         return None
+
+
+def flooded(known: CardTable) -> CardTable:
+    """A table that knew Alice, after a flood of strangers' cards that each name skills of their own."""
+    known.add(signed(expires=NOW + LIFE_MS - 1), NOW)  # she is the first to expire
+    for n in range(40):
+        known.add(signed(key(n), skills=(skill(b"skill %d" % n),)), NOW)
+    return known
+
+
+def test_e8_a_flood_of_made_up_skills_does_not_drive_out_a_peer_that_is_connected() -> None:
+    known = flooded(CardTable(NETWORK, bound, cards_max=20, connected=lambda: (ALICE.peer_id,)))
+    assert len(known) == 20
+    assert known.get(agent_of(ALICE)) is not None
+
+
+def test_e8_mutant_without_a_preference_for_those_near_the_flood_wins() -> None:
+    known = flooded(CardTable(NETWORK, bound, cards_max=20, connected=tuple))
+    assert known.get(agent_of(ALICE)) is None
+
+
+def test_v10_the_table_is_bounded_in_bytes_as_well() -> None:
+    large = [signed(key(n), skills=(skill(b"s", description=bytes(4000)),)) for n in range(10)]
+    known = CardTable(NETWORK, bound, size_max=4 * len(large[0].body))
+    for each in large:
+        known.add(each, NOW)
+    assert len(known) == 4
+    for held in list(known):
+        known.remove(held.card.agent)
+    for each in large[:4]:
+        assert known.add(each, NOW) is not None
+    assert len(known) == 4

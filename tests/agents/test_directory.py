@@ -15,7 +15,7 @@ from ainp2p.agents import directory as directories
 from ainp2p.agents.directory import CardDraft, Directory, account_binding, open_directory
 from ainp2p.errors import InvalidInput, NoOffers, Refused
 from ainp2p.ledger.operations import Inception, account_id
-from ainp2p.protocol.card import LIFE_MS, PROTOCOL, RENEW_MS, CardPush, CardsHeld, SkillCard
+from ainp2p.protocol.card import LIFE_MS, PROTOCOL, RENEW_MS, CardPush, CardsHeld, CardWanted, SkillCard
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions, MemoryHub, MemoryNetwork, open_memory_network
@@ -313,3 +313,44 @@ def test_an_account_binds_its_first_key_only() -> None:
     assert not account_binding(NETWORK, agent(2), own, key(1).public)
     assert not account_binding(b"O" * 32, agent(1), own, key(1).public)
     assert not account_binding(NETWORK, agent(1), b"garbage", key(1).public)
+
+
+async def refused_as_busy(body: bytes, times: int) -> int:
+    """How many of so many questions by one peer at once are refused since it asked too much."""
+    busy = 0
+    hub = MemoryHub(31)
+    async with peer(hub, 1) as (one, _), peer(hub, 2, one.addresses[0]) as (two, _):
+
+        async def ask() -> None:
+            nonlocal busy
+            try:
+                await two.request(one.peer_id, PROTOCOL, body)
+            except Refused as exc:
+                busy += exc.code == "busy"
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(ask)
+        await trio.sleep(60)
+        assert await two.request(one.peer_id, PROTOCOL, encode(CardWanted()))  # it may again, later
+    return busy
+
+
+@pytest.mark.parametrize(
+    ("body", "times"),
+    [
+        pytest.param(bytes(1 << 20), 12, id="a flood of bytes"),
+        pytest.param(encode(CardsHeld(b"")), 160, id="small questions with large answers"),
+    ],
+)
+async def test_e5_one_peer_cannot_make_us_check_or_send_without_end(
+    body: bytes, times: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    assert await refused_as_busy(body, times) > 0
+
+
+async def test_e5_mutant_without_a_limit_everything_is_answered(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "BYTES_AT_ONCE", 1e12)
+    assert await refused_as_busy(encode(CardsHeld(b"")), 160) == 0
