@@ -9,6 +9,7 @@ membership, vault, wallet, models, directory, the selling and the buying side. N
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -54,6 +55,7 @@ from ainp2p.protocol.strategies import Strategies
 log = logging.getLogger(__name__)
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
+SETTLE_UP_S = 3.0  # normally 0.1 s; more if the committee is gone
 SLOTS = 4  # jobs that an agent works on at once
 
 
@@ -311,6 +313,7 @@ class Agent:
             )
         )
         await self._take_purse(network, genesis, wallet)
+        stack.push_async_callback(_settle_up, wallet)  # once the market is closed
         models = tuple([await self._open_model(stack, model) for model in self._model if model is not None])
         return await self._open_market(stack, network, genesis, vault, wallet, models)
 
@@ -448,3 +451,13 @@ class _Running:
     directory: Directory
     seller: Seller
     buyer: Buyer
+
+
+async def _settle_up(wallet: Wallet) -> None:
+    """End the Locks that pay us: the next time we could not go on with them, since tills are not kept.
+
+    What cannot be done in time waits on the disk for ``ainp2p wallet settle``.
+    """
+    with trio.CancelScope(deadline=trio.current_time() + SETTLE_UP_S, shield=True):
+        with contextlib.suppress(Error, ExceptionGroup):
+            await wallet.close_all()
