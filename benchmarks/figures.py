@@ -51,6 +51,7 @@ class Figure:
 
 
 HEADINGS = ("figure", "measured", "target", "ratio", "compared with", "CPU s", "load", "held")
+WORDS = {0, 4, 7}  # columns of words; the rest are numbers
 
 
 def row(figure: Figure) -> tuple[str, ...]:
@@ -72,10 +73,9 @@ def plain(figures: Sequence[Figure]) -> str:
     """Columns of text, for files and pipes."""
     rows = [HEADINGS, *map(row, figures)]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(HEADINGS))]
-    left = {0, 4, 7}  # words; the rest are numbers
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
+            cell.ljust(width) if column in WORDS else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in rows
@@ -99,7 +99,10 @@ def show(figures: Sequence[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*HEADINGS)
+    table = Table()
+    for column, heading in enumerate(HEADINGS):
+        words = column in WORDS
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
     for figure in figures:
         style = {True: "", False: "bold red", None: "dim"}[figure.held]
         table.add_row(*row(figure), style=style)
