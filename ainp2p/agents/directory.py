@@ -236,8 +236,12 @@ class Directory:
                         nursery.start_soon(self._ask_card, offer.peer)
 
     async def _look_up(self, skill: bytes, asked: set[PeerId]) -> None:
-        """Ask the DHT who offers a skill, when the table does not know."""
-        if self._offers(skill):
+        """Ask the DHT who offers a skill, when the table knows nobody who is connected.
+
+        Whoever is known may have moved: its record there has its newest addresses.
+        """
+        alive = self._network.peers()
+        if any(offer.peer in alive for offer in self._offers(skill)):
             return
         try:
             found = await self._network.find_providers(skill_digest(self._network_id, skill))
@@ -245,11 +249,17 @@ class Directory:
             return
         async with trio.open_nursery() as nursery:
             for peer in found:
-                if peer not in asked and len(asked) < PROBES_MAX and peer != self._network.peer_id:
+                if len(asked) < PROBES_MAX and peer != self._network.peer_id:
                     asked.add(peer)
-                    nursery.start_soon(self._ask_card, peer)
+                    nursery.start_soon(self._ask_found, peer)
 
-    async def _ask_card(self, peer: PeerId) -> None:
+    async def _ask_found(self, peer: PeerId) -> None:
+        """Ask twice: the first dial may have begun before, with older addresses."""
+        if not await self._ask_card(peer):
+            await self._ask_card(peer)
+
+    async def _ask_card(self, peer: PeerId) -> bool:
+        """Fetch a peer's card; False: it does not answer."""
         try:
             answer = await self._network.request(
                 peer, PROTOCOL, encode(CardWanted()), timeout_s=PROBE_TIMEOUT_S
@@ -259,8 +269,9 @@ class Directory:
             if len(self._silent) >= CARDS_MAX:
                 self._silent.clear()
             self._silent[peer] = trio.current_time()
-            return
+            return False
         self._stir()
+        return True
 
     # --- gossip -----------------------------------------------------------------------------------
 
