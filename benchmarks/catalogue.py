@@ -46,8 +46,8 @@ def _channel(found: Found) -> list[Figure]:
         ),
         beside("channel, one at a time", found["channel_1"], "requests/s", 1_000, "tcp_1", "raw trio TCP"),
         beside("channel, in bulk", bulk, "MB/s", 80, "tcp_one_process_mb", "raw trio TCP"),
-        Figure("libp2p, a stream per request", found["libp2p_stream_32"], "requests/s"),
-        Figure("libp2p, the same one at a time", found["libp2p_stream_1"], "requests/s"),
+        Figure("libp2p streams, 32 in flight", found["libp2p_stream_32"], "requests/s"),
+        Figure("libp2p streams, one at a time", found["libp2p_stream_1"], "requests/s"),
         Figure("raw trio TCP, one at a time", found["tcp_1"], "requests/s"),
         Figure("raw trio TCP, in bulk", found["tcp_one_process_mb"], "MB/s"),
     ]
@@ -65,7 +65,7 @@ def _receipts(found: Found) -> list[Figure]:
             compared=bare,
         ),
         Figure(
-            "receipts, payee and payer per core",
+            "receipts, both per core",
             found["payee_with_payer_ratio"],
             "of bare",
             found["goal_payee_with_payer_ratio"],
@@ -73,7 +73,7 @@ def _receipts(found: Found) -> list[Figure]:
             compared=bare,
         ),
         Figure(
-            "receipts over one channel",
+            "receipts, one channel",
             found["receipts_per_s"],
             "receipts/s",
             found["goal_receipts_per_s"],
@@ -96,20 +96,20 @@ def _job(found: Found) -> list[Figure]:
         ),
         Figure("its tokens", found["job_tokens_per_s"], "tokens/s"),
         Figure(
-            "event loop's delay meanwhile, p99",
+            "event loop's delay, p99",
             found["loop_delay_p99_ms"],
             "ms",
             found["goal_loop_delay_p99_ms"],
             at_most=True,
         ),
-        Figure("its own work in 5 ms, p99 (CPU)", found["loop_busy_p99_ms"], "ms", at_most=True),
+        Figure("its work in 5 ms, p99", found["loop_busy_p99_ms"], "ms", at_most=True),
     ]
 
 
 def _pipeline(found: Found) -> list[Figure]:
     return [
         Figure(
-            "ledger, one validator's pipeline",
+            "ledger, one pipeline",
             found["ledger_decided_per_cpu_s"],
             "operations/CPU s",
             found["ledger_goal_per_cpu_s"],
@@ -122,7 +122,7 @@ def _pipeline(found: Found) -> list[Figure]:
 def _ledger(found: Found) -> list[Figure]:
     return [
         Figure(
-            "ledger, four validator processes",
+            "ledger, four processes",
             found["settlements_per_s"],
             "settlements/s",
             found["goal_settlements_per_s"],
@@ -163,20 +163,20 @@ def _size(found: Found) -> list[Figure]:
 def _discovery(found: Found) -> list[Figure]:
     return [
         Figure(
-            f"{found['agents']} processes know all cards, from the last start",
+            f"{found['agents']} processes know all cards",
             found["from_last_start_s"],
             "s",
             found["goal_from_last_start_s"],
             at_most=True,
         ),
-        Figure("the same, from when the last was open", found["from_last_open_s"], "s", at_most=True),
+        Figure("since the last was open", found["from_last_open_s"], "s", at_most=True),
     ]
 
 
 def _model(found: Found) -> list[Figure]:
     return [
         Figure(
-            "the model's process, least of its rows",
+            "the model's process",
             min(row["process_tokens_per_s"] for row in found["rows"]),
             "tokens/s",
             ratio=found["ratio"],

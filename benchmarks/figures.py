@@ -96,13 +96,16 @@ def report(found: Mapping[str, Any], *, as_json: bool) -> None:
 
 def show(figures: Sequence[Figure]) -> None:
     """On a terminal: Rich's table."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column, heading in enumerate(HEADINGS):
         words = column in WORDS
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words)
+        table.add_column(
+            heading, justify="left" if words else "right", no_wrap=not words, min_width=len(heading)
+        )
     for figure in figures:
         style = {True: "", False: "bold red", None: "dim"}[figure.held]
         table.add_row(*row(figure), style=style)

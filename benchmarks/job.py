@@ -83,7 +83,10 @@ class Loop(Delays):
 
 
 def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
-    """The engine in this process, to the last token."""
+    """The engine in this process, to the last token; in a thread, for peers want signs of life."""
+    import torch
+
+    torch.set_num_threads(default_threads())  # OpenMP counts for each thread that calls it
     wall, cpu, ids = time.perf_counter(), time.process_time(), []
     engine.submit(Generate(0, [("", PROMPT)], tokens, TEMPERATURE, seed))
     while engine.live:
@@ -115,25 +118,22 @@ async def paid(
 
 async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
     """Both sides in turns."""
-    import torch
-
     from ainp2p.agents.models.loading import load
 
     directory = resolve(model, Home.from_environment().models()).directory
     if directory is None:
         raise SystemExit("a scripted model measures nothing; name one with weights")
-    torch.set_num_threads(default_threads())
     engine = load(directory, device="auto", dtype="auto").engine
     direct, through, streaming, loop = Side(), Side(), list[float](), Loop(PROBE_S)
     async with Agent("seller", skills=[write], model=model) as seller:
         async with Agent("buyer", bootstrap=[seller.address]) as buyer:
             worker = seller.models[0]
             assert isinstance(worker, ProcessModel)
-            directly(engine, 8, b"warm", Side())
+            await trio.to_thread.run_sync(directly, engine, 8, b"warm", Side())
             await paid(buyer, worker, 8, b"warm", Side())
             for number in range(rounds):
                 seed = b"%d" % number
-                expected = directly(engine, tokens, seed, direct)
+                expected = await trio.to_thread.run_sync(directly, engine, tokens, seed, direct)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(loop.probe)
                     ids, rate = await paid(buyer, worker, tokens, seed, through)
