@@ -103,7 +103,7 @@ class Market:
         self,
         name: str,
         skills: Sequence[Skill] = (),
-        model: Model | Sequence[Model] | None = None,
+        model: str | Model | Sequence[Model] | None = None,
         **options: Any,
     ) -> AsyncIterator[Agent]:
         """An open agent that bootstraps from a validator."""
