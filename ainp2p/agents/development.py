@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ainp2p.errors import InvalidInput, NetworkError
+from ainp2p.errors import InvalidInput, NetworkError, RemoteError
 from ainp2p.ledger.genesis import (
     DEVELOPMENT,
     DEVELOPMENT_PURSE,
@@ -115,7 +115,7 @@ async def ask_genesis(network: Network, peers: list[PeerId]) -> Genesis:
     for peer in peers:
         try:
             genesis = Genesis.from_bytes(await network.request(peer, GENESIS_PROTOCOL, b""))
-        except NetworkError as exc:
+        except (NetworkError, RemoteError, InvalidInput) as exc:
             problems.append(f"{peer}: {exc}")
             continue
         if not genesis.is_development:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
 from ainp2p.agents.job import Job, Leg, Piece, failure_words, value_of
 from ainp2p.errors import Malformed, NoOffers
