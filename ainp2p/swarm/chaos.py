@@ -2,8 +2,8 @@
 
 Whatever dies (a validator, a seller, its model, a buyer, the auditor, the creator, the view itself), no
 validator may count a different supply, nobody may hang, and nobody may stay behind. Who is killed and when
-follows from the seed and the run's number; a violation prints both, and the command that begins the same way (processes run as fast as they
-please, so it may hit another one).
+follows from the seed and the run's number; a violation prints both, and the command that begins the same
+way (processes run as fast as they please, so it may hit another one).
 """
 
 from __future__ import annotations
