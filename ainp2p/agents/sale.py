@@ -10,7 +10,7 @@ the buyer resumes. Nobody works for a peer that has gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import trio
 
@@ -54,6 +54,7 @@ class Sale:
         self._held: list[object] = []  # taken from the buffer, not delivered yet
         self._failure: Exception | None = None
         self._producing, self._delivering = trio.CancelScope(), trio.CancelScope()
+        self._turn = trio.Lock()  # to deliver
         self._counted_until = trio.current_time()  # under a price per second
 
     # --- the function ------------------------------------------------------------------------------
@@ -115,20 +116,21 @@ class Sale:
 
     # --- the stream --------------------------------------------------------------------------------
 
-    async def deliver(self, send: Send, again: Sequence[Chunk] = ()) -> Finished:
-        """Send what may have been lost, then all that follows; returns the last word on the job.
+    async def deliver(self, send: Send, from_n: int | None = None) -> Finished:
+        """Send what may be lost (chunks from `from_n` on), then all that follows; returns the last word.
 
         Raises:
-            Refused: ``resumed``: a later call took over.
+            Refused: ``resumed``: a later call took over; ``gone``: what is asked for is kept no longer.
         """
         self._delivering.cancel()
         self._delivering = scope = trio.CancelScope()
         self.streams += 1
         try:
             with scope:
-                for chunk in again:
-                    await send(chunk)
-                return await self._deliver_rest(send)
+                async with self._turn:  # whoever was cancelled may still be about to send one more
+                    for chunk in self.till.meter.resume(self.job, from_n) if from_n is not None else ():
+                        await send(chunk)
+                    return await self._deliver_rest(send)
         finally:
             self.streams -= 1
             if not self.streams:
@@ -159,7 +161,6 @@ class Sale:
         elif not await self._fill():
             self._finish_at_end()
         elif await self.till.wait_for_credit(self.job, lambda: self.canceled):
-            await trio.lowlevel.checkpoint_if_cancelled()  # a chunk gets its number only if it will be sent
             return self._made_chunk()
         elif not self.canceled:
             self._finish(BUDGET)

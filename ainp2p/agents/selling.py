@@ -45,7 +45,6 @@ from ainp2p.protocol.messages import (
     Award,
     CallForProposals,
     Cancel,
-    Chunk,
     CounterProposal,
     Decline,
     ReceiptNotice,
@@ -267,18 +266,17 @@ class Seller:
             notice = ReceiptNotice(sale.till.meter.lock, resume.receipt, ())
             with suppress(RemoteError, LedgerError):  # older than what we hold
                 await self._tills.book(notice)
-        again = sale.till.meter.resume(sale.job, resume.from_n)
-        await self._deliver(call, sale, None, again)
+        await self._deliver(call, sale, None, resume.from_n)
 
     async def _deliver(
-        self, call: Call, sale: Sale, accepted: Signed | None, again: Sequence[Chunk] = ()
+        self, call: Call, sale: Sale, accepted: Signed | None, from_n: int | None = None
     ) -> None:
         """Send a job's chunks in this stream to its end; the stream may go, and the job be resumed."""
         self._idle.pop(sale.job, None)
         try:
             if accepted is not None:
                 await call.send(encode(accepted))
-            finished = await sale.deliver(lambda chunk: call.send(encode(chunk)), again)
+            finished = await sale.deliver(lambda chunk: call.send(encode(chunk)), from_n)
             self._negotiation.release(sale.job)
             if sale.unpaid:
                 self._tills.distrust(sale.till)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -47,13 +47,10 @@ class Stream:
     job: bytes
     answer: Accepted | Refusal
     chunks: AsyncIterator[bytes]
+    chain: LockChain
     units: int = 0
     amount: int = 0
     finished: Finished | None = None
-    chain: LockChain = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.chain = LockChain(Position.start(self.lock.id))
 
     async def next(self) -> Chunk | Finished:
         """The next thing; a chunk is taken into the running hash, at 2 uain a unit."""
@@ -148,7 +145,7 @@ class RawBuyer:
             assert isinstance(answer, Signed)
             message = open_market(answer)
             assert isinstance(message, Accepted | Refusal)
-            yield Stream(self, lock, award.id, message, chunks)
+            yield Stream(self, lock, award.id, message, chunks, LockChain(Position.start(lock.id)))
 
     async def refusal(self, award: Signed, lock: Lock) -> tuple[str, str]:
         """The code and the words of a refused award."""
