@@ -101,6 +101,8 @@ class Agent:
             raise InvalidInput("an agent's name has 1 to 64 bytes")
         if len({skill.name for skill in skills}) != len(skills):
             raise InvalidInput("two skills of this agent have the same name")
+        if slots < 1:
+            raise InvalidInput("an agent works on at least one job at once: slots=1 or more")
         if key is not None and home is None:
             raise InvalidInput("an agent with a key keeps books: pass home=, a directory of its own")
         self.name, self.skills, self.slots = name, tuple(skills), slots

@@ -16,7 +16,7 @@ from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Deal
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Leg
-from ainp2p.errors import Error, Malformed, NetworkError, Overcharged, Refused, TimedOut
+from ainp2p.errors import Error, Malformed, NetworkError, Overcharged, Refused, TimedOut, Unreachable
 from ainp2p.ledger.receipts import read_receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.codec import encode
@@ -192,7 +192,10 @@ class Attempt:
                         await self.deposit.resend()
                     return await self._read(chunks)
             except NetworkError as exc:
-                if self._opened_at is None or isinstance(exc, TimedOut):
+                if self._opened_at is None:
+                    self.is_clean = isinstance(exc, Unreachable)  # then the award was never sent
+                    raise
+                if isinstance(exc, TimedOut):
                     raise
                 now = trio.current_time()
                 self._give_up_at = self._give_up_at or now + self._patience_s

@@ -22,7 +22,7 @@ GRACE_S = 0.5  # for the others, once there is a proposal that can be taken
 BUSY_PATIENCE_S = 30.0  # how long sellers without a free slot are asked again
 SILENT_PATIENCE_S = 5.0  # the same for sellers that did not answer
 DECLINE_TIMEOUT_S = 0.5
-STEP_MAX = 1024  # units between two receipts: what a reader may have unread; DESIGN's step is 32
+STEP_MAX = 256  # units between two receipts: what a reader may have unread of each seller's part
 
 
 class Later(NoOffers):

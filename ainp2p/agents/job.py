@@ -18,7 +18,7 @@ from ainp2p.protocol import canonical_json
 from ainp2p.protocol.identity import id_text
 from ainp2p.protocol.messages import BYTES, JSON, TEXT, TOKENS, Chunk, Signed, unpack_tokens
 
-PIECES_MAX = 4096  # pieces not yet read; the credit window keeps it far below
+PIECES_MAX = 1 << 14  # pieces not yet read; a step of each seller's part keeps it far below
 
 
 class Piece(str):

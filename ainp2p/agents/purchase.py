@@ -32,6 +32,7 @@ from ainp2p.errors import (
     PolicyRefused,
     Refused,
     RemoteError,
+    Unreachable,
 )
 from ainp2p.protocol.delivery import BUDGET, CANCELED
 from ainp2p.protocol.identity import digest
@@ -45,7 +46,7 @@ from ainp2p.protocol.messages import (
     unpack_tokens,
 )
 from ainp2p.protocol.network import Network
-from ainp2p.protocol.strategies import EXPIRED, UNKNOWN
+from ainp2p.protocol.strategies import BUSY, EXPIRED, UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ LEAVE_TIMEOUT_S = 3.0  # for the seller's last word when the buyer leaves early
 LATER_PAUSE_S = 0.5  # before sellers are asked again: half to one and a half times
 CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nobody's fault
 # Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
-# Lock is torn, or opening it took longer than the proposal lived.
-MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED})
+# Lock is torn, opening it took longer than the proposal lived, or the seller's ledger did not answer.
+MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED, BUSY})
 
 
 @dataclass(slots=True)
@@ -320,4 +321,4 @@ def _is_nobodys_fault(failure: Exception, attempt: Attempt) -> bool:
     """Whether the same seller may do it after all: a mishap, or a connection lost before it had accepted."""
     if isinstance(failure, Refused):
         return failure.code in MISHAPS
-    return isinstance(failure, Broken) and attempt.opened_at is None
+    return isinstance(failure, Broken | Unreachable) and attempt.opened_at is None

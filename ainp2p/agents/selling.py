@@ -32,6 +32,7 @@ from ainp2p.errors import (
     NetworkError,
     Refused,
     RemoteError,
+    StorageError,
 )
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.wallet import Wallet
@@ -177,6 +178,9 @@ class Seller:
             raise
         except (RemoteError, LedgerError) as exc:
             raise Refused("invalid", str(exc)) from exc
+        except StorageError as exc:
+            self._stop_selling(exc)
+            raise Refused("internal", "this seller cannot write its receipts down") from exc
         raise Refused("invalid", f"a {type(message).__name__} is nothing that a seller answers")
 
     async def _handle_signed(self, call: Call, signed: Signed) -> bytes | None:
@@ -338,6 +342,12 @@ class Seller:
             sale.till.meter.forget(sale.job)
         self._tell_moved()
 
+    def _stop_selling(self, failure: StorageError) -> None:
+        """A receipt that may not survive a crash pays for nothing: take no more work."""
+        if not self._closing:
+            log.error("nothing more is sold: %s", failure)
+        self._closing = True
+
     async def close(self) -> None:
         """Stop all work, say so to those who wait for it, and take what they still pay."""
         self._closing = True
@@ -360,16 +370,15 @@ class Seller:
     async def _take_notice(self, call: Call, notice: ReceiptNotice) -> None:
         """A receipt, and how far the readers are; either counts whatever becomes of the other."""
         till, key = self._tills.till(notice.lock), public_from_peer_id(call.peer)
-        for taken in notice.taken:
-            sale = self._sales.get(taken.job)
-            if sale is not None and sale.buyer == key and sale.till is till:
-                with suppress(Refused):  # not begun yet
-                    till.meter.taken(taken.job, taken.weight)
-        till.notify()
         try:
+            for taken in notice.taken:
+                sale = self._sales.get(taken.job)
+                if sale is not None and sale.buyer == key and sale.till is till:
+                    till.meter.taken(taken.job, taken.weight)
+        finally:
+            till.notify()
             if notice.receipt:
                 await self._tills.book(notice)
-        finally:
             self._tell_moved()
 
     def _tell_moved(self) -> None:

@@ -115,8 +115,8 @@ class Tills:
 
     @property
     def unpaid(self) -> int:
-        """Units delivered and not paid, on all Locks in use."""
-        return sum(till.meter.unpaid for till in self._tills.values())
+        """Units delivered and not paid, on all Locks with jobs that are not forgotten."""
+        return sum(till.meter.unpaid for till in self._tills.values() if till.jobs)
 
     async def open(self, deal: Deal) -> Till:
         """The till of the Lock that an award names.

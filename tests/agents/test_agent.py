@@ -176,8 +176,9 @@ async def test_a_skill_of_ones_own_raises_as_it_would_if_called(autojump_clock: 
         ({"name": "x" * 65}, "1 to 64 bytes"),
         ({"name": "a", "skills": [write, write]}, "same name"),
         ({"name": "a", "key": Key(bytes(32))}, "pass home="),
+        ({"name": "a", "slots": 0}, "at least one job"),
     ],
-    ids=["no name", "long name", "two skills", "key without books"],
+    ids=["no name", "long name", "two skills", "key without books", "no slots"],
 )
 def test_an_agent_that_makes_no_sense_is_refused(arguments: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):

@@ -14,9 +14,13 @@ from ainp2p.agents import agent as agents
 from ainp2p.agents import selling, vault_store
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill, skill
+from ainp2p.agents.tills import Till
 from ainp2p.agents.work import Work
-from ainp2p.errors import NoOffers
+from ainp2p.errors import NoOffers, StorageError
 from ainp2p.ledger.disk import run_inline
+from ainp2p.ledger.receipts import Receipt
+from ainp2p.ledger.wallet import Wallet
+from ainp2p.protocol.delivery import FIRST_WINDOW
 from ainp2p.protocol.messages import DATA_SIZE_MAX
 from ainp2p.protocol.seller_meter import SellerMeter
 
@@ -348,3 +352,35 @@ async def test_nobody_works_for_a_peer_that_has_gone_and_a_mutant_that_does_is_c
     monkeypatch.setattr(SellerMeter, "pause", lambda self, job=None: None)
     async with found_market() as market:
         assert await allowed_while_away(market) > 0
+
+
+async def test_a_seller_whose_disk_fails_counts_no_receipt_and_sells_nothing_more(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing(self: Wallet) -> None:
+        raise StorageError("disk I/O error")
+
+    async with found_market() as market:
+        async with market.agent("alice", [write], writer(200)) as alice, market.agent("bob") as bob:
+            offers = await bob.find("write")
+            monkeypatch.setattr(Wallet, "save_receipts", failing)
+            bought = await buy(bob, offers)
+            assert bought.job.units == FIRST_WINDOW  # delivered before anything could be counted as paid
+            assert (await buy(bob, offers, text="again")).job.units == 0
+            assert alice._open_parts.seller._closing
+            lines = [record for record in caplog.records if record.name == "ainp2p.agents.selling"]
+            assert [record.getMessage() for record in lines] == ["nothing more is sold: disk I/O error"]
+
+
+async def test_a_mutant_that_counts_receipts_before_they_are_durable_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hasty(self: Till, wallet: Wallet, receipt: Receipt) -> None:
+        self.meter.accept(receipt.cumulative, receipt.units, receipt.context)
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(Till, "save", hasty)
+    async with found_market() as market:
+        async with market.agent("alice", [write], writer(200)), market.agent("bob") as bob:
+            bought = await buy(bob, await bob.find("write"))
+            assert bought.job.units > FIRST_WINDOW
