@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.catalogue import CATALOGUE, Benchmark
-from benchmarks.figures import Figure, markdown, plain, show
+from benchmarks.figures import Figure, best, markdown, plain, show
 
 LIMIT_S = 180  # of one benchmark; they take 5 to 40
 
@@ -52,13 +52,10 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def best_of(benchmark: Benchmark, repeat: int, *, quick: bool, more: tuple[str, ...] = ()) -> list[Figure]:
+def repeated(benchmark: Benchmark, repeat: int, *, quick: bool, more: tuple[str, ...] = ()) -> list[Figure]:
     """Each figure's best of so many runs, with its ratio in that run."""
-    best = run(benchmark, quick=quick, more=more)
-    for _ in range(repeat - 1):
-        again = run(benchmark, quick=quick, more=more)
-        best = [one.better(other) for one, other in zip(best, again, strict=True)]
-    return best
+    runs = [run(benchmark, quick=quick, more=more) for _ in range(repeat)]
+    return [best(same) for same in zip(*runs, strict=True)]
 
 
 def machine() -> str:
@@ -79,10 +76,10 @@ def results(figures: list[Figure], repeat: int) -> str:
     return "\n\n".join(
         (
             "# Measured",
-            f"{time.strftime('%d %B %Y', time.gmtime())}, {machine()}; the best of {repeat}, "
-            "made by `python -m benchmarks --install --results benchmarks/RESULTS.md`. `load` is the "
-            "machine's load average when the benchmark ended, `CPU s` what all processes of the benchmark "
-            "used; compare by ratio.",
+            f"{time.strftime('%d %B %Y', time.gmtime())}, {machine()}; the best of {repeat} (of what is a "
+            "ratio itself: the median). `python -m benchmarks --repeat 5 --install --results "
+            "benchmarks/RESULTS.md` makes this page. `load` is the machine's load average when the "
+            "benchmark ended, `CPU s` what all its processes used; compare by ratio.",
             verdict,
             markdown(figures),
             "",
@@ -109,7 +106,7 @@ def main() -> int:
         print(f"{benchmark.name} …", file=sys.stderr, flush=True)
         more = ("--install",) if args.install and benchmark.name == "size" else ()
         try:
-            figures += best_of(benchmark, args.repeat, quick=args.quick, more=more)
+            figures += repeated(benchmark, args.repeat, quick=args.quick, more=more)
         except Failed as exc:
             failures.append(str(exc))
     if args.json:

@@ -37,10 +37,6 @@ class Figure:
             return None
         return self.measured <= self.target if self.at_most else self.measured >= self.target
 
-    def better(self, other: Figure) -> Figure:
-        """The better one of two runs."""
-        return min(self, other, key=lambda figure: figure.measured * (1 if self.at_most else -1))
-
     def measured_by(self, cpu_s: float, load: float) -> Figure:
         """The same, with what the run cost."""
         return replace(self, cpu_s=round(cpu_s, 1), load=round(load, 1))
@@ -48,6 +44,12 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {**asdict(self), "held": self.held}
+
+
+def best(runs: Sequence[Figure]) -> Figure:
+    """Of several runs the best; of ratios, whose yardstick may be disturbed as well, the median."""
+    ordered = sorted(runs, key=lambda figure: figure.measured, reverse=not runs[0].at_most)
+    return ordered[len(ordered) // 2] if runs[0].unit.startswith("of ") else ordered[0]
 
 
 HEADINGS = ("figure", "measured", "target", "ratio", "compared with", "CPU s", "load", "held")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import results
 from benchmarks.catalogue import CATALOGUE
-from benchmarks.figures import Figure, markdown, plain
+from benchmarks.figures import Figure, best, markdown, plain
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,14 @@ def test_a_figure_is_held_or_missed(figure: Figure, held: bool | None) -> None:
 
 def test_the_best_of_runs_keeps_its_own_ratio() -> None:
     slow, fast = Figure("rate", 10, ratio=0.9), Figure("rate", 20, ratio=0.5)
-    assert slow.better(fast) == fast == fast.better(slow)
+    assert best([slow, fast]) == best([fast, slow]) == fast
     late, early = Figure("delay", 10, at_most=True), Figure("delay", 5, at_most=True)
-    assert late.better(early) == early == early.better(late)
+    assert best([late, early]) == best([early, late]) == early
+
+
+def test_of_ratios_the_median_counts_for_a_disturbed_yardstick_flatters() -> None:
+    runs = [Figure("job", ratio, "of direct") for ratio in (0.9, 1.3, 0.96)]
+    assert best(runs).measured == 0.96
 
 
 def test_the_table_says_what_is_missed() -> None:
