@@ -2,21 +2,25 @@
 
     python -m benchmarks.job [--model smollm2-135m] [--quick] [--json]
 
-A seller with the model in its process, a buyer, and the committee of their development network live in this
-process, as in the README's example; the engine that is called directly is a second copy of the same weights
-here. Both sides run in turns, with the same threads, dtype, prompt and seed, and must make the same ids. The
-job's time is the whole of it: bargaining, award, first token to the last, and the receipt; its Lock was
-opened by a job before. Beside it a task sleeps for five milliseconds again and again; how late it wakes is
-the event loop's delay, and the CPU time of its thread meanwhile is how busy the loop was: the bound on that
-delay where nobody else wants the core. Needs the weights (`ainp2p model fetch`).
+A seller, a buyer, and the committee of their development network live in this process, as in the README's
+example, with the seller's model in a process of its own; a second such process calls its engine directly,
+and has nothing else to do. Both run in turns, with the same threads, dtype, prompt and seed, and must make
+the same ids. The job's time is the whole of it: bargaining, award, first token to the last, and the receipt;
+its Lock was opened by a job before. Beside it a task sleeps for five milliseconds again and again; how late
+it wakes is the event loop's delay, and the CPU time of its thread meanwhile is how busy the loop was: the
+bound on that delay where nobody else wants the core. Needs the weights (`ainp2p model fetch`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,18 +86,62 @@ class Loop(Delays):
         return sorted(self.busy)[int(share * (len(self.busy) - 1))] * 1000
 
 
-def directly(engine: Any, tokens: int, seed: bytes, side: Side) -> list[int]:
-    """The engine in this process, to the last token; in a thread, for peers want signs of life."""
+# --- the engine, called directly ----------------------------------------------------------------------
+
+
+def be_direct(model: str) -> None:
+    """The process of the yardstick: for each line, a number of tokens and a seed, an answer as JSON."""
     import torch
 
-    torch.set_num_threads(default_threads())  # OpenMP counts for each thread that calls it
-    wall, cpu, ids = time.perf_counter(), time.process_time(), []
-    engine.submit(Generate(0, [("", PROMPT)], tokens, TEMPERATURE, seed))
-    while engine.live:
-        ids += [event.token for event in engine.step() if isinstance(event, Made)]
-    cpu = time.process_time() - cpu
-    side.add(len(ids), time.perf_counter() - wall, cpu, cpu)
-    return ids
+    from ainp2p.agents.models.loading import load
+
+    directory = resolve(model, Home.from_environment().models()).directory
+    if directory is None:
+        raise SystemExit("a scripted model measures nothing; name one with weights")
+    torch.set_num_threads(default_threads())
+    engine = load(directory, device="auto", dtype="auto").engine
+    for line in sys.stdin:
+        tokens, seed = line.split()
+        ids: list[int] = []
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.submit(Generate(0, [("", PROMPT)], int(tokens), TEMPERATURE, seed.encode()))
+        while engine.live:
+            ids += [event.token for event in engine.step() if isinstance(event, Made)]
+        print(json.dumps([ids, time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+
+
+class Direct:
+    """That process, seen from here."""
+
+    def __init__(self, model: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.job", "--be-direct", "--model", model]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    async def __call__(self, tokens: int, seed: bytes, side: Side) -> list[int]:
+        """The ids of one answer."""
+        ids, wall_s, cpu_s = json.loads(await trio.to_thread.run_sync(self._ask, tokens, seed))
+        side.add(len(ids), wall_s, cpu_s, cpu_s)
+        return [int(id_) for id_ in ids]
+
+    def _ask(self, tokens: int, seed: bytes) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(tokens, seed.decode(), file=self.process.stdin, flush=True)
+        return self.process.stdout.readline()
+
+
+@contextmanager
+def direct_process(model: str) -> Iterator[Direct]:
+    """Ends with the block."""
+    direct = Direct(model)
+    try:
+        yield direct
+    finally:
+        direct.process.kill()
+        direct.process.wait()
+
+
+# --- the job --------------------------------------------------------------------------------------------
 
 
 async def paid(
@@ -118,28 +166,23 @@ async def paid(
 
 async def measure(model: str, rounds: int, tokens: int) -> dict[str, Any]:
     """Both sides in turns."""
-    from ainp2p.agents.models.loading import load
-
-    directory = resolve(model, Home.from_environment().models()).directory
-    if directory is None:
-        raise SystemExit("a scripted model measures nothing; name one with weights")
-    engine = load(directory, device="auto", dtype="auto").engine
     direct, through, streaming, loop = Side(), Side(), list[float](), Loop(PROBE_S)
     async with Agent("seller", skills=[write], model=model) as seller:
         async with Agent("buyer", bootstrap=[seller.address]) as buyer:
             worker = seller.models[0]
             assert isinstance(worker, ProcessModel)
-            await trio.to_thread.run_sync(directly, engine, 8, b"warm", Side())
-            await paid(buyer, worker, 8, b"warm", Side())
-            for number in range(rounds):
-                seed = b"%d" % number
-                expected = await trio.to_thread.run_sync(directly, engine, tokens, seed, direct)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(loop.probe)
-                    ids, rate = await paid(buyer, worker, tokens, seed, through)
-                    nursery.cancel_scope.cancel()
-                assert ids == expected[: len(ids)], "the job and the engine made different ids"
-                streaming.append(rate)
+            with direct_process(model) as directly:
+                await directly(8, b"warm", Side())
+                await paid(buyer, worker, 8, b"warm", Side())
+                for number in range(rounds):
+                    seed = b"%d" % number
+                    expected = await directly(tokens, seed, direct)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(loop.probe)
+                        ids, rate = await paid(buyer, worker, tokens, seed, through)
+                        nursery.cancel_scope.cancel()
+                    assert ids == expected[: len(ids)], "the job and the engine made different ids"
+                    streaming.append(rate)
     return {
         "model": model,
         "tokens": tokens,
@@ -165,8 +208,12 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter jobs")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--be-direct", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    rounds, tokens = (2, 48) if args.quick else (3, 128)
+    if args.be_direct:
+        be_direct(args.model)
+        return
+    rounds, tokens = (2, 48) if args.quick else (5, 96)
     found = trio.run(measure, args.model, rounds, tokens)
     report(found, as_json=args.json)
 
