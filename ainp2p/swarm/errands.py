@@ -21,7 +21,8 @@ from ainp2p.swarm.spec import Spec
 TRIES = 4  # of one purchase; sellers may all be busy, or die
 RETRY_S = 0.3  # before the second try, doubled each time
 FIND_TIMEOUT_S = 3.0
-MARKET_TIMEOUT_S = 90.0  # for the sellers' models to load
+MARKET_TIMEOUT_S = 90.0  # for the sellers' models to load; one that died is waited for as long
+SCRIPTED_TIMEOUT_S = 10.0  # scripted models need no loading
 SETTLING_S = (2.0, 20.0)  # once there is a seller of each kind, its competitors get as long again: from, to
 LOOK_S = 0.25
 
@@ -88,7 +89,8 @@ class Errands:
     async def wait_for_market(self, spec: Spec) -> None:
         """Return when all sellers offer something; or when some of each kind have for a while."""
         began, ready = trio.current_time(), None
-        with trio.move_on_after(MARKET_TIMEOUT_S):
+        scripted = spec.text_model.startswith("scripted")
+        with trio.move_on_after(SCRIPTED_TIMEOUT_S if scripted else MARKET_TIMEOUT_S):
             while True:
                 offered = {
                     card.name.decode(errors="replace")
