@@ -23,7 +23,8 @@ from ainp2p.swarm import documents, passages, study
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.books import Books
 from ainp2p.swarm.errands import Bill, Errands
-from ainp2p.swarm.line import Ask, Line
+from ainp2p.swarm.line import Ask, Gone, Line
+from ainp2p.swarm.market import Market
 from ainp2p.swarm.process import Serve
 from ainp2p.swarm.skills import TITLE_TOKENS_MAX
 from ainp2p.swarm.spec import Spec
@@ -33,6 +34,7 @@ AT_ONCE = 3  # parts in work at one buyer
 TOKEN_PRICE_MAX, CALL_PRICE_MAX, ITEM_PRICE_MAX = 4, 20, 2  # uain: more is not paid
 RESUME_S = 3.0  # on one machine a process that does not answer is dead
 HITS = 3
+QUESTIONS_MAX = 16  # that wait for the work to end
 
 
 def buyer(spec: Spec, name: str, key: Key, genesis: Genesis) -> Serve:
@@ -107,10 +109,11 @@ class Buyer:
 
     def __init__(self, spec: Spec, name: str, agent: Agent, line: Line) -> None:
         self._spec, self._name, self._agent, self._line = spec, name, agent, line
-        self._errands = Errands(name, agent, line, spec.seed)
+        self._errands = Errands(name, agent, line, spec.seed, Market(spec))
         self._books = Books(name, agent.wallet, line)
         self._collection = digest(b"swarm/collect/1", repr(spec.paths).encode()).hex()[:16]
         self._at_once = trio.CapacityLimiter(AT_ONCE)
+        self._asked, self._questions = trio.open_memory_channel[str](QUESTIONS_MAX)
 
     async def work(self) -> None:
         """Have all parts worked on, then answer what the view asks; stop with it."""
@@ -120,7 +123,8 @@ class Buyer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._books.watch_forever)
             nursery.start_soon(self._stop, nursery.cancel_scope)
-            await self._errands.wait_for_market(self._spec)
+            nursery.start_soon(self._obey)
+            await self._errands.wait_for_market()
             for part in ours:
                 self._errands.open_task(_task(part), "summarise", part.subject, _units(part))
             async with trio.open_nursery() as working:
@@ -129,11 +133,18 @@ class Buyer:
                     working.start_soon(self._summarise, part)
             await self._books.tell()
             self._reached("done")
-            async for command in self._line.commands():
-                if isinstance(command, Ask):
-                    await self._answer(command.question or study.default_question(parts))
-                    self._reached("asked")
+            async for question in self._questions:
+                await self._answer(question or study.default_question(parts))
+                self._reached("asked")
             await self._line.stop.wait()
+
+    async def _obey(self) -> None:
+        async with self._asked:
+            async for command in self._line.commands():
+                if isinstance(command, Gone):
+                    self._errands.market.gone.add(command.name)
+                elif isinstance(command, Ask):
+                    await self._asked.send(command.question)
 
     def _share(self, parts: Sequence[study.Part]) -> list[study.Part]:
         return study.share(parts, self._spec.buyers.index(self._name), len(self._spec.buyers))

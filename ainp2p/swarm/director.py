@@ -14,7 +14,7 @@ from typing import Literal
 
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.board import Board
-from ainp2p.swarm.line import AnyCommand, Ask, Audit, Close, Reopen
+from ainp2p.swarm.line import AnyCommand, Ask, Audit, Close, Gone, Reopen
 from ainp2p.swarm.spec import AUDITOR, CREATOR, Spec
 
 Phase = Literal["starting", "working", "asking", "closing", "reopening", "auditing", "over"]
@@ -84,7 +84,7 @@ class Director:
             self._since_ms = now_ms
         actions: list[Action] = []
         while self.phase != "over":
-            found = self._act(newest)
+            found = [*self._tell_who_is_gone(), *self._act(newest)]
             newest = None  # one event, one kill
             actions += found
             if self._is_through():
@@ -137,6 +137,14 @@ class Director:
                 counted = self.reached(AUDITOR, "audited") and self._rests_are_back()
                 return counted or not self._has_committee()
         return False
+
+    def _tell_who_is_gone(self) -> list[Action]:
+        """Buyers do not wait for the dead."""
+        actions: list[Action] = []
+        for name in self._spec.sellers:
+            if name in self.ended:
+                actions += self._send(Gone(name=name), self.alive(*self._spec.buyers))
+        return actions
 
     def _maybe_kill(self, newest: ev.AnyEvent | None) -> list[Action]:
         """Half-way, a seller in the middle of a title: half of the tasks have got as far as that."""

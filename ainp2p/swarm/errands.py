@@ -16,14 +16,11 @@ from ainp2p.protocol.delivery import STEP
 from ainp2p.protocol.price import Price
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.line import Line
-from ainp2p.swarm.spec import Spec
+from ainp2p.swarm.market import Market
 
 TRIES = 4  # of one purchase; sellers may all be busy, or die
 RETRY_S = 0.3  # before the second try, doubled each time
 FIND_TIMEOUT_S = 3.0
-MARKET_TIMEOUT_S = 90.0  # for the sellers' models to load; one that died is waited for as long
-SCRIPTED_TIMEOUT_S = 10.0  # scripted models need no loading
-SETTLING_S = (2.0, 20.0)  # once there is a seller of each kind, its competitors get as long again: from, to
 LOOK_S = 0.25
 
 
@@ -41,7 +38,8 @@ class Bill:
 class Errands:
     """Buys, and tells."""
 
-    def __init__(self, name: str, agent: Agent, line: Line, seed: int) -> None:
+    def __init__(self, name: str, agent: Agent, line: Line, seed: int, market: Market) -> None:
+        self.market = market
         self._name, self._agent, self._line = name, agent, line
         self._seed = seed
         self._rng = random.Random(f"{seed}/{name}")
@@ -86,26 +84,15 @@ class Errands:
 
     # --- buying -------------------------------------------------------------------------------------
 
-    async def wait_for_market(self, spec: Spec) -> None:
-        """Return when all sellers offer something; or when some of each kind have for a while."""
-        began, ready = trio.current_time(), None
-        scripted = spec.text_model.startswith("scripted")
-        with trio.move_on_after(SCRIPTED_TIMEOUT_S if scripted else MARKET_TIMEOUT_S):
-            while True:
-                offered = {
-                    card.name.decode(errors="replace")
-                    for card in self._agent.directory.cards()
-                    if card.skills
-                }
-                if offered >= set(spec.sellers):
-                    return
-                if offered.intersection(spec.text_sellers) and offered.difference(spec.text_sellers):
-                    now = trio.current_time()
-                    ready = ready if ready is not None else now
-                    least_s, most_s = SETTLING_S
-                    if now > ready + min(max(ready - began, least_s), most_s):
-                        return
-                await trio.sleep(LOOK_S)
+    async def wait_for_market(self) -> None:
+        """Return when whoever lives of the sellers offers something; see `Market.is_ready`."""
+        while True:
+            if self.market.is_ready(self._offering(), trio.current_time()):
+                return
+            await trio.sleep(LOOK_S)
+
+    def _offering(self) -> set[str]:
+        return {card.name.decode(errors="replace") for card in self._agent.directory.cards() if card.skills}
 
     async def buy_text(self, bill: Bill, skill: str, unit: str, budget: int, **fields: Any) -> str:
         """As `buy`, for a result that is text."""
@@ -125,7 +112,7 @@ class Errands:
             except (PolicyRefused, InsufficientFunds):
                 raise
             except Error:
-                if tried == TRIES or skill in self._missing:
+                if tried == TRIES or skill in self._missing or self.market.lacks(skill):
                     raise
             await trio.sleep(RETRY_S * 2 ** (tried - 1) * (0.5 + self._rng.random()))
 
@@ -151,6 +138,8 @@ class Errands:
         return pieces
 
     async def _find(self, skill: str) -> list[Offer]:
+        if self.market.lacks(skill):
+            raise NoOffers(f"whoever offered {skill!r} has died")
         try:
             offers = await self._agent.find(
                 skill, timeout_s=FIND_TIMEOUT_S if skill not in self._missing else 0.5

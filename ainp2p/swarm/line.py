@@ -51,7 +51,13 @@ class Audit(Command, frozen=True, kw_only=True):
     """To the auditor: have every validator count the money."""
 
 
-AnyCommand = Ask | Close | Reopen | Audit
+class Gone(Command, frozen=True, kw_only=True):
+    """To a buyer: this seller's process has ended, so nobody need wait for it."""
+
+    name: str
+
+
+AnyCommand = Ask | Close | Reopen | Audit | Gone
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 

@@ -98,6 +98,7 @@ _TITLE_EXAMPLES = (
         "Mashed Potatoes with Fried Onions",
     ),
 )
+EMBEDDING_SKILLS = frozenset({"embed", "index", "search"})  # of `embedding_skills`
 
 
 def title_prompt(text: str) -> Raw:

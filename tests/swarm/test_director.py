@@ -8,7 +8,7 @@ import pytest
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.board import Board
 from ainp2p.swarm.director import LIMITS_MS, Action, Director, Kill, Send, StartAuditor
-from ainp2p.swarm.line import Ask, Audit, Close, Reopen
+from ainp2p.swarm.line import Ask, Audit, Close, Gone, Reopen
 from ainp2p.swarm.spec import AUDITOR, CREATOR, EMBEDDING_SELLER, Spec
 
 WORK_MS = 60_000
@@ -248,3 +248,21 @@ def test_a_command_is_given_once() -> None:
     for _ in range(5):
         stage.wait(10)
     assert sum(isinstance(action, Send) and action.command == Close() for action in stage.wanted) == 3
+
+
+# --- who is gone ----------------------------------------------------------------------------------
+
+
+def test_buyers_hear_once_of_a_seller_that_died_even_before_there_is_a_market() -> None:
+    stage = Stage()
+    wanted = stage.end(EMBEDDING_SELLER)
+    gone = Gone(name=EMBEDDING_SELLER)
+    assert wanted == [Send("rosa", gone), Send("sam", gone)]
+    assert stage.wait(100) == []
+
+
+def test_a_buyer_that_died_itself_is_not_told() -> None:
+    stage = Stage()
+    stage.start()
+    stage.end("sam")
+    assert stage.end("ada") == [Send("rosa", Gone(name="ada"))]

@@ -11,7 +11,7 @@ import trio
 
 from ainp2p.errors import Malformed
 from ainp2p.swarm import events as ev
-from ainp2p.swarm.line import Ask, Audit, Close, Command, Line, Lines, Reopen, from_line, to_line
+from ainp2p.swarm.line import Ask, Audit, Close, Command, Gone, Line, Lines, Reopen, from_line, to_line
 
 NOTE = ev.Note(at_ms=1, text="a word")
 
@@ -29,7 +29,9 @@ async def opened(*, keep: bool = False) -> AsyncIterator[tuple[Line, trio.Socket
     await view.aclose()
 
 
-@pytest.mark.parametrize("command", [Ask(question="why?"), Close(), Reopen(name="ada"), Audit()])
+@pytest.mark.parametrize(
+    "command", [Ask(question="why?"), Close(), Reopen(name="ada"), Audit(), Gone(name="ada")]
+)
 def test_a_command_comes_back_from_its_line(command: Command) -> None:
     assert from_line(to_line(command)[:-1]) == command  # type: ignore[arg-type]  # each is an AnyCommand
 
