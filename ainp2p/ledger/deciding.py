@@ -234,6 +234,7 @@ class Decider:
             self.room.leave(gone)
         out.finals.append(Final(parsed, view))
         self.room.wake(parsed.operation.object)
+        self.room.wake(_slot_key(parsed.operation.object, parsed.operation.seq))
         self.room.wake(candidate.id)
         for lock in changes.locks:
             if lock.id == parsed.operation.object:
@@ -292,7 +293,8 @@ class Decider:
         """Keep a candidate until what it lacks is there; returns why it is let go instead."""
         operation = parsed.operation
         key = self._key_of(parsed, reason.rule)
-        if reason.rule == "epoch-ahead" or (key != operation.object and self._made_its_credits(key)):
+        spent = reason.rule == "unknown-credit" and key != operation.object and self._made_its_credits(key)
+        if reason.rule == "epoch-ahead" or spent:
             return self._let_go(candidate, InvalidOperation(reason.rule, "and never will be"))
         try:
             oldest = self.room.enter(candidate)
@@ -310,11 +312,16 @@ class Decider:
         return None
 
     def _key_of(self, parsed: ParsedOperation, rule: str) -> bytes:
-        """What an operation waits for: an operation whose credit it lacks, else its own object."""
-        body = parsed.operation.body
+        """What an operation waits for: one whose credit it lacks, the slot before its own, or its object.
+
+        Not the object where a slot will do: junk far ahead of it would be looked at with each decision.
+        """
+        operation, body = parsed.operation, parsed.operation.body
         if rule == "unknown-credit" and isinstance(body, Spend):
             return next(id_ for id_ in body.credits if id_ not in self._state.credits)[:32]
-        return parsed.operation.object
+        if rule == "sequence-ahead":
+            return _slot_key(operation.object, operation.seq - 1)
+        return operation.object
 
     def _made_its_credits(self, maker: bytes) -> bool:
         """Whether all credits that this operation (or the genesis) makes have been there."""
@@ -362,3 +369,8 @@ class Decider:
                 pair = (encode(rival.proof), encode(candidate.proof))
                 self._archive.add_evidence(Evidence(TWO_OPERATIONS, candidate.slot[0], pair), out)
                 return
+
+
+def _slot_key(object_: bytes, seq: int) -> bytes:
+    """What stands for "this slot was decided" in the waiting room; longer than any id."""
+    return object_ + seq.to_bytes(8, "big")
