@@ -6,6 +6,7 @@ from ainp2p.errors import InvalidOperation, InvalidReceipt, NotYet
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import SignedOperation, Signer
 from ainp2p.ledger.receipts import (
+    Release,
     SignedReceipt,
     close_operation,
     read_receipt,
@@ -14,7 +15,7 @@ from ainp2p.ledger.receipts import (
 )
 
 
-def next_settle(lock: Lock, best: SignedReceipt | None) -> SignedOperation | None:
+def next_settle(lock: Lock, best: SignedReceipt | Release | None) -> SignedOperation | None:
     """The SETTLE that pays up to the best receipt; None if that is paid.
 
     Raises:
@@ -32,7 +33,7 @@ def next_settle(lock: Lock, best: SignedReceipt | None) -> SignedOperation | Non
 
 
 def next_close(
-    network: bytes, lock: Lock, best: SignedReceipt | None, signer: Signer, now_ms: int
+    network: bytes, lock: Lock, best: SignedReceipt | Release | None, signer: Signer, now_ms: int
 ) -> SignedOperation | None:
     """The CLOSE at the best receipt; None if the Lock has ended.
 

@@ -14,8 +14,13 @@ from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.amounts import share
 from ainp2p.ledger.operations import Close, KeySet, LockTerms, Settle, Share, lock_id
 from ainp2p.protocol.codec import Bytes32, Message, Uint
+from ainp2p.protocol.identity import digest
 
 Payment = tuple[int, bytes, int]  # index of the credit, account, uain (at least 1)
+# A beneficiary that stands for "the account that the receipt's context names": a bounty, open to any payee.
+# No inception hashes to it (its tag is another). The authority's k signatures cover the context, so they
+# choose the payee; `_payee` is the one place that reads it.
+ANY_PAYEE = digest(b"ainp2p/payee/1", b"whom the receipt names")
 
 
 class Lock(Message, frozen=True):
@@ -75,12 +80,12 @@ def after_settle(lock: Lock, settle: Settle, head: bytes) -> tuple[Lock, list[Pa
     """The Lock after this SETTLE with id `head`, and the credits that it makes.
 
     Raises:
-        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``, ``"step"``.
+        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``, ``"step"``, ``"payee"``.
     """
     _refuse_amount(lock, settle.cumulative)
     if settle.cumulative - lock.paid < lock.step and settle.cumulative != lock.deposit:
         raise InvalidOperation("step", f"{settle.cumulative - lock.paid} uain more, at least {lock.step}")
-    payments = _payments(lock, settle.cumulative)
+    payments = _payments(lock, settle.cumulative, settle.context)
     return _moved(lock, head, settle.cumulative, ended=0), payments
 
 
@@ -88,7 +93,7 @@ def after_close(lock: Lock, close: Close, head: bytes) -> tuple[Lock, list[Payme
     """The ended Lock after this CLOSE with id `head`, and the credits that it makes; the payer's is last.
 
     Raises:
-        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``.
+        InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``, ``"payee"``.
     """
     if close.context:
         _refuse_amount(lock, close.cumulative)
@@ -96,7 +101,7 @@ def after_close(lock: Lock, close: Close, head: bytes) -> tuple[Lock, list[Payme
         refuse_ended(lock)
         if close.cumulative != lock.paid:
             raise InvalidOperation("cumulative", f"without a receipt exactly {lock.paid} uain")
-    payments = _payments(lock, close.cumulative)
+    payments = _payments(lock, close.cumulative, close.context)
     return _moved(lock, head, close.cumulative, ended=1), payments + _rest(lock, close.cumulative)
 
 
@@ -124,19 +129,28 @@ def _refuse_amount(lock: Lock, cumulative: int) -> None:
         raise InvalidOperation("above-deposit", f"{cumulative} uain of {lock.deposit}")
 
 
-def _payments(lock: Lock, cumulative: int) -> list[Payment]:
+def _payments(lock: Lock, cumulative: int, context: bytes) -> list[Payment]:
     """What each beneficiary gets now: ⌊cumulative·pᵢ/P⌋ − ⌊paid·pᵢ/P⌋, so that rounding never accumulates."""
     if len(lock.beneficiaries) == 1:
         more = cumulative - lock.paid
-        return [(0, lock.beneficiaries[0].account, more)] if more else []
+        return [(0, _payee(lock.beneficiaries[0].account, context), more)] if more else []
     parts_sum = sum(beneficiary.parts for beneficiary in lock.beneficiaries)
     payments = []
     for index, beneficiary in enumerate(lock.beneficiaries):
         before = share(lock.paid, beneficiary.parts, parts_sum)
         more = share(cumulative, beneficiary.parts, parts_sum) - before
         if more:
-            payments.append((index, beneficiary.account, more))
+            payments.append((index, _payee(beneficiary.account, context), more))
     return payments
+
+
+def _payee(beneficiary: bytes, context: bytes) -> bytes:
+    """Who is paid: the beneficiary, or for a bounty whom the receipt names."""
+    if beneficiary != ANY_PAYEE:
+        return beneficiary
+    if context == ANY_PAYEE:
+        raise InvalidOperation("payee", "a bounty's receipt names the account that it pays")
+    return context
 
 
 def _rest(lock: Lock, paid: int) -> list[Payment]:

@@ -14,6 +14,7 @@ import msgspec
 from ainp2p.errors import BadSignature, InvalidReceipt
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import (
+    KEYS_MAX,
     SIGN_CLOSE,
     VERSION,
     Body,
@@ -50,6 +51,18 @@ class SignedReceipt(Message, frozen=True):
 
     body: Annotated[bytes, msgspec.Meta(max_length=RECEIPT_SIZE_MAX)]
     signature: Signature
+
+
+class Release(Message, frozen=True):
+    """A receipt of a Lock with k of m keys: signatures of exactly k, in the order of their keys."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=RECEIPT_SIZE_MAX)]
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(min_length=1, max_length=KEYS_MAX)]
+
+    @classmethod
+    def of(cls, signed: SignedReceipt) -> Release:
+        """A channel's receipt in this form: k = 1."""
+        return cls(signed.body, (signed.signature,))
 
 
 class Booked(Message, frozen=True):
@@ -279,16 +292,19 @@ class ReceiptBook:
 # --- what can be done with a Lock, as operations ----------------------------------------------------
 
 
-def settle_operation(lock: Lock, signed: SignedReceipt) -> SignedOperation:
+def settle_operation(lock: Lock, proof: SignedReceipt | Release) -> SignedOperation:
     """The SETTLE that turns a receipt into credits. It needs no key: whoever makes it, it is the same."""
-    receipt = read_receipt(signed.body)
+    receipt = read_receipt(proof.body)
     body = Settle(receipt.cumulative, receipt.units, receipt.context)
     raw = encode(_next_operation(receipt.network, lock, body))
-    return SignedOperation(raw, (signed.signature,), None)
+    return SignedOperation(raw, _signatures(proof), None)
 
 
 def close_operation(
-    network: bytes, lock: Lock, signed: SignedReceipt | None = None, closer: Signer | None = None
+    network: bytes,
+    lock: Lock,
+    proof: SignedReceipt | Release | None = None,
+    closer: Signer | None = None,
 ) -> SignedOperation:
     """The CLOSE that pays up to a receipt (None, or nothing new: to what is paid) and ends the Lock.
 
@@ -296,16 +312,20 @@ def close_operation(
     """
     body: Body = Close(lock.paid, 0, b"")
     signatures: tuple[bytes, ...] = ()
-    if signed is not None:
-        receipt = read_receipt(signed.body)
+    if proof is not None:
+        receipt = read_receipt(proof.body)
         if receipt.cumulative > lock.paid:
             body = Close(receipt.cumulative, receipt.units, receipt.context)
-            signatures = (signed.signature,)
+            signatures = _signatures(proof)
     if closer is None and not signatures:
         return refund_operation(network, lock)
     raw = encode(_next_operation(network, lock, body))
     by_closer = closer.sign(SIGN_CLOSE, operation_id(raw)) if closer is not None else None
     return SignedOperation(raw, signatures, by_closer)
+
+
+def _signatures(proof: SignedReceipt | Release) -> tuple[bytes, ...]:
+    return proof.signatures if isinstance(proof, Release) else (proof.signature,)
 
 
 def refund_operation(network: bytes, lock: Lock) -> SignedOperation:
