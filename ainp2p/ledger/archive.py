@@ -68,9 +68,9 @@ class Archive:
         self._write_soon(now)
 
     def add_decided(self, candidate: Candidate, changes: Changes, places: tuple[int, ...], now: int) -> None:
-        """An applied operation, what it changed, and where a quorum's COMMITs for it are."""
+        """An applied operation, what it changed, and where the COMMITs are, if not in a certificate."""
         assert candidate.parsed is not None
-        record = Record(Decided(candidate.parsed, changes), places)
+        record = Record(Decided(candidate.parsed, changes, b"" if places else candidate.certificate), places)
         self._decided.append(record)
         self._fresh[candidate.id] = record
         self._write_soon(now)
@@ -148,7 +148,7 @@ class Archive:
         """A decided operation."""
         record = self._fresh.get(id_)
         if record is not None:
-            return Found(record.decided.parsed.signed, record.places)
+            return Found(record.decided.parsed.signed, record.places, record.decided.certificate)
         return self._journal.find(id_)
 
     def certificate(self, id_: bytes) -> bytes | None:
@@ -156,6 +156,8 @@ class Archive:
         found = self.find(id_)
         if found is None:
             return None
+        if not found.places:
+            return found.certificate
         return build_certificate(map(unpack_place, found.places), self.batch, self._committee)
 
     def raw_batch(self, member: int, height: int) -> bytes | None:

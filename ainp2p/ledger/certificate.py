@@ -36,6 +36,7 @@ CERTIFICATE_SIZE_MAX = 32 * 1024  # bytes; 31 votes of at most 0.5 kB each
 _MEMBERS_MAX = 64
 _PATH_SIZE_MAX = 8 * 32  # 256 entries are 8 halvings
 
+Check = Callable[[bytes, bytes, bytes, bytes], None]  # key, purpose, payload, signature; raises BadSignature
 Place = tuple[int, int, int]  # a vote: member's place in the committee, height of the batch, position in it
 
 
@@ -104,6 +105,21 @@ def verify_certificate(raw: bytes, committee: Committee, epoch: int, network: by
     return _verified(raw, COMMIT, committee, epoch, network).operation
 
 
+def verify_decided(
+    raw: bytes, committee: Committee, epoch: int, network: bytes, check: Check
+) -> tuple[int, bytes]:
+    """The view, and the id of the operation that is final by this commit certificate.
+
+    Args:
+        check: as `identity.verify`; one that remembers, for whoever reads many (`seen_votes`).
+
+    Raises:
+        Malformed, InvalidOperation, BadSignature: as `verify_certificate`.
+    """
+    certificate = _verified(raw, COMMIT, committee, epoch, network, check)
+    return certificate.view, certificate.operation
+
+
 def verify_prepared(raw: bytes, committee: Committee, epoch: int, network: bytes) -> tuple[int, bytes]:
     """The view, and the id of the operation that is prepared in it, by this prepared certificate.
 
@@ -114,7 +130,9 @@ def verify_prepared(raw: bytes, committee: Committee, epoch: int, network: bytes
     return certificate.view, certificate.operation
 
 
-def _verified(raw: bytes, kind: int, committee: Committee, epoch: int, network: bytes) -> Certificate:
+def _verified(
+    raw: bytes, kind: int, committee: Committee, epoch: int, network: bytes, check: Check | None = None
+) -> Certificate:
     certificate = read_certificate(raw)
     members = [vote.member for vote in certificate.votes]
     if certificate.kind != kind:
@@ -127,7 +145,7 @@ def _verified(raw: bytes, kind: int, committee: Committee, epoch: int, network: 
         raise InvalidOperation("certificate", f"weight {committee.weight_of(members)} is no quorum")
     for vote in certificate.votes:
         header = _header_of(certificate, vote, committee, network)
-        verify(header.validator, SIGN_VOTES, encode(header), vote.signature)
+        (check or verify)(header.validator, SIGN_VOTES, encode(header), vote.signature)
     return certificate
 
 
@@ -186,5 +204,6 @@ __all__ = [
     "build_certificate",
     "read_certificate",
     "verify_certificate",
+    "verify_decided",
     "verify_prepared",
 ]

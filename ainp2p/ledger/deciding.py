@@ -74,6 +74,16 @@ class Decider:
         elif not self._was_decided(parsed):
             self._hold(parsed, source, now, out)
 
+    def take_decided(
+        self, parsed: ParsedOperation, certificate: bytes, view: int, now: int, out: Effects
+    ) -> None:
+        """An operation that is final by a certificate, which was checked: it stands in for all votes."""
+        candidate, doubled = self.table.hold(parsed)
+        self._note_doubled(doubled, out)
+        candidate.certificate = certificate
+        candidate.final = view if candidate.final is None else candidate.final
+        self.room.work.append(candidate)
+
     def take_batch(self, batch: VoteBatch, now: int, out: Effects) -> None:
         """Votes of anybody, ourselves included, in the order of their log."""
         self.contact.heard(batch.member, batch.header.timestamp, now)
@@ -229,7 +239,8 @@ class Decider:
                 f"a final operation cannot be applied ({exc}): more than 1/3 of the weight is faulty"
             )
             return
-        self._archive.add_decided(candidate, changes, self.table.places(candidate, COMMIT, view), now)
+        places = () if candidate.certificate else self.table.places(candidate, COMMIT, view)
+        self._archive.add_decided(candidate, changes, places, now)
         for gone in (candidate, *self.table.decide(candidate)):
             self.room.leave(gone)
         out.finals.append(Final(parsed, view))

@@ -44,7 +44,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An operation to fetch: `holders` (validators' keys) voted for it and so have it, or had it."""
+    """An operation or an attachment to fetch: `holders` (validators' keys) have it, or had it."""
 
     id: bytes
     holders: tuple[bytes, ...]
@@ -70,6 +70,8 @@ class Effects:
         wanted: operations that votes name and that are not held.
         gaps: batches that are missing before one that came.
         evidence: newly found.
+        attachments: encoded; push to every member.
+        missing: attachments that votes rest on and that are not held.
     """
 
     operations: list[Push] = field(default_factory=list)
@@ -78,6 +80,8 @@ class Effects:
     wanted: list[Wanted] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
+    attachments: list[bytes] = field(default_factory=list)
+    missing: list[Wanted] = field(default_factory=list)
 
     def extend(self, more: Effects) -> None:
         """Add what another step brought."""
@@ -87,11 +91,16 @@ class Effects:
         self.wanted += more.wanted
         self.gaps += more.gaps
         self.evidence += more.evidence
+        self.attachments += more.attachments
+        self.missing += more.missing
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A decided operation to store, and where a quorum's COMMITs for it are (`certificate.pack_place`)."""
+    """A decided operation to store, and where a quorum's COMMITs for it are (`certificate.pack_place`).
+
+    There are no places if it came with a certificate, which is in `decided` then.
+    """
 
     decided: Decided
     places: tuple[int, ...]
@@ -134,10 +143,11 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A decided operation in the journal."""
+    """A decided operation in the journal, and what proves it: places of votes, or else the certificate."""
 
     signed: SignedOperation
     places: tuple[int, ...]
+    certificate: bytes = b""
 
 
 class Journal(Protocol):

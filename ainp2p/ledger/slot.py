@@ -43,6 +43,7 @@ class Candidate:
         counts: by (view, kind) packed into one integer, since it is looked up for every vote.
         parsed: the operation, None while it is only named.
         verified: its proof was checked against the object's keys.
+        certificate: what makes it final where votes do not: the commit certificate that somebody showed.
         prepared: the highest view with a quorum of LOCKs, or None.
         final: the view with a quorum of COMMITs, or None.
         rivals: whether its slot has other candidates.
@@ -55,6 +56,7 @@ class Candidate:
         "ask_at",
         "asked",
         "blocked_by",
+        "certificate",
         "changes",
         "counts",
         "final",
@@ -82,7 +84,7 @@ class Candidate:
         self.changes: Changes | None = None
         self.segment = 0
         self.source = ""  # the peer whose quota it uses while it waits
-        self.blocked_by = b""
+        self.blocked_by = self.certificate = b""
         self.ask_at = self.asked = 0  # ms; how often others were asked for it
 
     @property
@@ -192,7 +194,7 @@ class VoteTable:
             place += ONE_POSITION
             candidate = candidates.get(id_)
             if candidate is None:
-                if id_ in decided:
+                if id_ in decided or kind > COMMIT:
                     continue
                 candidate = candidates[id_] = Candidate(id_)
                 found.named.append(candidate)

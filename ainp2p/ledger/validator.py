@@ -6,6 +6,7 @@ and writes through a `Journal` before it lets a vote be seen. Give every method 
     handle_operation(signed, now, source) → Effects   from a wallet or a peer; `source` names whose quota
     handle_batch(raw, now)                → Effects   from anybody: it is signed
     handle_height(member, height, now)    → Effects   how many of OUR batches this member holds
+    handle_decided(signed, certificate, now) → Effects   what others decided: for whoever was away
     tick(now)                             → Effects   call it when `due` (ms, maybe past) has come
     seal(now) → Records | None, then journal.write(records), then release(records, now) → Effects
                                           what `tick` does inline, for shells that write in a thread
@@ -29,13 +30,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ainp2p.errors import InvalidOperation, NotYet, RemoteError, StorageError
+from ainp2p.errors import InvalidOperation, Malformed, NotYet, RemoteError, StorageError
 from ainp2p.ledger.archive import WRITE_AFTER_MS, Archive
+from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
+from ainp2p.ledger.certificate import verify_decided
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.effects import TWO_BATCHES, Effects, Evidence, Gap, Journal, Records
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Signer, parse
+from ainp2p.ledger.seen_votes import SeenVotes
 from ainp2p.ledger.state import State
 from ainp2p.ledger.votelog import (
     ENTRIES_MAX,
@@ -113,6 +117,7 @@ class Validator:
         )
         self._decider.votes = lambda: self.voting
         self._table, self._room = self._decider.table, self._decider.room
+        self._seen_votes = SeenVotes()
         self._confirmed = {self._member}  # members that hold no more of our batches than we do
         self._started = False
         self._gap_asked: dict[int, int] = {}
@@ -184,6 +189,44 @@ class Validator:
             self._confirmed.add(place)
             self._start_voting()
         return self._finish(now, out)
+
+    def handle_decided(self, signed: SignedOperation, certificate: bytes, now: int) -> Effects:
+        """Take an operation with the commit certificate that makes it final; a repeat is no error.
+
+        What comes before what it depends on waits for that, unboundedly: hand them over about in the order
+        in which somebody applied them.
+
+        Raises:
+            Malformed, BadSignature, InvalidOperation: it is no operation of this network, or not proven.
+            StorageError: this validator has halted.
+        """
+        self._refuse_if_halted()
+        parsed = parse(signed)
+        if parsed.operation.network != self.network:
+            raise InvalidOperation("network", "made for another network")
+        out = Effects()
+        seq, head = self.state.head(parsed.operation.object)
+        if parsed.operation.seq >= seq and parsed.id != head:  # below the head there is nothing to learn
+            view, id_ = verify_decided(
+                certificate, self.committee, self.epoch, self.network, self._seen_votes.check
+            )
+            if id_ != parsed.id:
+                raise InvalidOperation("certificate", "it is another operation's")
+            self._decider.take_decided(parsed, certificate, view, now, out)
+        return self._finish(now, out)
+
+    def handle_attachment(self, raw: bytes, now: int, source: str = "") -> Effects:
+        """Take what votes rest on (`attachments`), pushed or fetched; a repeat is no error.
+
+        Raises:
+            Malformed, BadSignature: drop it.
+            InvalidOperation: it does not show what it claims.
+            StorageError: this validator has halted.
+        """
+        self._refuse_if_halted()
+        if len(raw) > ATTACHMENT_SIZE_MAX:
+            raise Malformed(f"an attachment of {len(raw)} bytes")
+        return Effects()
 
     def _place_of(self, key: bytes) -> int:
         place = self.committee.index.get(key)
@@ -323,6 +366,10 @@ class Validator:
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation; made from the stored batches when asked for."""
         return self._archive.certificate(id_)
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        """A held attachment by its `attachment_id`."""
+        return None
 
     def heights(self) -> dict[bytes, int]:
         """Per validator, ourselves included, how many of its batches are held."""

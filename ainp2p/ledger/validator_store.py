@@ -125,7 +125,7 @@ class SqliteJournal:
             return None
         object_, seq, places = rows[0]
         stored = self._store.history(object_, seq, 1)[0]
-        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places))
+        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate)
 
     def evidence(self) -> list[Evidence]:
         """All evidence, oldest first."""

@@ -8,7 +8,10 @@ entries, which the header names by their Merkle root. On the wire it is [header,
               LOCK             01  view (4 bytes, big endian)  operation (32)
               COMMIT           02  view                        operation
               LOCK, justified  03  view                        operation  justification (32)
-              (04, 05, 06 are reserved for NEWVIEW, PROPOSE, HANDOFF)
+              NEWVIEW          04  view  object (32)  seq (8)  prepared view + 1 (4; 0: none)
+                                   prepared operation (32; zeros: none)  candidate (32; zeros: none)
+              PROPOSE          05  view  operation  justification  object  seq
+              HANDOFF          06  digest of the handoff (32)
 
 A record's first byte gives its length, so there is one way to split and one way to write each list of
 entries. Heights start at 1, with the network's id as `previous`. No I/O: whoever seals a batch of its own
@@ -34,18 +37,86 @@ from ainp2p.protocol.identity import digest, verify
 BATCH_VERSION = 1
 SIGN_VOTES = b"ainp2p/votes/1"
 ENTRIES_MAX = 256  # in one batch; then its signature and fsync cost next to nothing per vote
-ENTRIES_SIZE_MAX = 60_000  # bytes; 256 of today's longest records are 17,664, so a count always ends a batch
+ENTRIES_SIZE_MAX = 60_000  # bytes; 256 of the longest records are 28,928, so a count always ends a batch
 BATCH_SIZE_MAX = 61_000  # bytes on the wire, header and signature included
 FLUSH_AFTER_MS = 20  # from the first entry
 IDLE_AFTER_MS = 20_000  # an empty batch says "I am here" and lets others notice what they missed
 EARLY_MAX = 32  # batches of one validator kept while those before them are fetched
 
-LOCK, COMMIT, LOCK_JUSTIFIED = 1, 2, 3
-VIEW_MAX: Final = 2**32 - 1
+LOCK, COMMIT, LOCK_JUSTIFIED, NEWVIEW, PROPOSE, HANDOFF = 1, 2, 3, 4, 5, 6
+VIEW_MAX: Final = 2**32 - 2  # a NEWVIEW has room for the view after a prepared one
 _SHORT = struct.Struct(">BI32s")  # LOCK, COMMIT
 _LONG = struct.Struct(">BI32s32s")  # LOCK, justified
+_NEWVIEW = struct.Struct(">BI32sQI32s32s")
+_PROPOSE = struct.Struct(">BI32s32s32sQ")
+_HANDOFF = struct.Struct(">B32s")
+_SIZES = {
+    LOCK: _SHORT.size,
+    COMMIT: _SHORT.size,
+    LOCK_JUSTIFIED: _LONG.size,
+    NEWVIEW: _NEWVIEW.size,
+    PROPOSE: _PROPOSE.size,
+    HANDOFF: _HANDOFF.size,
+}
+_NONE = bytes(32)
 
-Vote = tuple[int, int, bytes]  # LOCK or COMMIT, view, operation id
+Vote = tuple[int, int, bytes]  # LOCK or COMMIT, view, operation id; (its kind, 0, b"") for another entry
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A vote for an operation; `justification` is the digest of what a leader proposed it with."""
+
+    view: int
+    operation: bytes
+    justification: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A vote for an operation that is prepared in this view."""
+
+    view: int
+    operation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewView:
+    """From now on nothing below `view` in this slot; with the highest prepared certificate that is held.
+
+    Attributes:
+        prepared: the view of that certificate, None without one.
+        operation: what it is for, None without one.
+        candidate: the operation that should be decided, None if only the prepared one matters.
+    """
+
+    view: int
+    object: bytes
+    seq: int
+    prepared: int | None
+    operation: bytes | None
+    candidate: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """What the leader of `view` wants LOCKed, and the digest of what shows that it may be."""
+
+    view: int
+    operation: bytes
+    justification: bytes
+    object: bytes
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """The digest of what a validator hands over at the end of its epoch."""
+
+    digest: bytes
+
+
+Entry = Lock | Commit | NewView | Propose | Handoff
 
 
 def lock_entry(view: int, operation: bytes, justification: bytes | None = None) -> bytes:
@@ -60,6 +131,24 @@ def commit_entry(view: int, operation: bytes) -> bytes:
     return _SHORT.pack(COMMIT, view, operation)
 
 
+def newview_entry(
+    view: int, object_: bytes, seq: int, prepared: tuple[int, bytes] | None, candidate: bytes | None
+) -> bytes:
+    """The record of a NEWVIEW; `prepared` is (view, operation) of the highest prepared certificate."""
+    below, operation = (0, _NONE) if prepared is None else (prepared[0] + 1, prepared[1])
+    return _NEWVIEW.pack(NEWVIEW, view, object_, seq, below, operation, candidate or _NONE)
+
+
+def propose_entry(view: int, operation: bytes, justification: bytes, object_: bytes, seq: int) -> bytes:
+    """The record of a PROPOSE; `justification` is its digest."""
+    return _PROPOSE.pack(PROPOSE, view, operation, justification, object_, seq)
+
+
+def handoff_entry(digest_: bytes) -> bytes:
+    """The record of a HANDOFF."""
+    return _HANDOFF.pack(HANDOFF, digest_)
+
+
 def split_entries(entries: bytes) -> list[bytes]:
     """The records, which are also the leaves of the batch's Merkle tree.
 
@@ -71,9 +160,9 @@ def split_entries(entries: bytes) -> list[bytes]:
         return [entries[at : at + size] for at in range(0, len(entries), size)]
     records, at = [], 0
     while at < len(entries):
-        length = _LONG.size if entries[at] == LOCK_JUSTIFIED else size
-        record = entries[at : at + length]
-        if not LOCK <= record[0] <= LOCK_JUSTIFIED or len(record) != length:
+        length = _SIZES.get(entries[at], 0)
+        record = entries[at : at + max(length, 1)]
+        if len(record) != length:
             raise Malformed(f"vote of kind {record[0]} with {len(record)} bytes")
         records.append(record)
         at += length
@@ -81,24 +170,73 @@ def split_entries(entries: bytes) -> list[bytes]:
 
 
 def read_votes(entries: bytes) -> list[Vote]:
-    """What the records say, in their order; a justification is for `view` changes to read, not for tallies.
+    """The LOCKs and COMMITs in their order; another entry only keeps its place. See `read_entries`.
 
     Raises:
         Malformed: as `split_entries`.
     """
     if _all_short(entries):
         return list(_SHORT.iter_unpack(entries))
-    return [
-        (COMMIT if record[0] == COMMIT else LOCK, *_SHORT.unpack_from(record)[1:])
-        for record in split_entries(entries)
-    ]
+    return [_read_vote(record) for record in split_entries(entries)]
+
+
+def _read_vote(record: bytes) -> Vote:
+    kind = record[0]
+    if kind > LOCK_JUSTIFIED:
+        return kind, 0, b""
+    return (COMMIT if kind == COMMIT else LOCK, *_SHORT.unpack_from(record)[1:])
+
+
+def read_entries(entries: bytes) -> list[Entry]:
+    """All records in their order, each as what it is.
+
+    Raises:
+        Malformed: as `split_entries`, or a field that contradicts another.
+    """
+    return [read_entry(record) for record in split_entries(entries)]
+
+
+def read_entry(record: bytes) -> Entry:
+    """One record.
+
+    Raises:
+        Malformed: a field that contradicts another.
+    """
+    kind = record[0]
+    if kind == COMMIT:
+        return Commit(*_SHORT.unpack(record)[1:])
+    if kind == LOCK:
+        _, view, operation = _SHORT.unpack(record)
+        return Lock(view, operation, None)
+    if kind == LOCK_JUSTIFIED:
+        return Lock(*_LONG.unpack(record)[1:])
+    if kind == PROPOSE:
+        return Propose(*_PROPOSE.unpack(record)[1:])
+    if kind == HANDOFF:
+        return Handoff(*_HANDOFF.unpack(record)[1:])
+    _, view, object_, seq, above, operation, candidate = _NEWVIEW.unpack(record)
+    if (above == 0) != (operation == _NONE) or above > view:
+        raise Malformed(f"a NEWVIEW for view {view} that reports {above - 1} as prepared")
+    return NewView(
+        view, object_, seq, above - 1 if above else None, operation if above else None, _or_none(candidate)
+    )
+
+
+def _or_none(id_: bytes) -> bytes | None:
+    return None if id_ == _NONE else id_
 
 
 def entry_at(entries: bytes, position: int) -> tuple[Vote, bytes | None]:
-    """The vote at this position, and its justification if it has one."""
+    """The LOCK or COMMIT at this position, and its justification if it has one."""
     if _all_short(entries):
         return _SHORT.unpack_from(entries, position * _SHORT.size), None
-    return read_votes(entries)[position], split_entries(entries)[position][_SHORT.size :] or None
+    record = split_entries(entries)[position]
+    return _read_vote(record), record[_SHORT.size :] if record[0] == LOCK_JUSTIFIED else None
+
+
+def has_views(entries: bytes) -> bool:
+    """Whether there is anything but LOCKs without justification and COMMITs."""
+    return not _all_short(entries)
 
 
 def _all_short(entries: bytes) -> bool:
@@ -226,6 +364,8 @@ def _parsed(raw: bytes, batch: SignedBatch, header: Header, member: int) -> Vote
     leaves = split_entries(batch.entries)
     if len(leaves) != header.count or MerkleTree(leaves).root != header.root:
         raise Malformed("a batch's entries are not those that its header names")
+    if has_views(batch.entries):
+        read_entries(batch.entries)
     return VoteBatch(raw, batch_id(batch.header), member, header, batch.signature, batch.entries)
 
 

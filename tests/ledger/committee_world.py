@@ -82,7 +82,9 @@ class MemoryJournal:
         self.segments[records.segment] = records.operations
         for record in records.decided:
             self.order.append(record.decided.parsed)
-            self.finals[record.decided.parsed.id] = Found(record.decided.parsed.signed, record.places)
+            self.finals[record.decided.parsed.id] = Found(
+                record.decided.parsed.signed, record.places, record.decided.certificate
+            )
         self.evidence += records.evidence
         if records.floors is not None:
             self.floors, first = records.floors
