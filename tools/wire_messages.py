@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import accounts, certificate, genesis, locks, operations, receipts, votelog
+from ainp2p.ledger import accounts, certificate, genesis, locks, operations, parameters, receipts, votelog
 from ainp2p.ledger import messages as ledger_messages
 from ainp2p.protocol import card, keystore, messages
 from ainp2p.protocol.codec import INT_MAX, Message
@@ -51,7 +51,12 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
     ),
     ("Votes", "A validator's log, batch by batch.", (votelog,), frozenset()),
     ("Certificates", "Proof that a quorum has voted.", (certificate,), frozenset()),
-    ("The genesis file", "The file, and the answer on `/ainp2p/genesis/1`.", (genesis,), frozenset()),
+    (
+        "The genesis file",
+        "The file, and the answer on `/ainp2p/genesis/1`.",
+        (parameters, genesis),
+        frozenset(),
+    ),
     (
         "The ledger's questions and answers",
         "`/ainp2p/ledger/1`; the faucet's two on `/ainp2p/faucet/1`.",

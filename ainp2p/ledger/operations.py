@@ -1,38 +1,46 @@
 """The ledger's operations: message classes, ids, and the one way from bytes to a `ParsedOperation`.
 
-An operation writes one object (an account or a Lock). Its id is the hash of its bytes; signatures and
-proofs stay outside, so whoever submits the same receipt makes the same operation. `parse` checks
-everything that can be known without any state; `ainp2p.ledger.state` checks the rest. No I/O.
+An operation writes one object: an account, a Lock, or the System, whose id is the network's. Its id is the
+hash of its bytes; signatures and proofs stay outside, so whoever submits the same receipt makes the same
+operation. `parse` checks everything that can be known without any state; `ainp2p.ledger.state` checks the
+rest. No I/O.
 
     Operation = [version, network, object, seq, previous, timestamp | nil, body]
-    body      = [tag, …]: 1 Spend, 2 Settle, 3 Close, 4 Refund
-                (5 to 8 are reserved for Recover, Void, EndEpoch, Committee)
+    body      = [tag, …]: 1 Spend, 2 Settle, 3 Close, 4 Refund, 5 Recover, 6 Void, 7 EndEpoch, 8 NextCommittee
 
 LEDGER.md lists a separate `kind`; here the body's tag is the kind, so that both cannot disagree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Protocol
 
 import msgspec
 
-from ainp2p.errors import InvalidOperation
+from ainp2p.errors import InvalidInput, InvalidOperation
 from ainp2p.ledger.amounts import checked_sum
-from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, encode, fast_decoder
+from ainp2p.ledger.parameters import CREDITS_MAX as CREDITS_MAX
+from ainp2p.ledger.parameters import VALIDATORS_MAX, Parameters, check_parameters
+from ainp2p.protocol.codec import Bytes32, Message, Signature, Text, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import digest
 
 VERSION = 1
 SIGN_OPERATION = b"ainp2p/op/1"  # the owner signs an operation's id under this purpose
 SIGN_CLOSE = b"ainp2p/close/1"  # a Lock's closer signs a CLOSE's id under this one
+SIGN_RECOVER = b"ainp2p/recover/1"  # a guardian signs a RECOVER's id under this one
+SIGN_COMMITTEE = b"ainp2p/committee/1"  # a COMMITTEE's proposer signs its id under this one
 OPERATION_SIZE_MAX = 40 * 1024  # bytes; the largest SPEND has about 33 KiB
 OUTS_MAX = 64
 LOCKS_MAX = 8
-CREDITS_MAX = 512
 KEYS_MAX = 16  # guardians, beneficiaries, authority keys
+ADDRESSES_MAX = 8  # of one validator
+EVIDENCE_MAX = 64  # named by one COMMITTEE
+BONDS_MAX = 64  # ended by one COMMITTEE, for each reason; the others wait for the next one
 CREDIT_ID_SIZE = 34
+BOND = b"bond"  # the purpose of a Lock whose authority is the System: a validator's bond
 NO_NEXT_KEY = bytes(32)  # as next_digest: no key has this digest, so the account can never rotate
 
 CreditId = Annotated[bytes, msgspec.Meta(min_length=CREDIT_ID_SIZE, max_length=CREDIT_ID_SIZE)]
@@ -133,7 +141,50 @@ class Refund(Message, frozen=True, tag=4):
     """End an expired Lock; what is left goes back to the payer."""
 
 
-Body = Spend | Settle | Close | Refund
+class Recover(Message, frozen=True, tag=5):
+    """Guardians give an account whose lease has lapsed new keys; they stay its guardians."""
+
+    key: Bytes32
+    next_digest: Bytes32
+    digest: Bytes32  # `accounts.account_digest` of the account after this operation
+
+
+class Void(Message, frozen=True, tag=6):
+    """Nobody's: the slot of an owner who signed two operations for it. `accounts.void` makes the only one."""
+
+    inception: Inception | None  # if and only if seq is 1
+    digest: Bytes32  # `accounts.account_digest` of the account after this operation
+
+
+class EndEpoch(Message, frozen=True, tag=7):
+    """Nothing but the System is voted on in this epoch any more."""
+
+    epoch: Uint
+
+
+class Seat(Message, frozen=True):
+    """A validator's place in a committee."""
+
+    key: Bytes32
+    weight: Uint  # at least 1
+    addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
+
+
+class NextCommittee(Message, frozen=True, tag=8):
+    """LEDGER.md's COMMITTEE: opens an epoch from one set of HANDOFFs of the epoch before."""
+
+    epoch: Uint  # the one that it opens
+    seats: Annotated[tuple[Seat, ...], msgspec.Meta(min_length=1, max_length=VALIDATORS_MAX)]  # sorted by key
+    parameters: Parameters
+    handoffs: Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=VALIDATORS_MAX)]
+    evidence: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=EVIDENCE_MAX)]  # digests, a sorted set
+    state_root: Bytes32  # of the state after exactly the union of the HANDOFFs' frontiers
+    proposer: Bytes32  # the key that signs: a member of the epoch before
+    burnt_bonds: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)]  # Locks, a sorted set
+    returned_bonds: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)]  # Locks, a sorted set
+
+
+Body = Spend | Settle | Close | Refund | Recover | Void | EndEpoch | NextCommittee
 
 
 class Operation(Message, frozen=True):
@@ -144,7 +195,7 @@ class Operation(Message, frozen=True):
     object: Bytes32
     seq: Uint
     previous: Bytes32
-    timestamp: Uint | None  # ms since 1970; a SPEND has one, operations on a Lock have none
+    timestamp: Uint | None  # ms since 1970; a SPEND, a RECOVER and a COMMITTEE have one, the others none
     body: Body
 
 
@@ -153,7 +204,8 @@ class SignedOperation(Message, frozen=True):
 
     SPEND: one signature of the account's key (of the revealed key if it rotates) over the id.
     SETTLE, CLOSE: the receipt's `threshold` authority signatures in the order of their keys, and for a
-    CLOSE before expiry the closer's signature over the id. REFUND: nothing.
+    CLOSE before expiry the closer's signature over the id. REFUND, VOID, END-EPOCH: nothing.
+    RECOVER: m guardians' signatures over the id in the order of their keys. COMMITTEE: its proposer's.
     """
 
     raw: Annotated[bytes, msgspec.Meta(max_length=OPERATION_SIZE_MAX)]
@@ -222,6 +274,26 @@ def sign_operation(operation: Operation, signer: Signer) -> SignedOperation:
     return SignedOperation(raw, (signer.sign(SIGN_OPERATION, operation_id(raw)),), None)
 
 
+def sign_recover(operation: Operation, guardians: Sequence[Signer]) -> SignedOperation:
+    """Sign a RECOVER with m guardians' keys, in whatever order they come."""
+    raw = encode(operation)
+    in_order = sorted(guardians, key=lambda guardian: guardian.public)
+    id_ = operation_id(raw)
+    return SignedOperation(raw, tuple(each.sign(SIGN_RECOVER, id_) for each in in_order), None)
+
+
+def sign_committee(operation: Operation, proposer: Signer) -> SignedOperation:
+    """Sign a COMMITTEE with its proposer's key."""
+    raw = encode(operation)
+    return SignedOperation(raw, (proposer.sign(SIGN_COMMITTEE, operation_id(raw)),), None)
+
+
+def unsigned_operation(operation: Operation) -> SignedOperation:
+    """What travels of an operation that nobody signs: VOID, END-EPOCH, REFUND."""
+    return SignedOperation(encode(operation), (), None)
+
+
+_BOND_PURPOSE = purpose_digest(BOND)
 _decode_operation = fast_decoder(Operation, size_max=OPERATION_SIZE_MAX)
 
 
@@ -242,8 +314,12 @@ def parse(signed: SignedOperation) -> ParsedOperation:
     body = operation.body
     if isinstance(body, Spend):
         _check_spend(operation, body, signed)
-    else:
+    elif isinstance(body, Settle | Close | Refund):
         _check_on_lock(operation, body, signed)
+    elif isinstance(body, Recover | Void):
+        _check_without_owner(operation, body, signed)
+    else:
+        _check_on_system(operation, body, signed)
     return ParsedOperation(signed.raw, operation_id(signed.raw), operation, signed)
 
 
@@ -261,6 +337,7 @@ def _check_spend(operation: Operation, body: Spend, signed: SignedOperation) -> 
         _refuse_zero(out.amount)
     for terms in body.locks:
         _check_terms(terms)
+        _check_bond(terms, operation.network)
     checked_sum([body.fee, *(out.amount for out in body.outs), *(terms.deposit for terms in body.locks)])
 
 
@@ -283,6 +360,66 @@ def _check_terms(terms: LockTerms) -> None:
     _check_set(terms.authority, "authority")
     if not 1 <= terms.threshold <= len(terms.authority):
         raise InvalidOperation("authority", f"{terms.threshold} of {len(terms.authority)} keys")
+
+
+def _check_bond(terms: LockTerms, network: bytes) -> None:
+    # LEDGER.md, Epochs: "a bond is a Lock whose purpose is “bond”, whose authority is the System". Each
+    # implies the other, so that no receipt can ever be made for a bond, and nothing else passes for one.
+    if (terms.purpose == _BOND_PURPOSE) != (network in terms.authority):
+        raise InvalidOperation("bond", "the System alone has authority over bonds, and over nothing else")
+    if terms.purpose == _BOND_PURPOSE and len(terms.authority) != 1:
+        raise InvalidOperation("bond", "its authority is the System alone")
+
+
+def _check_without_owner(operation: Operation, body: Recover | Void, signed: SignedOperation) -> None:
+    if isinstance(body, Recover):
+        if operation.timestamp is None:
+            raise InvalidOperation("timestamp", "a RECOVER has one")
+        if operation.seq == 1:
+            raise InvalidOperation("sequence", "nobody recovers an account before its first operation")
+        if not signed.signatures or signed.closer is not None:
+            raise InvalidOperation("proof", "a RECOVER has its guardians' signatures")
+        return
+    if operation.timestamp is not None:
+        raise InvalidOperation("timestamp", "a VOID has none")
+    if signed.signatures or signed.closer is not None:
+        raise InvalidOperation("proof", "a VOID has no signatures")
+    if (body.inception is not None) != (operation.seq == 1):
+        raise InvalidOperation("inception", "belongs into the first operation and no other")
+    if body.inception is not None:
+        _check_inception(operation, body.inception)
+
+
+def _check_on_system(operation: Operation, body: EndEpoch | NextCommittee, signed: SignedOperation) -> None:
+    if operation.object != operation.network:
+        raise InvalidOperation("object", "the System's id is the network's")
+    closes = isinstance(body, EndEpoch)
+    # END-EPOCH{0}, COMMITTEE{1}, END-EPOCH{1}, …: the epoch says the place in the System's chain.
+    if operation.seq != 2 * body.epoch + closes:
+        raise InvalidOperation("sequence", f"{operation.seq} is not the place of epoch {body.epoch}'s")
+    if (operation.timestamp is None) != closes:
+        raise InvalidOperation("timestamp", "a COMMITTEE has one, an END-EPOCH none")
+    if len(signed.signatures) != (0 if closes else 1) or signed.closer is not None:
+        raise InvalidOperation("proof", "its proposer signs a COMMITTEE, nobody an END-EPOCH")
+    if isinstance(body, NextCommittee):
+        _check_committee(body)
+
+
+def _check_committee(body: NextCommittee) -> None:
+    _check_set(tuple(seat.key for seat in body.seats), "seats")
+    if not all(seat.weight for seat in body.seats):
+        raise InvalidOperation("seats", "each has a weight of at least 1")
+    checked_sum(seat.weight for seat in body.seats)
+    _check_set(body.handoffs, "handoffs")
+    _check_set(body.evidence, "evidence")
+    _check_set(body.burnt_bonds, "bonds")
+    _check_set(body.returned_bonds, "bonds")
+    if not set(body.burnt_bonds).isdisjoint(body.returned_bonds):
+        raise InvalidOperation("bonds", "one is burnt and returned")
+    try:
+        check_parameters(body.parameters)
+    except InvalidInput as exc:
+        raise InvalidOperation("parameters", str(exc)) from exc
 
 
 def _check_on_lock(operation: Operation, body: Settle | Close | Refund, signed: SignedOperation) -> None:

@@ -176,7 +176,7 @@ class State:
             verify(spending_key(account, body), SIGN_OPERATION, parsed.id, signed.signatures[0])
             return
         lock = self._lock_before(operation)
-        if isinstance(body, Refund):
+        if not isinstance(body, Settle | Close):
             return
         if signed.closer is not None:
             verify(lock.closer, SIGN_CLOSE, parsed.id, signed.closer)
@@ -293,6 +293,8 @@ class State:
 
     def _lock_before(self, operation: Operation) -> Lock:
         self._refuse_network(operation)
+        if not isinstance(operation.body, Settle | Close | Refund):
+            raise InvalidOperation("kind", "not one that is on a Lock")
         lock = self.locks.get(operation.object)
         if lock is None:
             if operation.object in self.accounts:

@@ -14,12 +14,12 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from ainp2p.ledger import accounts, genesis, locks, operations, receipts, state
+from ainp2p.ledger import accounts, genesis, locks, operations, parameters, receipts, state
 from ainp2p.protocol.codec import Message, decode, encode
 from ainp2p.protocol.identity import Key
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ledger.json"
-MODULES: tuple[ModuleType, ...] = (operations, genesis, receipts, accounts, locks, state)
+MODULES: tuple[ModuleType, ...] = (operations, parameters, genesis, receipts, accounts, locks, state)
 NEVER_TRAVEL = {"Changes", "Booked"}  # values, not messages
 
 KEY = Key(bytes(range(32)))
@@ -37,6 +37,7 @@ TERMS = operations.LockTerms(
     1_700_000_060_000,
     operations.purpose_digest(b"purpose"),
 )
+SEAT = operations.Seat(KEY.public, 5, (b"/ip4/127.0.0.1/tcp/1",))
 ROTATION = operations.Rotation(b"r" * 32, b"d" * 32)
 SPEND = operations.Spend(
     0,
@@ -76,6 +77,21 @@ MESSAGES: dict[str, Message] = {
         operations.Settle(300, 3, CONTEXT),
         operations.Close(0, 0, b""),
         operations.Refund(),
+        operations.Recover(b"r" * 32, b"d" * 32, b"e" * 32),
+        operations.Void(INCEPTION, b"e" * 32),
+        operations.EndEpoch(7),
+        SEAT,
+        operations.NextCommittee(
+            8,
+            (SEAT,),
+            genesis.PRODUCTION,
+            (b"h" * 32,),
+            (b"v" * 32,),
+            b"s" * 32,
+            KEY.public,
+            (LOCK,),
+            (b"m" * 32,),
+        ),
         OPERATION,
         operations.sign_operation(OPERATION, KEY),
         genesis.PRODUCTION,
