@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import trio
 
-from ainp2p.ledger.operations import ParsedOperation, Spend
+from ainp2p.ledger.locks import ANY_PAYEE
+from ainp2p.ledger.operations import Close, ParsedOperation, Settle, Spend
 from ainp2p.ledger.state import State
 from ainp2p.protocol.network import PeerId
 
@@ -101,4 +102,6 @@ def concerned(parsed: ParsedOperation, state: State) -> list[bytes]:
     else:
         lock = state.locks[operation.object]
         found |= {lock.payer: None} | {share.account: None for share in lock.beneficiaries}
+        if isinstance(body, Settle | Close) and ANY_PAYEE in found:
+            found[body.context] = None  # a bounty's payee
     return list(found)

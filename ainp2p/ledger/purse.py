@@ -185,7 +185,9 @@ class Purse:
     def _on_lock(self, parsed: ParsedOperation) -> Effect:
         lock = self.locks.get(parsed.operation.object)
         if lock is None:
-            return Effect(gap=parsed.operation.object)
+            # A bounty that names us is not ours to know: its credit is learnt from validators' lists.
+            named = getattr(parsed.operation.body, "context", b"") == self.id
+            return Effect(gap=self.id if named else parsed.operation.object)
         if parsed.operation.seq <= lock.seq:
             return Effect()  # its credits were or will be proven one by one
         if parsed.operation.previous != lock.head:

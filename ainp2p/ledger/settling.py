@@ -108,7 +108,7 @@ class Settler:
 
     def note(self, lock: bytes) -> None:
         """A Lock has a new state or a new receipt."""
-        unsettled = self._wallet.book.unsettled(lock)
+        unsettled = self._wallet.unsettled(lock)
         if not unsettled:
             self._since.pop(lock, None)
         elif lock not in self._since:
@@ -156,20 +156,20 @@ class Settler:
 
     async def settle_all(self) -> None:
         """Settle at once whatever can be; failures are left for later."""
-        owed = [lock for lock in self._wallet.book.locks() if self._can_settle(lock)]
+        owed = [lock for lock in self._wallet.paying_locks() if self._can_settle(lock)]
         async with trio.open_nursery() as nursery:
             for lock in owed:
                 nursery.start_soon(self._try, lock.id, SETTLE)
 
     def _can_settle(self, lock: Lock) -> bool:
-        unsettled = self._wallet.book.unsettled(lock.id)
+        unsettled = self._wallet.unsettled(lock.id)
         return unsettled > 0 and (unsettled >= lock.step or lock.paid + unsettled == lock.deposit)
 
     def _due(self, lock: Lock) -> Due | None:
         life_ms = lock.expiry - self._purse.opened_ms.get(lock.id, lock.expiry)
         return next_due(
             lock,
-            self._wallet.book.unsettled(lock.id) if self._pays_us(lock) else 0,
+            self._wallet.unsettled(lock.id) if self._pays_us(lock) else 0,
             self._since.get(lock.id),
             self._policy,
             margin_ms=self._parameters.margin(life_ms),

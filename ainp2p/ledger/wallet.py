@@ -13,48 +13,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from ainp2p.errors import (
-    Closed,
-    Error,
-    InvalidInput,
-    NotFinal,
-    TimedOut,
-)
+from ainp2p.errors import Closed, InvalidInput, TimedOut
 from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.lock_writing import next_close, next_refund, next_settle
+from ainp2p.ledger.income import Income
+from ainp2p.ledger.lock_desk import LockDesk, each_lock
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.mirror import Mirror
 from ainp2p.ledger.operations import (
     Inception,
     ParsedOperation,
-    Share,
-    SignedOperation,
     Signer,
     Spend,
     lock_id,
-    parse,
     plain_inception,
     purpose_digest,
 )
 from ainp2p.ledger.ordering import Orders
 from ainp2p.ledger.proofs import Proofs, Proven
 from ainp2p.ledger.purse import Balance, Purse
-from ainp2p.ledger.receipts import (
-    Booked,
-    ReceiptBook,
-    SignedReceipt,
-)
+from ainp2p.ledger.receipts import Booked, ReceiptBook, Release, SignedReceipt
+from ainp2p.ledger.releases import Partial, sign_release
 from ainp2p.ledger.settling import DEFAULT_POLICY, SettlePolicy, Settler
+from ainp2p.ledger.shares import Split, flatten_shares
 from ainp2p.ledger.spending import Deposit, Payment, Plan, Wish, plan_spend
 from ainp2p.ledger.sync import Validators
 from ainp2p.ledger.wallet_store import Recorded, WalletStore, open_wallet_store
+from ainp2p.ledger.wallet_views import Final, LockState, WalletStatistics
 from ainp2p.ledger.writing import Writer
 from ainp2p.protocol.network import Network
 
@@ -62,56 +52,11 @@ FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what
 READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
-    """A payment that is final.
-
-    Attributes:
-        operation: the id of the operation that carries it.
-        certificate: proves it to anybody who has the genesis.
-        place: its index among the SPEND's outs (or Locks).
-    """
-
-    operation: bytes
-    certificate: bytes
-    place: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LockState:
-    """A final Lock, as it is by its newest operation known here, and the certificate of that."""
-
-    lock: Lock
-    certificate: bytes
-
-    @property
-    def id(self) -> bytes:
-        """The Lock's id."""
-        return self.lock.id
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can still pay."""
-        return not self.lock.ended
-
-
-@dataclass(frozen=True, slots=True)
-class WalletStatistics:
-    """What goes on inside."""
-
-    pending: int
-    waiting: int
-    locks: int
-    head_seq: int
-    refreshed: bool
-
-
 class Wallet:
     """One account; `open_wallet` makes it.
 
     Attributes:
         account_id: 32 bytes.
-        book: the receipts that pay us. Use `accept`, which also makes them durable.
     """
 
     def __init__(
@@ -135,14 +80,21 @@ class Wallet:
         self._settler = Settler(self, self._purse, policy, self._parameters)
         self._orders = Orders(self.account_id, self._writer, signer, self._plan, self.now_ms)
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
-        self._unplaced_receipts: dict[bytes, SignedReceipt] = {}  # their Lock is not known yet
         self._closed = False
-        self.book = ReceiptBook(self._network_id)
+        self._income = Income(self._network_id, store, self._settler.note)
+        self._desk = LockDesk(
+            self._network_id, self._writer, self._income, lambda: signer, self.lock, self.now_ms
+        )
 
     @property
     def account_id(self) -> bytes:
         """The account's id."""
         return self._purse.id
+
+    @property
+    def book(self) -> ReceiptBook:
+        """The receipts that pay us. Use `accept`, which also makes them durable."""
+        return self._income.book
 
     def now_ms(self) -> int:
         """The time by the network's context."""
@@ -160,8 +112,7 @@ class Wallet:
         pending = self._writer.pending_on(self.account_id)
         spend = pending.parsed.operation.body if pending is not None else None
         assert spend is None or isinstance(spend, Spend)
-        promised = {lock.id: lock.paid + self.book.unsettled(lock.id) for lock in self.book.locks()}
-        return self._purse.balance(spend, promised)
+        return self._purse.balance(spend, self._income.promised())
 
     async def refresh(self) -> None:
         """Ask all validators for the newest proven state, without waiting for what they announce.
@@ -226,7 +177,7 @@ class Wallet:
 
     async def open_lock(
         self,
-        beneficiaries: Sequence[tuple[bytes, int]],
+        beneficiaries: Split,
         closer: bytes,
         deposit: int,
         step: int,
@@ -241,7 +192,8 @@ class Wallet:
         """Put a deposit behind receipts that this account's key will sign; returns once it is final.
 
         Args:
-            beneficiaries: (account, parts) of everybody who is paid.
+            beneficiaries: (account, parts) of everybody who is paid; in place of an account another such
+                list may stand. `locks.ANY_PAYEE` for a bounty, whose verifiers will name the account.
             closer: the key that may end it early: normally the payee's.
             step: a SETTLE pays at least so many uain.
             authority: keys that sign receipts instead of ours, `threshold` of them.
@@ -250,7 +202,7 @@ class Wallet:
             As `send`.
         """
         wish = Deposit(
-            beneficiaries=tuple(Share(account, parts) for account, parts in beneficiaries),
+            beneficiaries=flatten_shares(beneficiaries),
             deposit=deposit,
             step=step,
             authority=tuple(authority) or (self._signer.public,),
@@ -311,12 +263,40 @@ class Wallet:
 
     async def save_receipts(self) -> None:
         """Make durable what `book.accept` took; many at once cost one fsync."""
-        unsaved = self.book.take_unsaved()
-        for lock, best in unsaved:
-            self._store.put_receipt(lock, best)
-        await self._store.synced()
-        for lock, _ in unsaved:
-            self._settler.note(lock)
+        await self._income.save()
+
+    def paying_locks(self) -> tuple[Lock, ...]:
+        """Locks for which receipts can come."""
+        return self._income.locks()
+
+    def unsettled(self, lock: bytes) -> int:
+        """uain that the best receipt for a Lock is worth beyond what the ledger has paid."""
+        return self._income.unsettled(lock)
+
+    async def sign_release(
+        self, lock: bytes, cumulative: int, *, payee: bytes | None = None, reason: bytes = b""
+    ) -> Partial:
+        """As a verifier of an escrow or a bounty: our signature that `cumulative` uain in all are earned.
+
+        Args:
+            payee: whom a bounty pays.
+            reason: why an escrow pays; every verifier gives the same.
+
+        Raises:
+            InvalidReceipt: as `releases.sign_release`.
+        """
+        state = await self.lock(lock)
+        return sign_release(
+            self._network_id, state.lock, cumulative, self._signer, payee=payee, reason=reason
+        )
+
+    async def add_release(self, part: Partial, lock: bytes) -> Release | None:
+        """Collect a verifier's signature, durably; once k have come, the release that anybody can settle.
+
+        Raises:
+            InvalidReceipt, BadSignature, Malformed: it is none for this Lock.
+        """
+        return await self._income.add_part((await self.lock(lock)).lock, part)
 
     async def settle(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
         """Turn a Lock's highest receipt into credits; returns once that is final. Nothing new: no operation.
@@ -326,11 +306,7 @@ class Wallet:
             InvalidOperation: rule ``"step"``: too little for a SETTLE; `close` the Lock instead.
             NotFinal, TimedOut: not final in time; it is journalled and goes on.
         """
-
-        def make(state: Lock) -> SignedOperation | None:
-            return next_settle(state, self.book.highest(state.id))
-
-        return await self._write_lock(lock, make, timeout_s)
+        return await self._desk.settle(lock, timeout_s)
 
     async def close(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
         """End a Lock whose closer we are, at the highest receipt; the rest goes back to its payer.
@@ -339,12 +315,7 @@ class Wallet:
             InvalidOperation: rule ``"closer"``: the key is another's, and the Lock has not expired.
             NotFinal, TimedOut: not final in time; it is journalled and goes on.
         """
-
-        def make(state: Lock) -> SignedOperation | None:
-            best = self.book.highest(state.id)
-            return next_close(self._network_id, state, best, self._signer, self.now_ms())
-
-        return await self._write_lock(lock, make, timeout_s)
+        return await self._desk.close(lock, timeout_s)
 
     async def refund(self, lock: bytes, *, timeout_s: float | None = None) -> LockState:
         """End an expired Lock; what is left goes back to its payer. Validators wait before they agree.
@@ -354,11 +325,7 @@ class Wallet:
             NotFinal, TimedOut: not final in time; it is journalled and goes on.
         """
         gates_s = (self._parameters.gate_hold_ms + self._parameters.gate_contact_ms) / 1000
-
-        def make(state: Lock) -> SignedOperation | None:
-            return next_refund(self._network_id, state, self.now_ms())
-
-        return await self._write_lock(lock, make, timeout_s or FINALITY_TIMEOUT_S + gates_s)
+        return await self._desk.refund(lock, timeout_s or FINALITY_TIMEOUT_S + gates_s)
 
     async def settle_all(self) -> None:
         """Settle everything that can be; what fails stays for the next time."""
@@ -372,43 +339,11 @@ class Wallet:
         """
         await self._ready()
         ids = [lock.id for lock in self._purse.locks.values() if not lock.ended and self.is_closer(lock)]
-        ended: list[LockState] = []
-        problems: list[Error] = []
-
-        async def close(id_: bytes) -> None:
-            try:
-                ended.append(await self.close(id_))
-            except Error as exc:
-                problems.append(exc)
-
-        async with trio.open_nursery() as nursery:
-            for id_ in sorted(ids):
-                nursery.start_soon(close, id_)
-        if problems:
-            raise problems[0]
-        return sorted(ended, key=lambda state: state.id)
+        return await each_lock(ids, self.close)
 
     def is_closer(self, lock: Lock) -> bool:
         """Whether our key may end this Lock early."""
         return lock.closer == self._signer.public
-
-    async def _write_lock(
-        self, id_: bytes, make: Callable[[Lock], SignedOperation | None], timeout_s: float
-    ) -> LockState:
-        self._check_open()
-        deadline = trio.current_time() + timeout_s
-        state = await self.lock(id_)
-        with trio.move_on_at(deadline):
-            await self._writer.free(id_)
-        if self._writer.pending_on(id_) is not None:
-            raise NotFinal("an earlier operation on this Lock is not decided; it goes on by itself")
-        signed = make(self._purse.locks.get(id_, state.lock))
-        if signed is None:
-            return await self.lock(id_)
-        pending = self._writer.register(parse(signed))
-        await self._writer.send(pending, {}, self.now_ms())
-        await self._writer.final(pending, deadline)
-        return await self.lock(id_)
 
     # --- learning ---------------------------------------------------------------------------------
 
@@ -440,11 +375,7 @@ class Wallet:
     def _on_lock(self, lock: Lock, certificate: bytes) -> None:
         """A Lock that concerns us has a new state."""
         self._certificates[lock.id] = certificate
-        if lock.threshold == 1 and len(lock.authority) == 1:
-            self.book.watch(lock)
-            kept = self._unplaced_receipts.pop(lock.id, None)
-            if kept is not None:
-                self.book.restore(kept)
+        self._income.place(lock)
         self._settler.note(lock.id)
 
     # --- life ---------------------------------------------------------------------------------------
@@ -453,7 +384,7 @@ class Wallet:
         """Take up where the journal ends: what is pending is sent again, the same bytes."""
         self._store.claim(self.account_id, self._network_id)
         self._orders.notes = self._store.notes()
-        self._unplaced_receipts = self._store.receipts()
+        self._income.restore()
         for recorded in self._store.operations():
             if recorded.certificate:
                 self._writer.finals[recorded.parsed.id] = recorded.certificate

@@ -7,6 +7,7 @@ commit, only the highest of each Lock. Balances are not kept: they are learnt ag
     operations   ours and whatever concerned us; without a certificate while it is pending
     notes        the caller's word for a payment, so that a repeated call finds the first one
     receipts     the highest of each Lock
+    releases     what verifiers signed for Locks that need k of them
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, parse
 from ainp2p.ledger.receipts import SignedReceipt
+from ainp2p.ledger.releases import Partial
 from ainp2p.protocol.codec import decode, encode
 
 FILE_NAME = "wallet.sqlite"
@@ -31,6 +33,8 @@ CREATE TABLE IF NOT EXISTS operations (
     signed BLOB NOT NULL, certificate BLOB, at_ms INTEGER NOT NULL,
     received INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0, UNIQUE (object, seq));
 CREATE TABLE IF NOT EXISTS notes (note BLOB PRIMARY KEY, operation BLOB NOT NULL, place INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS releases (lock BLOB, body BLOB, key BLOB, part BLOB NOT NULL,
+    PRIMARY KEY (lock, body, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL) WITHOUT ROWID;
 """
 _SELECT = "SELECT id, signed, certificate, at_ms, received, spent FROM operations"
@@ -113,6 +117,11 @@ class WalletStore:
             replaces=("receipt", lock),
         )
 
+    def put_release_part(self, lock: bytes, part: Partial) -> None:
+        """Keep a verifier's signature."""
+        row = (lock, part.body, part.key, encode(part))
+        self._disk.put("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?)", row)
+
     # --- reading: at start, before anything is put ------------------------------------------------
 
     def claim(self, account: bytes, network: bytes) -> None:
@@ -150,6 +159,13 @@ class WalletStore:
         """Lock → its highest receipt."""
         rows = self._disk.read_now("SELECT lock, signed FROM receipts")
         return {lock: decode(signed, SignedReceipt) for lock, signed in rows}
+
+    def release_parts(self) -> dict[bytes, list[Partial]]:
+        """Lock → what its verifiers signed."""
+        found: dict[bytes, list[Partial]] = {}
+        for lock, part in self._disk.read_now("SELECT lock, part FROM releases"):
+            found.setdefault(lock, []).append(decode(part, Partial))
+        return found
 
 
 def _recorded(
