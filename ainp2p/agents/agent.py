@@ -283,6 +283,19 @@ class Agent:
         """What the account has: available, locked, owed, total, in uain."""
         return await self._open_parts.wallet.balance()
 
+    @property
+    def tripped(self) -> str:
+        """Why it pays nothing now (``"breaker:errors"``, ``"stopped"``, …); empty if all is well."""
+        return self._open_parts.vault.tripped
+
+    async def stop_spending(self) -> None:
+        """Sign no payment until `resume_spending`, also after a restart. Jobs under way end where they are."""
+        await self._open_parts.vault.stop()
+
+    async def resume_spending(self) -> None:
+        """Close a tripped breaker, or end a stop: for a person to decide, not for a program."""
+        await self._open_parts.vault.reset()
+
     # --- inside ------------------------------------------------------------------------------------
 
     @property

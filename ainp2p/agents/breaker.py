@@ -49,7 +49,7 @@ class BreakerState:
     """What the breaker knows: why it tripped ("" if it has not), and what it counts."""
 
     tripped: str = ""
-    minute: int = 0
+    minute: int = 0  # the latest that was seen
     begun: int = 0  # commitments that began in `minute`
     outcomes: int = 0  # one bit per finished job, the latest lowest, 1 = failed
 
@@ -86,6 +86,11 @@ class Breaker:
             if self._repeated(fingerprint, minute) > self._limits.repeats:
                 self.trip(REPEATS)
         return self.refusal(amount)
+
+    def advance(self, minute: int) -> None:
+        """The clock has come to this minute: remembered, so that a restart cannot take it back."""
+        if minute > self.state.minute:
+            self.state = replace(self.state, minute=minute, begun=0)
 
     def finish(self, failed: bool) -> None:
         """Count one job's outcome."""

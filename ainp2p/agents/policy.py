@@ -262,6 +262,11 @@ class Commitments:
         """Why nothing may be spent (``"breaker:velocity"``, ``"stopped"``, …); empty if it may."""
         return self._breaker.state.tripped
 
+    def spent(self, now_ms: int) -> tuple[int, int]:
+        """uain spent within the last hour, and within the last day; what is open is not in it."""
+        self._advance(now_ms)
+        return self._hour.sum(self._minute), self._day.sum(self._minute)
+
     def stop(self) -> None:
         """Refuse everything until `reset`."""
         self._breaker.trip(STOPPED)
@@ -275,6 +280,7 @@ class Commitments:
     def take_changes(self) -> Saved:
         """What has changed since the last call, to be made durable."""
         jobs, breaker = sorted(self._changed_jobs), self._breaker
+        breaker.advance(self._minute)  # what is older than a day before it may be deleted now
         changed = Saved(
             open=tuple((c.job, c.counterparty, c.bound, c.spent) for c in map(self._open.get, jobs) if c),
             closed=tuple(job for job in jobs if job not in self._open),

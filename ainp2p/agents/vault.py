@@ -252,6 +252,11 @@ class Vault:
         """uain: the worst case of all jobs that are open."""
         return self._commitments.committed
 
+    @property
+    def spent(self) -> tuple[int, int]:
+        """uain spent within the last hour, and within the last day."""
+        return self._commitments.spent(self._context.now_ms())
+
     async def stop(self) -> None:
         """Sign no payment until `reset`, in this process and after it."""
         self._commitments.stop()

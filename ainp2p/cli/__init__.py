@@ -29,6 +29,7 @@ _MODULES = {
     "key": "key",
     "network": "network",
     "wallet": "wallet",
+    "spending": "spending",
     "model": "model",
 }
 _EXAMPLES = """examples:

@@ -351,16 +351,26 @@ class Spending(RuleBasedStateMachine):
         super().__init__()
         self.policy = bounded(per_job=30, per_hour=50, per_day=70, per_counterparty=55)
         self.commitments = Commitments(self.policy)
-        self.now = self.latest = NOW
+        self.now = self.written = self.latest = NOW
         self.jobs: list[bytes] = []
         self.signed: deque[tuple[int, bytes, int]] = deque()  # true time, counterparty, amount
         self.by_job: dict[bytes, int] = {}
         self.disk: list[Saved] = []
         self.count = 0
 
+    def _see_the_clock(self) -> None:
+        """Time that nobody has looked at did not pass: a clock put back before that was always there."""
+        self.commitments.violations(SHOP, 0, self.now)
+        self.latest = max(self.latest, self.now)
+
+    def _write(self) -> None:
+        self.disk.append(self.commitments.take_changes())
+        self.written = self.latest
+
     @initialize()
     def start(self) -> None:
-        self.disk.append(self.commitments.take_changes())
+        self._see_the_clock()
+        self._write()
 
     @rule(counterparty=st.sampled_from([SHOP, OTHER]), amount=AMOUNTS)
     def reserve(self, counterparty: bytes, amount: int) -> None:
@@ -371,7 +381,7 @@ class Spending(RuleBasedStateMachine):
         except BudgetExceeded:
             assert not self.commitments.is_open(job)
             return
-        self.disk.append(self.commitments.take_changes())  # durable before anything is signed
+        self._write()  # durable before anything is signed
         self.jobs.append(job)
 
     @precondition(lambda self: self.jobs)
@@ -406,17 +416,18 @@ class Spending(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        self.disk.append(self.commitments.take_changes())
+        self._write()
 
     @rule(step=STEPS_MS)
     def time_passes(self, step: int) -> None:
         self.now += step
-        self.latest = max(self.latest, self.now)
+        self._see_the_clock()
 
     @rule()
     def crash(self) -> None:
         self.commitments = Commitments.restore(self.policy, joined(self.disk), self.now)
-        self.disk.append(self.commitments.take_changes())
+        self.latest = max(self.now, self.written)
+        self._write()
         self.jobs.clear()
 
     @invariant()
@@ -488,3 +499,18 @@ def test_mutant_forgetting_what_was_open_at_a_crash_is_caught(monkeypatch: pytes
 
     monkeypatch.setattr(Commitments, "restore", forgetful)
     run_mutant()
+
+
+def test_f1_a_restart_does_not_take_back_time_by_which_spending_was_forgotten() -> None:
+    policy = Policy(per_job=None, per_hour=None, per_day=50, per_counterparty=None)
+    first = Commitments(policy)
+    first.reserve(b"j", SHOP, 50, NOW)
+    first.spend(b"j", 50)
+    first.settle(b"j", NOW)
+    first.violations(
+        SHOP, 1, NOW + 2 * DAY_MS
+    )  # a clock that was two days ahead: the spending is old, and dropped
+    second = Commitments.restore(policy, joined([first.take_changes()]), NOW)
+    assert refused(second, 50, at=NOW) == ""
+    second.reserve(b"k", SHOP, 50, NOW)
+    assert refused(second, 1, at=NOW + DAY_MS) == "per_day"  # reckoned by the latest clock
