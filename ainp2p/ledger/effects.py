@@ -5,25 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ainp2p.ledger.evidence import TWO_BATCHES, TWO_LOCKS, TWO_OPERATIONS, Evidence
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.store import Decided
 from ainp2p.ledger.votelog import VoteBatch
-from ainp2p.protocol.codec import Message, Uint
-
-TWO_BATCHES, TWO_LOCKS, TWO_OPERATIONS = 1, 2, 3
-
-
-class Evidence(Message, frozen=True):
-    """Proof, for anybody, of what a correct party never does; kept for ever.
-
-    TWO_BATCHES: two batches of one validator at one height. TWO_LOCKS: two batches in which a validator
-    LOCKs two operations in one (slot, view), then those two encoded SignedOperations. TWO_OPERATIONS: two
-    encoded SignedOperations for one (account, seq), signed by one key.
-    """
-
-    kind: Uint
-    culprit: bytes  # the validator's key, or the account's id
-    items: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +156,21 @@ class Journal(Protocol):
 
     def find(self, id_: bytes) -> Found | None:
         """A stored decided operation by its id."""
+
+
+__all__ = [
+    "TWO_BATCHES",
+    "TWO_LOCKS",
+    "TWO_OPERATIONS",
+    "Effects",
+    "Evidence",
+    "Final",
+    "Found",
+    "Gap",
+    "Journal",
+    "Push",
+    "Record",
+    "Records",
+    "Restored",
+    "Wanted",
+]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidOperation, Malformed, RemoteError
 from ainp2p.ledger.operations import (
+    OPERATION_SIZE_MAX,
     Close,
     Operation,
     Out,
@@ -252,7 +253,7 @@ def test_a_changed_byte_is_refused_or_makes_another_operation(at: int, value: in
 
 def test_an_operation_above_the_size_limit_is_refused_before_it_is_read() -> None:
     with pytest.raises(Malformed):
-        parse(SignedOperation(bytes(40 * 1024 + 1), (SIGNATURE,), None))
+        parse(SignedOperation(bytes(OPERATION_SIZE_MAX + 1), (SIGNATURE,), None))
 
 
 def test_a_signed_operation_travels() -> None:
