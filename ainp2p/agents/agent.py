@@ -289,7 +289,7 @@ class Agent:
         return self._open_parts.vault.tripped
 
     async def stop_spending(self) -> None:
-        """Sign no payment until `resume_spending`, also after a restart. Jobs under way end where they are."""
+        """Sign no payment until `resume_spending`, also after a restart; jobs under way end there."""
         await self._open_parts.vault.stop()
 
     async def resume_spending(self) -> None:
