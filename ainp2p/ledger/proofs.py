@@ -3,7 +3,8 @@
 An operation is final if a quorum's COMMITs for its id are there. An account's state is proven by the digest
 at the end of its last SPEND; a Lock's by the SPEND that opened it and its last operation; a credit by the
 operation that made it and, for a Lock's payment, by the one before (which that operation names by its hash).
-No proof says that nothing newer exists: for that a wallet asks several validators. No I/O.
+No proof says that nothing newer exists: for that a wallet asks several validators. A certificate names its
+epoch; `chain` knows the committees of those that have been followed. No I/O.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.accounts import Account, account_digest
-from ainp2p.ledger.certificate import verify_certificate
-from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.committee_chain import CommitteeChain
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock, open_lock
 from ainp2p.ledger.messages import Decided, ObjectHead
@@ -32,8 +32,6 @@ from ainp2p.ledger.operations import (
 from ainp2p.ledger.purse import lock_step
 from ainp2p.protocol.codec import decode
 
-EPOCH = 0  # of all certificates, until committees change
-
 
 @dataclass(frozen=True, slots=True)
 class Proven:
@@ -44,20 +42,24 @@ class Proven:
 
 
 class Proofs:
-    """Checks answers against the committee of a genesis."""
+    """Checks answers against the committees of a network.
 
-    def __init__(self, genesis: Genesis) -> None:
+    Attributes:
+        chain: the committees, from the genesis or from a pinned checkpoint on; `chain.extend` follows them.
+    """
+
+    def __init__(self, genesis: Genesis, chain: CommitteeChain | None = None) -> None:
         self.network = genesis.network_id
-        self._committee = Committee.of(genesis)
+        self.chain = CommitteeChain.from_genesis(genesis) if chain is None else chain
 
     def check_certificate(self, certificate: bytes, operation: bytes) -> None:
         """Check that a certificate makes this operation final.
 
         Raises:
-            Malformed, BadSignature, InvalidOperation: it does not.
+            Malformed, BadSignature, InvalidOperation: it does not; rule ``"epoch"``: `chain` does not know its
+                committee yet.
         """
-        if verify_certificate(certificate, self._committee, EPOCH, self.network) != operation:
-            raise InvalidOperation("certificate", "it is another operation's")
+        self.chain.check(certificate, operation)
 
     def operation(self, decided: Decided) -> Proven:
         """A final operation.
