@@ -19,7 +19,19 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import accounts, certificate, genesis, locks, operations, parameters, receipts, votelog
+from ainp2p.ledger import (
+    accounts,
+    certificate,
+    genesis,
+    locks,
+    operations,
+    parameters,
+    receipts,
+    reconcile,
+    state_tree,
+    system,
+    votelog,
+)
 from ainp2p.ledger import messages as ledger_messages
 from ainp2p.protocol import card, keystore, messages
 from ainp2p.protocol.codec import INT_MAX, Message
@@ -46,7 +58,7 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
     (
         "States",
         "What operations make of an object; in `ObjectHead.state`, and in validators' state roots.",
-        (accounts, locks),
+        (accounts, locks, system, state_tree),
         frozenset(),
     ),
     ("Votes", "A validator's log, batch by batch.", (votelog,), frozenset()),
@@ -63,6 +75,7 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
         (ledger_messages,),
         frozenset(),
     ),
+    ("Reconciliation", "In what the ledger's questions carry as bytes.", (reconcile,), frozenset()),
     (
         "Key files",
         "On disk, never on the wire; [wire formats](wire-formats.md#key-files) has the file around it.",

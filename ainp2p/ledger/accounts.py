@@ -1,8 +1,8 @@
-"""Accounts: their state, the rules of a SPEND that concern it, and the builder of valid SPENDs.
+"""Accounts: their state, the rules of SPEND, RECOVER and VOID that concern it, and their builders.
 
 Pure values: nothing here knows which credits exist; `ainp2p.ledger.state` looks them up.
 
-    (no account) ──SPEND 1 with inception──► seq 1 ──SPEND──► seq 2 ──► …
+    (no account) ──SPEND or VOID, with the inception──► seq 1 ──SPEND, RECOVER or VOID──► seq 2 ──► …
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ainp2p.errors import InsufficientFunds, InvalidInput, InvalidOperation
-from ainp2p.ledger.amounts import checked_sum
+from ainp2p.errors import BadSignature, InsufficientFunds, InvalidInput, InvalidOperation
+from ainp2p.ledger.amounts import AMOUNT_MAX, checked_sum
 from ainp2p.ledger.genesis import Parameters
 from ainp2p.ledger.operations import (
+    SIGN_RECOVER,
     VERSION,
     Inception,
     LockTerms,
     Operation,
     Out,
+    Recover,
     Rotation,
     Spend,
+    Void,
     account_id,
     key_digest,
 )
 from ainp2p.protocol.codec import Bytes32, Message, Uint, encode
-from ainp2p.protocol.identity import digest
+from ainp2p.protocol.identity import digest, verify
 
 
 class Account(Message, frozen=True):
@@ -66,7 +69,7 @@ def unopened_account(network: bytes, inception: Inception) -> Account:
 
 
 def account_digest(account: Account) -> bytes:
-    """What a SPEND ends with: a digest of the whole state after it, except `head`, the SPEND's own id."""
+    """What a SPEND, RECOVER or VOID ends with: of the whole state after it, except `head`, its own id."""
     a = account
     return digest(
         b"ainp2p/state/1",
@@ -159,6 +162,66 @@ def after_spend(
     )
 
 
+def after_recover(
+    account: Account, operation: Operation, body: Recover, lease_min: int, head: bytes
+) -> Account:
+    """The account after this RECOVER with id `head`: its guardians stay, its timestamp becomes the last.
+
+    Args:
+        lease_min: ms; the least lease of the epoch that the account's last operation named.
+
+    Raises:
+        InvalidOperation: rules ``"guardians"``, ``"lease-min"``, ``"lease"``.
+    """
+    if not account.guardians:
+        raise InvalidOperation("guardians", "the account has none")
+    # LEDGER.md, RECOVER: "last timestamp + lease ≤ timestamp; lease ≥ the least lease". By timestamps alone:
+    # an owner's heartbeat that says an earlier time than the RECOVER, and less than a lease ago, always wins.
+    if account.lease < lease_min:
+        raise InvalidOperation("lease-min", f"a lease of {account.lease} ms, at least {lease_min}")
+    timestamp = operation.timestamp or 0
+    if timestamp < account.timestamp + account.lease:
+        raise InvalidOperation("lease", f"runs until {account.timestamp + account.lease}")
+    return msgspec.structs.replace(
+        account,
+        seq=operation.seq,
+        head=head,
+        key=body.key,
+        next_digest=body.next_digest,
+        timestamp=timestamp,
+    )
+
+
+def after_void(account: Account, void_debt: int, head: bytes) -> Account:
+    """The account after the VOID of its next slot, with id `head`."""
+    # LEDGER.md, VOID: "seq + 1; adds a constant of the genesis to the debt". It must always be possible, so
+    # a debt that nobody could ever pay grows no further.
+    debt = min(account.debt + void_debt, AMOUNT_MAX)
+    return msgspec.structs.replace(account, seq=account.seq + 1, head=head, debt=debt)
+
+
+def verify_guardians(account: Account, operation: bytes, signatures: Sequence[bytes]) -> None:
+    """Check that exactly m guardians signed the RECOVER with this id, in the order of their keys.
+
+    Raises:
+        BadSignature: they did not.
+    """
+    if len(signatures) != account.m:
+        raise BadSignature(f"{len(signatures)} signatures, {account.m} guardians are needed")
+    keys = iter(account.guardians)
+    for signature in signatures:
+        if not any(_fits(key, operation, signature) for key in keys):  # goes on where the last one stopped
+            raise BadSignature("a signature fits no further guardian's key")
+
+
+def _fits(key: bytes, operation: bytes, signature: bytes) -> bool:
+    try:
+        verify(key, SIGN_RECOVER, operation, signature)
+    except BadSignature:
+        return False
+    return True
+
+
 # --- building -----------------------------------------------------------------------------------
 
 
@@ -216,3 +279,51 @@ def spend(
     return msgspec.structs.replace(
         unfinished, body=msgspec.structs.replace(body, digest=account_digest(after))
     )
+
+
+def recover(
+    account: Account,
+    key: bytes,
+    next_digest: bytes,
+    parameters: Parameters,
+    *,
+    network: bytes,
+    now_ms: int,
+) -> Operation:
+    """The RECOVER that gives an account this key, ready for `operations.sign_recover`.
+
+    Raises:
+        InvalidOperation: it would not be valid, now.
+    """
+    unfinished = Operation(
+        VERSION,
+        network,
+        account.id,
+        account.seq + 1,
+        account.head,
+        now_ms,
+        Recover(key, next_digest, bytes(32)),
+    )
+    body = unfinished.body
+    assert isinstance(body, Recover)
+    after = after_recover(account, unfinished, body, parameters.lease_ms_min, account.head)
+    return msgspec.structs.replace(
+        unfinished, body=msgspec.structs.replace(body, digest=account_digest(after))
+    )
+
+
+def void(account: Account, inception: Inception | None, parameters: Parameters, network: bytes) -> Operation:
+    """THE void of the account's next slot: the same bytes whoever makes it.
+
+    Args:
+        inception: the account's while it is unopened (`unopened_account`), else None.
+        parameters: the genesis'.
+
+    Raises:
+        InvalidInput: an inception too much, or none where there must be one.
+    """
+    if (inception is not None) != (account.seq == 0):
+        raise InvalidInput("an inception belongs into the account's first operation and no other")
+    after = after_void(account, parameters.void_debt, account.head)
+    body = Void(inception, account_digest(after))
+    return Operation(VERSION, network, account.id, account.seq + 1, account.head, None, body)

@@ -4,6 +4,9 @@ Pure values; whose signature a receipt bears is checked in `ainp2p.ledger.state`
 
     open ──SETTLE──► open ──CLOSE (receipt; by the closer, or expired)──► ended
       └──────────────────────REFUND (expired)───────────────────────────► ended
+
+A bond is a Lock under the System's authority, which only a COMMITTEE ends; its closer is the validator that
+it is made for.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.amounts import share
-from ainp2p.ledger.operations import Close, KeySet, LockTerms, Settle, Share, lock_id
+from ainp2p.ledger.operations import BOND_PURPOSE, Close, KeySet, LockTerms, Settle, Share, lock_id
 from ainp2p.protocol.codec import Bytes32, Message, Uint
 from ainp2p.protocol.identity import digest
 
@@ -113,6 +116,23 @@ def after_refund(lock: Lock, head: bytes) -> tuple[Lock, list[Payment]]:
     """
     refuse_ended(lock)
     return _moved(lock, head, lock.paid, ended=1), _rest(lock, lock.paid)
+
+
+def is_bond(lock: Lock) -> bool:
+    """Whether this is a validator's bond: `operations.parse` lets no other Lock have that purpose."""
+    return lock.purpose == BOND_PURPOSE
+
+
+def after_bond(bond: Lock, committee: bytes) -> Lock:
+    """The bond after the COMMITTEE with this id has ended it, whoever gets what it held.
+
+    Raises:
+        InvalidOperation: rules ``"bond"``, it is none; ``"ended"``.
+    """
+    if not is_bond(bond):
+        raise InvalidOperation("bond", "the Lock is none")
+    refuse_ended(bond)
+    return _moved(bond, committee, bond.paid, ended=1)
 
 
 def refuse_ended(lock: Lock) -> None:

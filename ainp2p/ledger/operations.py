@@ -23,7 +23,8 @@ import msgspec
 from ainp2p.errors import InvalidInput, InvalidOperation
 from ainp2p.ledger.amounts import checked_sum
 from ainp2p.ledger.parameters import CREDITS_MAX as CREDITS_MAX
-from ainp2p.ledger.parameters import VALIDATORS_MAX, Parameters, check_parameters
+from ainp2p.ledger.parameters import VALIDATORS_MAX as VALIDATORS_MAX
+from ainp2p.ledger.parameters import Parameters, check_parameters
 from ainp2p.protocol.codec import Bytes32, Message, Signature, Text, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import digest
 
@@ -180,8 +181,15 @@ class NextCommittee(Message, frozen=True, tag=8):
     evidence: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=EVIDENCE_MAX)]  # digests, a sorted set
     state_root: Bytes32  # of the state after exactly the union of the HANDOFFs' frontiers
     proposer: Bytes32  # the key that signs: a member of the epoch before
-    burnt_bonds: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)]  # Locks, a sorted set
-    returned_bonds: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)]  # Locks, a sorted set
+    offenders: Annotated[
+        tuple[Bytes32, ...], msgspec.Meta(max_length=EVIDENCE_MAX)
+    ] = ()  # keys, a sorted set
+    burnt_bonds: Annotated[
+        tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)
+    ] = ()  # Locks, a sorted set
+    returned_bonds: Annotated[
+        tuple[Bytes32, ...], msgspec.Meta(max_length=BONDS_MAX)
+    ] = ()  # Locks, a sorted set
 
 
 Body = Spend | Settle | Close | Refund | Recover | Void | EndEpoch | NextCommittee
@@ -293,7 +301,7 @@ def unsigned_operation(operation: Operation) -> SignedOperation:
     return SignedOperation(encode(operation), (), None)
 
 
-_BOND_PURPOSE = purpose_digest(BOND)
+BOND_PURPOSE = purpose_digest(BOND)
 _decode_operation = fast_decoder(Operation, size_max=OPERATION_SIZE_MAX)
 
 
@@ -365,9 +373,9 @@ def _check_terms(terms: LockTerms) -> None:
 def _check_bond(terms: LockTerms, network: bytes) -> None:
     # LEDGER.md, Epochs: "a bond is a Lock whose purpose is “bond”, whose authority is the System". Each
     # implies the other, so that no receipt can ever be made for a bond, and nothing else passes for one.
-    if (terms.purpose == _BOND_PURPOSE) != (network in terms.authority):
+    if (terms.purpose == BOND_PURPOSE) != (network in terms.authority):
         raise InvalidOperation("bond", "the System alone has authority over bonds, and over nothing else")
-    if terms.purpose == _BOND_PURPOSE and len(terms.authority) != 1:
+    if terms.purpose == BOND_PURPOSE and len(terms.authority) != 1:
         raise InvalidOperation("bond", "its authority is the System alone")
 
 
@@ -412,6 +420,11 @@ def _check_committee(body: NextCommittee) -> None:
     checked_sum(seat.weight for seat in body.seats)
     _check_set(body.handoffs, "handoffs")
     _check_set(body.evidence, "evidence")
+    _check_set(body.offenders, "offenders")
+    if bool(body.offenders) != bool(body.evidence) or len(body.offenders) > len(body.evidence):
+        raise InvalidOperation("offenders", "there is evidence against each, or there are none")
+    if not {seat.key for seat in body.seats}.isdisjoint(body.offenders):
+        raise InvalidOperation("offenders", "one has a seat")
     _check_set(body.burnt_bonds, "bonds")
     _check_set(body.returned_bonds, "bonds")
     if not set(body.burnt_bonds).isdisjoint(body.returned_bonds):

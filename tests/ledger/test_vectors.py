@@ -14,12 +14,33 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from ainp2p.ledger import accounts, genesis, locks, operations, parameters, receipts, state
+from ainp2p.ledger import (
+    accounts,
+    changes,
+    genesis,
+    locks,
+    operations,
+    parameters,
+    receipts,
+    state,
+    state_tree,
+    system,
+)
 from ainp2p.protocol.codec import Message, decode, encode
 from ainp2p.protocol.identity import Key
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ledger.json"
-MODULES: tuple[ModuleType, ...] = (operations, parameters, genesis, receipts, accounts, locks, state)
+MODULES: tuple[ModuleType, ...] = (
+    operations,
+    parameters,
+    genesis,
+    receipts,
+    accounts,
+    locks,
+    changes,
+    system,
+    state_tree,
+)
 NEVER_TRAVEL = {"Changes", "Booked"}  # values, not messages
 
 KEY = Key(bytes(range(32)))
@@ -64,6 +85,7 @@ GENESIS = genesis.Genesis(
 ACCOUNT_STATE = accounts.Account(
     ACCOUNT, 1, b"h" * 32, 5, 0, KEY.public, b"d" * 32, (b"g" * 32,), 1, 9, 1_700_000_000_000, 0
 )
+LEAF = state_tree.Leaf(state_tree.ACCOUNT, ACCOUNT, encode(ACCOUNT_STATE))
 
 MESSAGES: dict[str, Message] = {
     type(message).__name__: message
@@ -89,6 +111,7 @@ MESSAGES: dict[str, Message] = {
             (b"v" * 32,),
             b"s" * 32,
             KEY.public,
+            (b"o" * 32,),
             (LOCK,),
             (b"m" * 32,),
         ),
@@ -101,9 +124,18 @@ MESSAGES: dict[str, Message] = {
         GENESIS,
         RECEIPT,
         receipts.sign_receipt(RECEIPT, KEY),
+        receipts.Release.of(receipts.sign_receipt(RECEIPT, KEY)),
         ACCOUNT_STATE,
         locks.open_lock(ACCOUNT, b"o" * 32, 0, TERMS),
         state.Credit(ACCOUNT, 5),
+        msgspec.structs.replace(
+            system.first_system(GENESIS, NETWORK),
+            root=b"s" * 32,
+            evidence=(b"v" * 32,),
+            barred=(b"o" * 32,),
+        ),
+        LEAF,
+        state_tree.StateProof(LEAF, 1, 5, b"p" * 64),
     )
 }
 IDS: dict[str, bytes] = {
