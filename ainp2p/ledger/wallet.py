@@ -20,7 +20,7 @@ import trio
 
 from ainp2p.errors import Closed, InvalidInput, TimedOut
 from ainp2p.ledger.disk import run_in_thread
-from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.genesis import Genesis, Parameters
 from ainp2p.ledger.income import Income
 from ainp2p.ledger.lock_desk import LockDesk, each_lock
 from ainp2p.ledger.locks import Lock
@@ -90,6 +90,11 @@ class Wallet:
     def account_id(self) -> bytes:
         """The account's id."""
         return self._purse.id
+
+    @property
+    def parameters(self) -> Parameters:
+        """The network's fees and limits."""
+        return self._parameters
 
     @property
     def book(self) -> ReceiptBook:

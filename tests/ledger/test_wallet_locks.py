@@ -75,7 +75,7 @@ async def bounty_for_carol(town: Any) -> int:
         await alice.settle(lock)
         await carol.refresh()
         assert (await alice.balance()).available == PURSE - 1_000 - FEE
-        return (await carol.balance()).available
+        return int((await carol.balance()).available)
 
 
 async def test_a_bounty_reaches_a_payee_who_never_heard_of_it(autojump_clock: Any) -> None:
@@ -106,7 +106,7 @@ async def test_a_split_of_splits_is_paid_at_settlement(autojump_clock: Any) -> N
         town.wallet("bob") as bob,
         town.wallet("carol") as carol,
     ):
-        split = [(bob.account_id, 1), ([(carol.account_id, 2), (alice.account_id, 1)], 2)]
+        split: Any = [(bob.account_id, 1), ([(carol.account_id, 2), (alice.account_id, 1)], 2)]
         state = await alice.open_lock(split, key_of("bob").public, 1_000, 10, LIFE_MS)
         assert sum(share.parts for share in state.lock.beneficiaries) == 9
         from .test_wallet import CONTEXT, payer
