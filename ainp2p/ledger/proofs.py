@@ -56,8 +56,8 @@ class Proofs:
         """Check that a certificate makes this operation final.
 
         Raises:
-            Malformed, BadSignature, InvalidOperation: it does not; rule ``"epoch"``: `chain` does not know its
-                committee yet.
+            Malformed, BadSignature, InvalidOperation: it does not; rule ``"epoch"``: `chain` does not know
+                its committee yet.
         """
         self.chain.check(certificate, operation)
 
