@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ainp2p.errors import LedgerError, NotYet, RemoteError
+from ainp2p.ledger.attaching import EvidenceBook
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
     CREDITS_PAGE_MAX,
+    EVIDENCE_PAGE_MAX,
     FINAL,
     REFUSED,
     UNKNOWN,
+    Attachments,
     CreditEntry,
     CreditPage,
     Decided,
+    EvidenceIds,
     Fetched,
     GetCredits,
     Height,
@@ -43,8 +47,9 @@ class Answers:
         openings: Lock → id of the SPEND that opened it; whoever applies operations tells `note_opened`.
     """
 
-    def __init__(self, validator: Validator) -> None:
+    def __init__(self, validator: Validator, book: EvidenceBook | None = None) -> None:
         self._validator = validator
+        self._book = book if book is not None else EvidenceBook()
         self.openings: dict[bytes, bytes] = {}
         self._counted: tuple[int, Supply, bytes] | None = None  # decided, supply, root
         self._count_again_s = 0.0  # not sooner: counting takes as long as there are objects
@@ -111,6 +116,22 @@ class Answers:
     def heights(self) -> Heights:
         """How many batches of each validator are held."""
         return Heights(tuple(Height(key, height) for key, height in self._validator.heights().items()))
+
+    def attachments(self, ids: Iterable[bytes]) -> Attachments:
+        """Attachments by id."""
+        found: list[bytes | None] = []
+        size = 0
+        for id_ in ids:
+            raw = self._validator.attachment(id_) or self._book.get(id_)
+            found.append(raw)
+            size += len(raw or b"")
+            if size > ANSWER_SIZE_MAX:
+                break
+        return Attachments(tuple(found))
+
+    def evidence(self, after: int) -> EvidenceIds:
+        """What is known against anybody."""
+        return EvidenceIds(self._book.ids(after, EVIDENCE_PAGE_MAX))
 
     def statistics(self, validator: bytes, peers: int, now_s: float) -> Statistics:
         """Figures of this validator; supply and root are counted anew only after something was decided.

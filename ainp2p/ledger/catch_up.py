@@ -18,6 +18,7 @@ from typing import Protocol
 import trio
 
 from ainp2p.errors import Error, NetworkError, NotYet, RemoteError
+from ainp2p.ledger.attaching import Attacher
 from ainp2p.ledger.effects import Gap, Wanted
 from ainp2p.ledger.messages import (
     OPERATIONS_MAX,
@@ -64,8 +65,9 @@ class Core(Protocol):
 class CatchUp:
     """The validator's asking tasks."""
 
-    def __init__(self, validators: Validators, core: Core, own_key: bytes) -> None:
+    def __init__(self, validators: Validators, core: Core, own_key: bytes, attacher: Attacher) -> None:
         self._validators, self._core, self._own_key = validators, core, own_key
+        self._attacher = attacher
         self._peer_of = {member.key: member.peer for member in validators.members}
         self._rng = validators.network.context.rng
         self._wanted: dict[bytes, tuple[bytes, ...]] = {}
@@ -167,6 +169,7 @@ class CatchUp:
         for theirs in answer.heights:
             if theirs.validator == self._own_key and member is not None:
                 await _tolerating(self._core.take_height(member, theirs.height))
+        await self._attacher.compare_evidence(peer)
 
     async def _fetch_log(self, peer: PeerId, validator: bytes, height: int) -> bool:
         """Take in a validator's log from `height` on, as far as `peer` has it; True if something came."""

@@ -1,7 +1,10 @@
-"""How much each peer may ask of a validator: a token bucket each.
+"""How much may be asked of a validator: a token bucket per peer, per place they speak from, and for all.
 
-A question costs 1, an operation 1, an answer that takes long to make more. Committee members are not limited:
-what they send is signed, and bounded by the core. No I/O; the time is an argument.
+A question costs 1, an operation 1, an answer that takes long to make more (`charging`). One place (a prefix
+of addresses) may have what a few peers have, so a crowd on one machine or in one data centre is no more than
+that; and all strangers together what the core can stand. When that runs out, the last quarter is kept for
+those who have asked for little lately: an honest peer asks now and then, a crowd that floods does not.
+No I/O; the time is an argument.
 """
 
 from __future__ import annotations
@@ -10,7 +13,12 @@ from ainp2p.protocol.network import PeerId
 
 RATE = 2_000.0  # tokens a second for one peer: four times what a busy payee needs
 BURST = 4_000.0
+PLACE_FACTOR = 4.0  # peers' worth for all that speak from one place
+TOTAL_FACTOR = 8.0  # peers' worth for everybody together
+RESERVE = 0.25  # of the total, for peers whose own bucket is more than half full
 PEERS_MAX = 4_096  # buckets kept; the one used longest ago is forgotten, and so is full again
+BUSY_RATE = 20.0  # a second; who is told "busy" more often than that for long does not listen
+BUSY_BURST = 100.0
 
 
 class Bucket:
@@ -22,27 +30,77 @@ class Bucket:
         self._rate, self._size = rate, size
         self._tokens, self._at_s = size, now_s
 
-    def take(self, cost: float, now_s: float) -> bool:
-        """Take `cost` tokens, or none and return False."""
+    def share(self, now_s: float) -> float:
+        """How full it is, 0 to 1."""
         self._tokens = min(self._size, self._tokens + self._rate * max(0.0, now_s - self._at_s))
         self._at_s = now_s
-        if cost > self._tokens:
+        return self._tokens / self._size
+
+    def holds(self, cost: float, now_s: float, reserve: float = 0.0) -> bool:
+        """Whether so much can be taken, and so large a share is left."""
+        self.share(now_s)
+        return cost + reserve * self._size <= self._tokens
+
+    def take(self, cost: float, now_s: float) -> bool:
+        """Take `cost` tokens, or none and return False."""
+        if not self.holds(cost, now_s):
             return False
         self._tokens -= cost
         return True
 
+    def empty(self, cost: float, now_s: float) -> None:
+        """Take `cost` tokens, or what there is."""
+        self.share(now_s)
+        self._tokens = max(0.0, self._tokens - cost)
+
 
 class Limits:
-    """Buckets by peer."""
+    """Buckets by peer, by place, and one for all."""
 
     def __init__(self, rate: float = RATE, burst: float = BURST, peers_max: int = PEERS_MAX) -> None:
-        self._rate, self._burst, self._peers_max = rate, burst, peers_max
-        self._buckets: dict[PeerId, Bucket] = {}
+        """`rate` and `burst` of one peer."""
+        self._peers = _Buckets(rate, burst, peers_max)
+        self._places = _Buckets(rate * PLACE_FACTOR, burst * PLACE_FACTOR, peers_max)
+        self._refused = _Buckets(BUSY_RATE, BUSY_BURST, peers_max)
+        self._total = Bucket(rate * TOTAL_FACTOR, burst * TOTAL_FACTOR, 0.0)
 
-    def allow(self, peer: PeerId, cost: float, now_s: float) -> bool:
-        """Whether the peer may have something of this cost now."""
-        bucket = self._buckets.pop(peer, None) or Bucket(self._rate, self._burst, now_s)
-        self._buckets[peer] = bucket  # at the end: the first is the one used longest ago
-        if len(self._buckets) > self._peers_max:
-            del self._buckets[next(iter(self._buckets))]
-        return bucket.take(cost, now_s)
+    def allow(self, peer: PeerId, cost: float, now_s: float, place: str = "") -> bool:
+        """Whether the peer may have something of this cost now.
+
+        What its own bucket or its place refuses costs nothing; what the total refuses does: it is by what
+        they *ask* that the crowd and the quiet peers are told apart.
+        """
+        own = self._peers.of(peer, now_s)
+        buckets = [own, self._places.of(place, now_s)] if place else [own]
+        reserve = 0.0 if own.share(now_s) > 0.5 else RESERVE
+        allowed = all(bucket.holds(cost, now_s) for bucket in buckets)
+        if allowed:
+            for bucket in buckets:
+                bucket.take(cost, now_s)
+            allowed = self._total.holds(cost, now_s, reserve) and self._total.take(cost, now_s)
+        if not allowed:
+            self._refused.of(peer, now_s).take(1, now_s)
+        return allowed
+
+    def fine(self, peer: PeerId, cost: float, now_s: float) -> None:
+        """Take this from the peer's own bucket, as far as it goes."""
+        self._peers.of(peer, now_s).empty(cost, now_s)
+
+    def is_flooding(self, peer: PeerId, now_s: float) -> bool:
+        """Whether it was refused again and again."""
+        return not self._refused.of(peer, now_s).holds(1, now_s)
+
+
+class _Buckets:
+    """Buckets by name, the ones used lately."""
+
+    def __init__(self, rate: float, size: float, max_: int) -> None:
+        self._rate, self._size, self._max = rate, size, max_
+        self._by_name: dict[str, Bucket] = {}
+
+    def of(self, name: str, now_s: float) -> Bucket:
+        bucket = self._by_name.pop(name, None) or Bucket(self._rate, self._size, now_s)
+        self._by_name[name] = bucket  # at the end: the first is the one used longest ago
+        if len(self._by_name) > self._max:
+            del self._by_name[next(iter(self._by_name))]
+        return bucket

@@ -4,12 +4,15 @@ Operations, batches and certificates travel as the raw bytes that were signed: t
 module knows neither the rules of the ledger nor its votes. Each answer is bounded: lists by the constants
 below, bytes by the codec. Every question has one class of answer; `Follow` and `FetchBatches` are streams.
 
-    one-way   PushOperations, PushBatch                                     among the committee
+    one-way   PushOperations, PushBatch, PushAttachment                     among the committee
     request   Submit → Statuses          AskStatus → Statuses               wallet → validator
               FetchOperations → Fetched  GetHeights → Heights
               GetObject → ObjectHead     GetCredits → CreditPage
-              GetStatistics → Statistics
+              GetStatistics → Statistics FetchAttachments → Attachments
+              ListEvidence → EvidenceIds Reconcile → Reconciled
+              GetHistory → History
     stream    Follow → Finals …          FetchBatches → PushBatch …
+              FetchDecided → DecidedPage …
     faucet    AskPurse → Purse           on its own protocol, development networks only
 """
 
@@ -19,6 +22,7 @@ from typing import Annotated
 
 import msgspec
 
+from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
 from ainp2p.ledger.operations import CREDIT_ID_SIZE, OPERATION_SIZE_MAX, CreditId
 from ainp2p.protocol.codec import Bytes32, Message, Text, Uint, decode
 
@@ -34,12 +38,17 @@ OBJECTS_MAX = 256  # followed by one stream
 CREDITS_PAGE_MAX = 128
 VALIDATORS_MAX = 128
 FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
+ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
+EVIDENCE_PAGE_MAX = 1024  # ids
+RECONCILE_SIZE_MAX = 60_000  # bytes of one message of a reconciliation
 BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
 
 RawOperation = Annotated[bytes, msgspec.Meta(min_length=1, max_length=SIGNED_SIZE_MAX)]
 RawBatch = Annotated[bytes, msgspec.Meta(min_length=1, max_length=BATCH_SIZE_MAX)]
 RawCertificate = Annotated[bytes, msgspec.Meta(max_length=CERTIFICATE_SIZE_MAX)]  # empty: not final yet
 RawOperations = Annotated[tuple[RawOperation, ...], msgspec.Meta(min_length=1, max_length=OPERATIONS_MAX)]
+RawAttachment = Annotated[bytes, msgspec.Meta(min_length=1, max_length=ATTACHMENT_SIZE_MAX)]
+RawReconcile = Annotated[bytes, msgspec.Meta(min_length=1, max_length=RECONCILE_SIZE_MAX)]
 Ids = Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=OPERATIONS_MAX)]
 Objects = Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=OBJECTS_MAX)]
 
@@ -119,6 +128,52 @@ class AskStatus(Message, frozen=True, tag=10):
 
 class GetStatistics(Message, frozen=True, tag=11):
     """What a validator says of itself."""
+
+
+class PushAttachment(Message, frozen=True, tag=12):
+    """One-way, among the committee: what votes rest on, or evidence."""
+
+    attachment: RawAttachment
+
+
+class FetchAttachments(Message, frozen=True, tag=13):
+    """Give these attachments: justifications, certificates, handoffs, evidence."""
+
+    ids: Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=ATTACHMENTS_MAX)]
+
+
+class ListEvidence(Message, frozen=True, tag=14):
+    """Which evidence does this validator have, in the order in which it learnt of it, after so much of it?"""
+
+    after: Uint
+
+
+class Reconcile(Message, frozen=True, tag=15):
+    """A message of a range-based reconciliation over (object → seq, head)."""
+
+    message: RawReconcile
+
+
+class HistoryFrom(Message, frozen=True):
+    """An object's decided operations from this sequence number on."""
+
+    object: Bytes32
+    seq: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class GetHistory(Message, frozen=True, tag=16):
+    """Give what was decided on these objects, with certificates."""
+
+    objects: Annotated[tuple[HistoryFrom, ...], msgspec.Meta(min_length=1, max_length=OPERATIONS_MAX)]
+
+
+class FetchDecided(Message, frozen=True, tag=17):
+    """Stream what was decided, with certificates, in the order in which this validator applied it.
+
+    Whatever an operation depends on comes before it. `after` is the number of the last one not wanted.
+    """
+
+    after: Uint
 
 
 class Status(Message, frozen=True):
@@ -215,6 +270,7 @@ class Statistics(Message, frozen=True, tag=26):
         pending: operations held and not decided.
         behind: 1 if its disk forgot votes, so that it casts none in this epoch.
         voting: 1 while it casts votes; 0 until it has learnt that its disk forgot none.
+        syncing: operations that others have decided and that are still to be fetched, as far as is known.
     """
 
     validator: Bytes32
@@ -230,6 +286,44 @@ class Statistics(Message, frozen=True, tag=26):
     state_root: Bytes32
     behind: Annotated[int, msgspec.Meta(ge=0, le=1)]
     voting: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    syncing: Uint = 0
+
+
+class Attachments(Message, frozen=True, tag=27):
+    """Answers FetchAttachments in the order of the question, None for what is not held; may stop early."""
+
+    attachments: Annotated[tuple[RawAttachment | None, ...], msgspec.Meta(max_length=ATTACHMENTS_MAX)]
+
+
+class EvidenceIds(Message, frozen=True, tag=28):
+    """Answers ListEvidence: ids of attachments; as many as fit, so ask again after the last."""
+
+    ids: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=EVIDENCE_PAGE_MAX)]
+
+
+class Reconciled(Message, frozen=True, tag=29):
+    """Answers Reconcile, with the next message of the reconciliation."""
+
+    message: RawReconcile
+
+
+class History(Message, frozen=True, tag=32):
+    """Answers GetHistory: object after object, in order of each; it stops where the answer is full."""
+
+    operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+
+
+class DecidedPage(Message, frozen=True, tag=33):
+    """One chunk of FetchDecided.
+
+    Attributes:
+        last: the number of its last operation; of the last one that there is, if it is empty.
+        count: how many there are in all.
+    """
+
+    operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+    last: Uint
+    count: Uint
 
 
 class AskPurse(Message, frozen=True, tag=30):
@@ -257,6 +351,12 @@ Question = (
     | Follow
     | AskStatus
     | GetStatistics
+    | PushAttachment
+    | FetchAttachments
+    | ListEvidence
+    | Reconcile
+    | GetHistory
+    | FetchDecided
 )
 
 

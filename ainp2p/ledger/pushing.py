@@ -1,7 +1,8 @@
-"""Pushing operations and batches to the rest of the committee: one task and one bounded queue per member.
+"""Pushing to the rest of the committee: one task and one bounded queue per member.
 
-What does not fit, or is lost on the way, is repaired: a vote that names an unknown operation makes the
-receiver fetch it, and a batch that comes after a missing one makes it fetch that.
+Attachments, operations and own batches. What does not fit, or is lost on the way, is repaired: a vote that
+names an unknown operation makes the receiver fetch it, and a batch that comes after a missing one makes it
+fetch that.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections import deque
 
 import trio
 
-from ainp2p.ledger.messages import BODY_SIZE_MAX, OPERATIONS_MAX, PushBatch, PushOperations
+from ainp2p.ledger.messages import BODY_SIZE_MAX, OPERATIONS_MAX, PushAttachment, PushBatch, PushOperations
 from ainp2p.ledger.sync import Validators
 from ainp2p.protocol.network import PeerId
 
 OPERATIONS_QUEUE_MAX = 4_096
 BATCHES_QUEUE_MAX = 64
+ATTACHMENTS_QUEUE_MAX = 256  # 15 MB at most
 PAUSE_AFTER_FAILURE_S = 0.5
 _SIZE_MAX = BODY_SIZE_MAX // 2
 
@@ -39,6 +41,12 @@ class Pusher:
             queue.batches.append(raw)
             queue.news.set()
 
+    def push_attachment(self, raw: bytes) -> None:
+        """Send an attachment to everybody else, before the votes that rest on it."""
+        for queue in self._queues.values():
+            queue.attachments.append(raw)
+            queue.news.set()
+
     async def run(self) -> None:
         """Send until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -58,11 +66,14 @@ class Pusher:
 class _Queue:
     def __init__(self) -> None:
         self.operations: deque[bytes] = deque(maxlen=OPERATIONS_QUEUE_MAX)  # the oldest goes first
+        self.attachments: deque[bytes] = deque(maxlen=ATTACHMENTS_QUEUE_MAX)
         self.batches: deque[bytes] = deque(maxlen=BATCHES_QUEUE_MAX)
         self.news = trio.Event()
 
-    def next_message(self) -> PushOperations | PushBatch | None:
-        """Operations before the votes for them, as many as one message holds."""
+    def next_message(self) -> PushOperations | PushAttachment | PushBatch | None:
+        """Attachments and operations before the votes for them, as many as one message holds."""
+        if self.attachments:
+            return PushAttachment(self.attachments.popleft())
         if self.operations:
             taken = [self.operations.popleft()]
             size = len(taken[0])

@@ -22,7 +22,9 @@ import trio
 
 from ainp2p.errors import InvalidInput, LedgerError, Refused, RemoteError, StorageError
 from ainp2p.ledger.answers import Answers, bounded
+from ainp2p.ledger.attaching import Attacher, EvidenceBook
 from ainp2p.ledger.catch_up import CatchUp
+from ainp2p.ledger.charging import Charges
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import open_database, run_in_thread
 from ainp2p.ledger.effects import Effects, Journal
@@ -36,6 +38,7 @@ from ainp2p.ledger.messages import (
     LEDGER_PROTOCOL,
     OPERATIONS_MAX,
     AskStatus,
+    FetchAttachments,
     FetchBatches,
     FetchOperations,
     Finals,
@@ -44,6 +47,8 @@ from ainp2p.ledger.messages import (
     GetHeights,
     GetObject,
     GetStatistics,
+    ListEvidence,
+    PushAttachment,
     PushBatch,
     PushOperations,
     Question,
@@ -65,10 +70,8 @@ from ainp2p.protocol.network import Call, Network, PeerId
 FILE_NAME = "validator.sqlite"
 BATCHES_PER_READ = 64
 OPERATIONS_PER_TURN = 16  # two milliseconds or so
+LINES_PER_S = 10.0  # of log about what one peer sends
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
-_COST_STATISTICS = 50.0  # tokens: it may count every object
-_COST_STREAM = 20.0
-_CREDITS_PER_TOKEN = 1_000  # anybody can fill an account with dust, and then ask for it
 
 _read_signed = fast_decoder(SignedOperation)
 _log = logging.getLogger(__name__)
@@ -90,11 +93,14 @@ class ValidatorService:
         self._network, self._genesis, self._key = network, genesis, key
         self._validator, self._journal, self._run_disk = validator, journal, run
         self._validators = Validators(network, genesis)
-        self._answers = Answers(validator)
+        self._evidence = EvidenceBook()
+        self._answers = Answers(validator, self._evidence)
         self._followers = Followers()
-        self._limits = Limits()
+        self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
+        self._lines = Limits(LINES_PER_S, LINES_PER_S)
         self._pusher = Pusher(self._validators)
-        self._catch_up = CatchUp(self._validators, self, key)
+        self._attacher = Attacher(self._validators, self, self._evidence)
+        self._catch_up = CatchUp(self._validators, self, key, self._attacher)
         self._core = trio.Lock()
         self._news = trio.Event()
         self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
@@ -144,6 +150,16 @@ class ValidatorService:
         async with self._core:
             self._carry_out(self._validator.handle_batch(raw, self._now_ms()))
 
+    async def take_attachment(self, raw: bytes, source: str) -> None:
+        """Handle a justification, a certificate, a handoff or evidence; `source` is the peer that brought it.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        async with self._core:
+            self._attacher.came(raw)
+            self._carry_out(self._validator.handle_attachment(raw, self._now_ms(), source))
+
     async def take_height(self, member: bytes, height: int) -> None:
         """A member tells how many of our batches it holds."""
         async with self._core:
@@ -160,7 +176,13 @@ class ValidatorService:
             self._answers.note_opened(final.parsed)
             self._followers.announce(final.parsed, self._validator.state)
         for evidence in effects.evidence:
-            _log.warning("evidence of kind %d against %s", evidence.kind, evidence.culprit.hex())
+            self._evidence.log(evidence, trio.current_time())
+            raw = self._evidence.add(evidence)
+            if raw is not None and raw not in effects.attachments:
+                effects.attachments.append(raw)
+        for raw in effects.attachments:
+            self._pusher.push_attachment(raw)
+        self._attacher.want(effects.missing)
         self._catch_up.want(effects.wanted, effects.gaps)
         if self._validator.due < self._asleep_until:
             self._news.set()
@@ -216,23 +238,7 @@ class ValidatorService:
         return encode(answer) if answer is not None else None
 
     def _charge(self, peer: PeerId, question: Question) -> None:
-        if self._validators.is_member(peer):
-            return
-        cost = 1.0
-        if isinstance(question, Submit):
-            cost = float(len(question.operations))
-        elif isinstance(question, FetchOperations | AskStatus):
-            cost = float(len(question.ids))
-        elif isinstance(question, Follow | FetchBatches):
-            cost = _COST_STREAM
-        elif isinstance(question, GetStatistics):
-            cost = _COST_STATISTICS
-        elif isinstance(question, GetCredits):  # all of them are sorted for each page
-            cost += self._validator.state.count_credits(question.account) / _CREDITS_PER_TOKEN
-        elif isinstance(question, PushOperations | PushBatch):
-            raise Refused("not-a-member", "only the committee pushes; use Submit")
-        if not self._limits.allow(peer, cost, trio.current_time()):
-            raise Refused("busy", "too many questions from this peer; ask again in a second")
+        self._charges.charge(peer, question, trio.current_time())
 
     async def _answer(self, call: Call, question: Question) -> Message | None:
         if isinstance(question, Submit):
@@ -241,6 +247,8 @@ class ValidatorService:
             await self._take_pushed(call.peer, question)
         elif isinstance(question, PushBatch):
             await self.take_batch(question.batch)
+        elif isinstance(question, PushAttachment):
+            await self.take_attachment(question.attachment, call.peer)
         elif isinstance(question, Follow):
             await self._follow(call, question)
         elif isinstance(question, FetchBatches):
@@ -261,7 +269,13 @@ class ValidatorService:
             return self._answers.credit_page(question)
         if isinstance(question, GetHeights):
             return self._answers.heights()
-        return self.statistics()
+        if isinstance(question, FetchAttachments):
+            return self._answers.attachments(question.ids)
+        if isinstance(question, ListEvidence):
+            return self._answers.evidence(question.after)
+        if isinstance(question, GetStatistics):
+            return self.statistics()
+        raise Refused("unknown", "this validator does not answer that")
 
     async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
         source = EVERYWHERE + peer if question.everywhere else peer
@@ -286,7 +300,8 @@ class ValidatorService:
                     try:
                         self._hand_over(encoded, peer)
                     except (LedgerError, RemoteError) as exc:
-                        _log.debug("an operation pushed by %s: %s", peer, exc)
+                        if self._lines.allow(peer, 1, trio.current_time()):
+                            _log.debug("an operation pushed by %s: %s", peer, exc)
 
     async def _send_batches(self, call: Call, question: FetchBatches) -> None:
         height, sent = question.height, 0
@@ -323,6 +338,7 @@ class ValidatorService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._pusher.run)
+            nursery.start_soon(self._attacher.run)
             nursery.start_soon(self._catch_up.run)
 
 
@@ -375,6 +391,8 @@ def _load(
     journal = SqliteJournal(database, store)
     validator = Validator(key, genesis, store.load(), journal)
     service = ValidatorService(network, genesis, key.public, validator, journal, run)
+    for evidence in journal.evidence():
+        service._evidence.add(evidence)
     after = 0
     while page := store.operations(after):
         for stored in page:

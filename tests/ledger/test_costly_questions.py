@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import Malformed, Refused
-from ainp2p.ledger import answers, service
+from ainp2p.ledger import answers, charging
 from ainp2p.ledger.answers import Answers, bounded
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
@@ -49,7 +49,7 @@ def test_pages_of_an_account_full_of_dust_cost_what_they_take() -> None:
 
 
 def test_mutant_pages_at_one_price_are_work_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_CREDITS_PER_TOKEN", 10**9)
+    monkeypatch.setattr(charging, "CREDITS_PER_TOKEN", 10**9)
     assert run(pages_of_dust_at_once) == 400
 
 

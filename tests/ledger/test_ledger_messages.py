@@ -25,6 +25,12 @@ VECTORS: list[tuple[Message, str]] = [
     (m.Follow((A, B)), "920992c420" + "61" * 32 + "c420" + "62" * 32),
     (m.AskStatus((A,)), "920a91c420" + "61" * 32),
     (m.GetStatistics(), "910b"),
+    (m.PushAttachment(b"proof"), "920cc40570726f6f66"),
+    (m.FetchAttachments((A,)), "920d91c420" + "61" * 32),
+    (m.ListEvidence(7), "920e07"),
+    (m.Reconcile(b"ranges"), "920fc40672616e676573"),
+    (m.GetHistory((m.HistoryFrom(A, 2),)), "92109192c420" + "61" * 32 + "02"),
+    (m.FetchDecided(7), "921107"),
     (m.Statuses((m.Status(A, m.FINAL, b"cert"),)), "92149194c420" + "61" * 32 + "03c40463657274c400"),
     (m.Fetched((DECIDED, None)), "92159292c4026f70c40463657274c0"),
     (
@@ -35,9 +41,14 @@ VECTORS: list[tuple[Message, str]] = [
     (m.Heights((m.Height(A, 3),)), "92189192c420" + "61" * 32 + "03"),
     (m.Finals((DECIDED,)), "92199192c4026f70c40463657274"),
     (
-        m.Statistics(A, B, 1, 2, 3, 4, 5, 6, 7, 8, A, 0, 1),
-        "9e1ac420" + "61" * 32 + "c420" + "62" * 32 + "0102030405060708c420" + "61" * 32 + "0001",
+        m.Statistics(A, B, 1, 2, 3, 4, 5, 6, 7, 8, A, 0, 1, 9),
+        "9f1ac420" + "61" * 32 + "c420" + "62" * 32 + "0102030405060708c420" + "61" * 32 + "000109",
     ),
+    (m.Attachments((b"proof", None)), "921b92c40570726f6f66c0"),
+    (m.EvidenceIds((A,)), "921c91c420" + "61" * 32),
+    (m.Reconciled(b"ranges"), "921dc40672616e676573"),
+    (m.History((DECIDED,)), "92209192c4026f70c40463657274"),
+    (m.DecidedPage((DECIDED,), 5, 9), "94219192c4026f70c404636572740509"),
     (m.AskPurse(A), "921ec420" + "61" * 32),
     (m.Purse(A, 5), "931fc420" + "61" * 32 + "05"),
 ]
@@ -59,11 +70,11 @@ def test_every_message_has_a_vector() -> None:
 
 
 def test_a_question_is_read_as_its_own_class() -> None:
-    for message, wire in VECTORS[:11]:
+    for message, wire in VECTORS[:17]:
         assert m.read_question(bytes.fromhex(wire)) == message
 
 
-@pytest.mark.parametrize("wire", [wire for _, wire in VECTORS[11:]])
+@pytest.mark.parametrize("wire", [wire for _, wire in VECTORS[17:]])
 def test_an_answer_is_no_question(wire: str) -> None:
     with pytest.raises(Malformed):
         m.read_question(bytes.fromhex(wire))
@@ -88,6 +99,12 @@ def test_e2_garbage_is_malformed_or_a_question(body: bytes) -> None:
         pytest.param(m.Submit((b"x",), 2), id="a flag that is none"),
         pytest.param(m.PushBatch(b"x" * (m.BATCH_SIZE_MAX + 1)), id="a batch too large"),
         pytest.param(m.Follow((A,) * (m.OBJECTS_MAX + 1)), id="too many objects"),
+        pytest.param(m.PushAttachment(b"x" * (m.ATTACHMENT_SIZE_MAX + 1)), id="an attachment too large"),
+        pytest.param(m.FetchAttachments(()), id="no attachment asked for"),
+        pytest.param(m.FetchAttachments((A,) * (m.ATTACHMENTS_MAX + 1)), id="too many attachments"),
+        pytest.param(m.Reconcile(b"x" * (m.RECONCILE_SIZE_MAX + 1)), id="a reconciliation too large"),
+        pytest.param(m.GetHistory((m.HistoryFrom(A, 0),)), id="a history from nothing"),
+        pytest.param(m.GetHistory((m.HistoryFrom(A, 1),) * 65), id="too many histories"),
         pytest.param(m.GetObject(b"short"), id="an id too short"),
         pytest.param(m.FetchBatches(A, -1), id="a negative height"),
     ],

@@ -431,7 +431,7 @@ async def test_a_member_that_sends_garbage_harms_nobody(autojump_clock: Any) -> 
 async def test_e4_who_asks_too_much_is_told_busy_and_others_are_served(autojump_clock: Any) -> None:
     async with open_town() as town, town.network(key_of("bob")) as network, town.wallet("alice") as alice:
         for service in town.services.values():
-            service._limits = Limits(rate=10, burst=200)
+            service._charges._strangers = Limits(rate=10, burst=200)
         validators = Validators(network, town.genesis)
         await validators.ask(town.peer(0), GetStatistics(), Statistics)
         for _ in range(3):
