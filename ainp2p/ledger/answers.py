@@ -98,7 +98,7 @@ class Answers:
     def object_head(self, id_: bytes) -> ObjectHead:
         """The newest decided state of an object, and the operations that prove it."""
         state = self._validator.state
-        found = state.accounts.get(id_) or state.locks.get(id_)
+        found = state.accounts.get(id_) or state.find_lock(id_)
         if found is None:
             return ObjectHead(id_, b"", (), ())
         opening = self.decided(self.openings[id_]) if id_ in self.openings else None

@@ -99,8 +99,7 @@ def concerned(parsed: ParsedOperation, state: State) -> list[bytes]:
     if isinstance(body, Spend):
         found |= {out.account: None for out in body.outs}
         found |= {share.account: None for terms in body.locks for share in terms.beneficiaries}
-    else:
-        lock = state.locks[operation.object]
+    elif (lock := state.find_lock(operation.object)) is not None:
         found |= {lock.payer: None} | {share.account: None for share in lock.beneficiaries}
         if isinstance(body, Settle | Close) and ANY_PAYEE in found:
             found[body.context] = None  # a bounty's payee

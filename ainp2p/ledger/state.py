@@ -85,7 +85,7 @@ class State:
         system: the System; `epoch` is its current epoch, `parameters` are those of each epoch so far.
         operations: how many were applied.
         locks: the open ones, and those ended ones that `release` has not been told of.
-        ended_lock: finds an ended Lock that was released (on disk); None if it is not known there.
+        ended_lock: finds an ended Lock that was released (on disk); without one, none is ever forgotten.
         check_committee: judges what this state cannot know of a COMMITTEE before it is voted for (state root,
             seats, bonds, offenders against HANDOFFs and evidence), and raises as `check` does. Without
             one no COMMITTEE is ever voted for.
@@ -106,7 +106,7 @@ class State:
         self.accounts: dict[bytes, Account] = {}
         self.locks: dict[bytes, Lock] = {}
         self.credits: dict[bytes, Credit] = {}
-        self.ended_lock: Callable[[bytes], Lock | None] = lambda _: None
+        self.ended_lock: Callable[[bytes], Lock | None] | None = None
         self.check_committee: Callable[[ParsedOperation], None] | None = None
         self.agreed_parameters: Parameters | None = None
         self._inbox: dict[bytes, dict[bytes, int]] = {}  # account → its credits: id → uain
@@ -132,12 +132,15 @@ class State:
         if found is None:
             if object_ == self.network:
                 return self.system.seq, self.system.head
-            found = self.ended_lock(object_)
+            found = self._ended(object_)
         return (found.seq, found.head) if found is not None else (0, object_)
 
     def find_lock(self, id_: bytes) -> Lock | None:
         """A Lock, open or ended; None if none with this id was ever opened (or it was pruned)."""
-        return self.locks.get(id_) or self.ended_lock(id_)
+        return self.locks.get(id_) or self._ended(id_)
+
+    def _ended(self, id_: bytes) -> Lock | None:
+        return self.ended_lock(id_) if self.ended_lock is not None else None
 
     def committee(self, epoch: int) -> Committee:
         """The committee of an epoch that has begun.
@@ -327,9 +330,9 @@ class State:
         self.operations -= 1
 
     def release(self, locks: Iterable[Lock]) -> None:
-        """Forget those of these Locks that have ended: `ended_lock` finds them from now on."""
+        """Forget those of these Locks that have ended, if `ended_lock` finds them from now on."""
         for lock in locks:
-            if lock.ended:
+            if lock.ended and self.ended_lock is not None:
                 self.locks.pop(lock.id, None)
 
     def add_credit(self, id_: bytes, credit: Credit) -> None:
@@ -486,7 +489,7 @@ class State:
         if lock is None:
             if operation.object in self.accounts or operation.object == self.network:
                 raise InvalidOperation("object", "on a Lock only")
-            lock = self.ended_lock(operation.object)
+            lock = self._ended(operation.object)
             if lock is None:
                 raise NotYet("unknown-lock", "the SPEND that opens it is not there yet")
         if lock.purpose == BOND_PURPOSE:

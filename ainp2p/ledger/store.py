@@ -2,29 +2,39 @@
 
 Operations, certificates and the rows of the state that they changed are written in one transaction, a
 batch at a time. The tables of the state can be rebuilt from the operations, and `load` checks them
-against a replay. Certificates are kept as bytes: whoever uses one verifies it.
+against a replay. Certificates are kept as bytes: whoever uses one verifies it. Ended Locks have a table of
+their own, which is not read at start: only a late duplicate, or somebody who asks, needs them.
+
+Files of format 1 (before epochs could change) are brought to format 2 when they are opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, operation_id, parse
+from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.state import Changes, Credit, State
+from ainp2p.ledger.system import System
 from ainp2p.protocol.codec import encode, fast_decoder
 
-FORMAT = 1
+FORMAT = 2
 _read_signed = fast_decoder(SignedOperation)
 _read_account = fast_decoder(Account)
 _read_lock = fast_decoder(Lock)
+_read_system = fast_decoder(System)
 _PAGE = 1000  # operations read at a time
 
+_TABLES_2 = (  # that format 2 has more than format 1
+    "CREATE TABLE IF NOT EXISTS ledger_ended (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS ledger_system (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
+)
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS ledger_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
     # n: the order in which this node applied them. One decided operation per slot: a broken promise fails.
@@ -33,6 +43,7 @@ _TABLES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS ledger_slots ON ledger_operations (object, seq)",
     "CREATE TABLE IF NOT EXISTS ledger_accounts (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS ledger_locks (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
+    *_TABLES_2,
     """CREATE TABLE IF NOT EXISTS ledger_credits
        (id BLOB PRIMARY KEY, account BLOB NOT NULL, amount INTEGER NOT NULL) WITHOUT ROWID""",
 )
@@ -102,8 +113,13 @@ class Store:
         # Later states of one object replace earlier ones of the same batch before they are written.
         accounts = {account.id: account for decided in batch for account in decided.changes.accounts}
         locks = {lock.id: lock for decided in batch for lock in decided.changes.locks}
-        many("INSERT OR REPLACE INTO ledger_accounts VALUES (?, ?)", _state_rows(accounts))
-        many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", _state_rows(locks))
+        many("INSERT OR REPLACE INTO ledger_accounts VALUES (?, ?)", _state_rows(accounts, accounts))
+        ended = {id_: lock for id_, lock in locks.items() if lock.ended}
+        many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", _state_rows(locks.keys() - ended, locks))
+        many("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in ended])
+        many("INSERT OR REPLACE INTO ledger_ended VALUES (?, ?)", _state_rows(ended, ended))
+        systems = [decided.changes.system for decided in batch if decided.changes.system is not None]
+        self._write_system(systems[-1:])
         made = {id_: credit for decided in batch for id_, credit in decided.changes.made}
         consumed = [
             (id_,) for decided in batch for id_ in decided.changes.consumed if not made.pop(id_, None)
@@ -115,6 +131,11 @@ class Store:
         many("DELETE FROM ledger_credits WHERE id = ?", consumed)
         burnt = sum(decided.changes.burnt for decided in batch)
         many("UPDATE ledger_meta SET value = value + ? WHERE key = 'burnt'", [(burnt,)])
+
+    def _write_system(self, systems: Sequence[System]) -> None:
+        self.database.executemany(
+            "INSERT OR REPLACE INTO ledger_system VALUES (?, ?)", [(s.id, encode(s)) for s in systems]
+        )
 
     def _operation_rows(self, batch: Sequence[Decided]) -> Iterator[tuple[object, ...]]:
         for n, decided in enumerate(batch, start=self.count + 1):
@@ -135,13 +156,32 @@ class Store:
                 "INSERT INTO ledger_credits VALUES (?, ?, ?)",
                 [(id_, credit.account, credit.amount) for id_, credit in state.credits.items()],
             )
+            self._write_system([state.system])
 
     def _check_meta(self) -> None:
         meta: dict[str, object] = dict(self.database.execute("SELECT key, value FROM ledger_meta"))
-        if meta.get("format") != encode(FORMAT):
-            raise StorageError(f"{self.database.path} has a format that this release does not know")
+        if meta.get("format") not in (encode(FORMAT), encode(1)):
+            raise StorageError(
+                f"{self.database.path} has a format that this release does not know:"
+                " open it with the release that wrote it, or sync from peers anew"
+            )
         if meta.get("genesis") != encode(self._genesis):
             raise StorageError(f"{self.database.path} belongs to another network")
+        if meta.get("format") == encode(1):
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """From format 1: ended Locks move to their own table, and the System gets its row."""
+        with self.database.transaction():
+            for table in _TABLES_2:
+                self.database.execute(table)
+            ended = {lock.id: lock for lock in self._read_locks("ledger_locks") if lock.ended}
+            self.database.executemany("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in ended])
+            self.database.executemany("INSERT INTO ledger_ended VALUES (?, ?)", _state_rows(ended, ended))
+            self._write_system([State(self._genesis).system])
+            self.database.executemany(
+                "UPDATE ledger_meta SET value = ? WHERE key = 'format'", [(encode(FORMAT),)]
+            )
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -175,8 +215,20 @@ class Store:
             raise self._damaged(f"operation {n} is not the one that was stored")
         return signed
 
+    def ended_lock(self, id_: bytes) -> Lock | None:
+        """An ended Lock, or None.
+
+        Raises:
+            StorageError: its row is damaged.
+        """
+        rows = self.database.execute("SELECT state FROM ledger_ended WHERE id = ?", (id_,))
+        try:
+            return _read_lock(rows[0][0]) if rows else None
+        except (Error, TypeError) as exc:
+            raise self._damaged(f"an ended Lock cannot be read: {exc}") from exc
+
     def load(self, *, verify: bool = True) -> State:
-        """The state after all stored operations.
+        """The state after all stored operations; it finds ended Locks here.
 
         Args:
             verify: replay every operation and compare the result with the tables (about 25 µs each). Without
@@ -188,23 +240,57 @@ class Store:
         tables = self._read_tables()
         if not verify:
             return tables
-        replayed = self._replay()
+        # The replay looks at ended Locks, too, but only at those to which it has itself come.
+        replayed = self._replay(None)
         if replayed.root() != tables.root():
             raise self._damaged("the tables are not what the operations lead to")
         return replayed
 
-    def _replay(self) -> State:
+    def state_at(self, frontier: Mapping[bytes, int]) -> State:
+        """The state after exactly the stored operations up to a frontier: object → seq (absent: 0).
+
+        It is how somebody who is ahead of a union of HANDOFFs computes the root that all agree upon. As long
+        as `load`; everything that the frontier's operations depend on must be within it.
+
+        Raises:
+            StorageError: it is not, or rows are damaged.
+        """
+        return self._replay(frontier)
+
+    def _replay(self, frontier: Mapping[bytes, int] | None) -> State:
         state, n = State(self._genesis), 0
+        ended: set[bytes] = set()
+        state.ended_lock = lambda id_: self.ended_lock(id_) if id_ in ended else None
         while page := self.operations(after=n):
             for stored in page:
                 n += 1
                 if stored.n != n:
                     raise self._damaged(f"operation {n} is missing")
                 try:
-                    state.apply(parse(stored.signed))
+                    parsed = parse(stored.signed)
+                    operation = parsed.operation
+                    if frontier is None or operation.seq <= frontier.get(operation.object, 0):
+                        changes = state.apply(parsed)
+                        if frontier is None:
+                            self._release_ended(state, changes.locks, ended)
+                except StorageError:
+                    raise
                 except Error as exc:
                     raise self._damaged(f"operation {n} cannot be replayed: {exc}") from exc
+        if frontier is None:
+            state.ended_lock = self.ended_lock
+            count = self.database.execute("SELECT count(*) FROM ledger_ended")[0][0]
+            if count != len(ended):
+                raise self._damaged("a Lock is said to have ended that has not")
         return state
+
+    def _release_ended(self, state: State, locks: Sequence[Lock], ended: set[bytes]) -> None:
+        for lock in locks:
+            if lock.ended:
+                if self.ended_lock(lock.id) != lock:
+                    raise self._damaged("an ended Lock is not what the operations lead to")
+                ended.add(lock.id)
+                state.release([lock])
 
     def _read_tables(self) -> State:
         state = State(self._genesis, grants=False)
@@ -213,15 +299,36 @@ class Store:
             for id_, account, amount in execute("SELECT id, account, amount FROM ledger_credits ORDER BY id"):
                 state.add_credit(id_, Credit(account, amount))
             accounts = [_read_account(raw) for raw in self._states("ledger_accounts")]
-            locks = [_read_lock(raw) for raw in self._states("ledger_locks")]
+            systems = [_read_system(raw) for raw in self._states("ledger_system")]
         except (Error, TypeError) as exc:
             raise self._damaged(f"the tables cannot be read: {exc}") from exc
-        state.commit(Changes(accounts=tuple(accounts), locks=tuple(locks)))
+        if len(systems) != 1:
+            raise self._damaged("the System's row is missing")
+        state.commit(Changes(accounts=tuple(accounts), locks=tuple(self._read_locks("ledger_locks"))))
+        self._read_epochs(state)
+        state.take_system(systems[0])
         state.burnt = execute("SELECT value FROM ledger_meta WHERE key = 'burnt'")[0][0]
         state.operations = self.count
+        state.ended_lock = self.ended_lock
         if state.supply().total != state.minted:
             raise self._damaged("the tables hold more or less than was ever made")
         return state
+
+    def _read_epochs(self, state: State) -> None:
+        """Committees and parameters of all epochs so far, from the System's chain."""
+        seq = 1
+        while page := self.history(state.network, seq):
+            for stored in page:
+                body = parse(stored.signed).operation.body
+                if isinstance(body, NextCommittee):
+                    state.add_epoch(body.epoch, Committee.of_seats(body.seats), body.parameters)
+            seq += len(page)
+
+    def _read_locks(self, table: str) -> list[Lock]:
+        try:
+            return [_read_lock(raw) for raw in self._states(table)]
+        except (Error, TypeError) as exc:
+            raise self._damaged(f"the tables cannot be read: {exc}") from exc
 
     def _states(self, table: str) -> list[bytes]:
         return [raw for (raw,) in self.database.execute(f"SELECT state FROM {table} ORDER BY id")]
@@ -232,5 +339,7 @@ class Store:
         )
 
 
-def _state_rows(objects: dict[bytes, Account] | dict[bytes, Lock]) -> list[tuple[bytes, bytes]]:
-    return [(id_, encode(state)) for id_, state in sorted(objects.items())]
+def _state_rows(
+    ids: Iterable[bytes], objects: Mapping[bytes, Account] | Mapping[bytes, Lock]
+) -> list[tuple[bytes, bytes]]:
+    return [(id_, encode(objects[id_])) for id_ in sorted(ids)]

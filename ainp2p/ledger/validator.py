@@ -1,19 +1,20 @@
 """A validator's core: operations and vote batches in, votes and final operations out. No I/O of its own.
 
-It checks operations against the `State`, votes in view 0, counts everybody's votes, applies what is final,
+It checks operations against the `State`, votes, counts everybody's votes, applies what is final,
 and writes through a `Journal` before it lets a vote be seen. Give every method the time (ms since 1970):
 
     handle_operation(signed, now, source) → Effects   from a wallet or a peer; `source` names whose quota
     handle_batch(raw, now)                → Effects   from anybody: it is signed
     handle_height(member, height, now)    → Effects   how many of OUR batches this member holds
+    handle_attachment(raw, now, source)   → Effects   what votes rest on: justifications, certificates
     handle_decided(signed, certificate, now) → Effects   what others decided: for whoever was away
     tick(now)                             → Effects   call it when `due` (ms, maybe past) has come
     seal(now) → Records | None, then journal.write(records), then release(records, now) → Effects
                                           what `tick` does inline, for shells that write in a thread
 
-    status(id), operation(id), certificate(id), heights(), batches(member, first), statistics()
+    status(id), operation(id), certificate(id), attachment(id), heights(), batches(member, first), statistics()
 
-How a candidate goes its way is in `deciding`, what is written when in `archive`.
+How a candidate goes its way is in `deciding`, what happens when two contend in `contending`, what is written when in `archive`.
 
 **fsync, then send.** Own votes count, here too, only once they are on disk. A final operation is announced
 before it is: its certificate proves it, and each COMMIT in it is on its signer's disk.
@@ -21,9 +22,6 @@ before it is: its certificate proves it, and each COMMIT in it is on its signer'
 **Starting.** A validator that forgot its votes must not vote again, so it is silent until members that make a
 quorum with it have said how many of its batches they hold (`handle_height`). Whoever claims more has to
 show one (`gaps` asks for it); if that bears our signature we are `behind` and stay silent for this epoch.
-
-**This release** votes in view 0 only: a slot in which no operation gets a quorum (its owner signed two) stays
-undecided; nobody else's account is affected. Votes carry (epoch, view), so view changes are an addition.
 """
 
 from __future__ import annotations
@@ -36,6 +34,7 @@ from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
 from ainp2p.ledger.certificate import verify_decided
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
+from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import TWO_BATCHES, Effects, Evidence, Gap, Journal, Records
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Signer, parse
@@ -112,10 +111,19 @@ class Validator:
         self._log = OwnLog(signer, self.network, self.epoch, self._member)
         self._chains = [Chain(0, self.network, {}) for _ in self.committee.keys]
         self._archive = Archive(journal, self.committee)
-        self._decider = Decider(
-            self.committee, state, genesis.parameters, self._log, self._member, self._archive, self._limits
+        desk = Desk(
+            self.committee,
+            self.epoch,
+            self._member,
+            state,
+            genesis.parameters,
+            self._log,
+            self._archive,
+            self._limits,
+            lambda: self.voting,
         )
-        self._decider.votes = lambda: self.voting
+        self._decider = Decider(desk)
+        self._contention = self._decider.contention
         self._table, self._room = self._decider.table, self._decider.room
         self._seen_votes = SeenVotes()
         self._confirmed = {self._member}  # members that hold no more of our batches than we do
@@ -226,7 +234,9 @@ class Validator:
         self._refuse_if_halted()
         if len(raw) > ATTACHMENT_SIZE_MAX:
             raise Malformed(f"an attachment of {len(raw)} bytes")
-        return Effects()
+        out = Effects()
+        self._contention.take_attachment(raw, now, out)
+        return self._finish(now, out)
 
     def _place_of(self, key: bytes) -> int:
         place = self.committee.index.get(key)
@@ -257,7 +267,11 @@ class Validator:
         times = [self._gap_asked.get(m, 0) + GAP_AGAIN_MS for m, c in enumerate(self._chains) if c.early]
         if self.voting and not self._archive.writing:
             times.append(self._log.due)
-        for time in (self._room.due, None if self._archive.writing else self._archive.write_at):
+        for time in (
+            self._room.due,
+            self._contention.due,
+            None if self._archive.writing else self._archive.write_at,
+        ):
             if time is not None:
                 times.append(time)
         return min(times, default=_NEVER)
@@ -272,6 +286,7 @@ class Validator:
         out = Effects()
         self._notice_clock(now)
         self._room.run_timers(now)
+        self._contention.run_timers(now, out)
         for member in range(len(self._chains)):
             self._find_gap(member, now, out)
         self._finish(now, out)
@@ -300,7 +315,9 @@ class Validator:
     def release(self, records: Records, now: int) -> Effects:
         """Go on after `records` were written: own batches may be seen now, and count."""
         self._archive.written(records)
-        out = Effects(batches=list(records.own))
+        for record in records.decided:
+            self.state.release(record.decided.changes.locks)
+        out = Effects(batches=list(records.own), attachments=list(records.pushed))
         for batch in records.own:
             self._chains[self._member].add(batch)
             self._decider.take_batch(batch, now, out)
@@ -330,6 +347,7 @@ class Validator:
         if not self._started and self.committee.weight_of(self._confirmed) >= self.committee.quorum:
             self._started = True
             self._room.work.extend(self._table.candidates.values())
+            self._contention.restored()
 
     def _compare(self, member: int, header: Header, raw: bytes, out: Effects) -> None:
         """A batch at a height that we have (or of our own log): the same one, or evidence."""
@@ -369,7 +387,7 @@ class Validator:
 
     def attachment(self, id_: bytes) -> bytes | None:
         """A held attachment by its `attachment_id`."""
-        return None
+        return self._contention.attachment(id_)
 
     def heights(self) -> dict[bytes, int]:
         """Per validator, ourselves included, how many of its batches are held."""
@@ -417,6 +435,9 @@ class Validator:
         for log in batches:
             for batch in log:
                 self._table.count(batch)
+                self._contention.restore_batch(batch)
+        for segment, raw in restored.attachments:
+            self._contention.restore_attachment(raw, segment)
         self._room.work.extend(self._table.candidates.values())
         self._start_voting()
 
