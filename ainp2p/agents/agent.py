@@ -34,6 +34,7 @@ from ainp2p.agents.directory import CardDraft, Directory, open_directory
 from ainp2p.agents.job import Job
 from ainp2p.agents.models.model import Model
 from ainp2p.agents.offers import Offer
+from ainp2p.agents.peers import remembered_peers
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
 from ainp2p.agents.skill import Skill
@@ -308,7 +309,10 @@ class Agent:
         key, home = self._key or Key(self._context.token_bytes(32)), self._home
         genesis = await self._found_or_load(stack)
         network = await stack.enter_async_context(self._transport(key))
+        if home:
+            await stack.enter_async_context(remembered_peers(network, home / "peers.json"))
         reached = await _connect(network, self._bootstrap)
+        await network.bootstrap(self._bootstrap)  # from now on those that are lost are dialled again
         if genesis is None:
             genesis = await ask_genesis(network, reached)
         self._check_key(genesis)

@@ -7,7 +7,7 @@ libp2p peer id; the connection proves that id, so `Call.peer` can be trusted as 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,6 +93,16 @@ class Network(Protocol):
 
     def add_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """Remember where a peer can be dialled; calls to it then connect by themselves."""
+
+    async def bootstrap(self, addresses: Iterable[str]) -> None:
+        """Dial these peers, wait for the first or for all to fail, and keep dialling those that are lost.
+
+        When nobody is connected at all, peers whose addresses are known are tried as well.
+        """
+
+    @property
+    def known_addresses(self) -> dict[PeerId, tuple[str, ...]]:
+        """Peers and where they were last known to be; worth keeping for the next start."""
 
     async def request(
         self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S

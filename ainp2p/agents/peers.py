@@ -1,0 +1,103 @@
+"""Peers that an agent has met, kept for its next start: all whom it bootstrapped from may be gone by then.
+
+A file of JSON in the agent's home, peer id to addresses. It is a hint: what is in it was never checked,
+whoever answers there proves its peer id, and a file that cannot be read is begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ainp2p.agents.background import background
+from ainp2p.errors import Error, InvalidInput
+from ainp2p.protocol.identity import public_from_peer_id
+from ainp2p.protocol.network import Network, PeerId
+
+SAVE_S = 60.0  # what is lost if the process is killed
+PEERS_MAX = 256
+DIALLED = 4  # at the start, beside the bootstrap peers: those connected last time come first
+ADDRESSES_MAX = 8  # of each peer
+ADDRESS_SIZE_MAX = 256  # characters
+FILE_SIZE_MAX = 1 << 20
+
+_log = logging.getLogger(__name__)
+Peers = dict[PeerId, tuple[str, ...]]
+
+
+@asynccontextmanager
+async def remembered_peers(network: Network, path: Path) -> AsyncIterator[None]:
+    """Give the network the peers in this file, dial a few, and keep the file up to date within the block."""
+    met = await trio.to_thread.run_sync(read_peers, path)
+    for peer, addresses in met.items():
+        network.add_addresses(peer, addresses)
+    async with background() as nursery:
+        for peer in list(met)[:DIALLED]:
+            nursery.start_soon(_greet, network, met[peer])
+        nursery.start_soon(_save_forever, network, path)
+        try:
+            yield
+        finally:
+            write_peers(path, chosen_peers(network))
+
+
+def chosen_peers(network: Network) -> Peers:
+    """Whom to remember: those connected now, then others, the ones heard of last first."""
+    known, connected = network.known_addresses, network.peers()
+    order = dict.fromkeys([*(peer for peer in connected if peer in known), *reversed(list(known))])
+    return {peer: known[peer][:ADDRESSES_MAX] for peer in list(order)[:PEERS_MAX] if known[peer]}
+
+
+def read_peers(path: Path) -> Peers:
+    """What `write_peers` wrote; nothing, if that cannot be read."""
+    try:
+        if path.stat().st_size > FILE_SIZE_MAX:
+            raise ValueError("too large")
+        found = json.loads(path.read_text())
+        return dict(map(_checked, list(found.items())[:PEERS_MAX]))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError, InvalidInput) as exc:
+        _log.warning("%s cannot be read and is begun anew: %s", path, exc)
+        return {}
+
+
+def _checked(entry: tuple[Any, Any]) -> tuple[PeerId, tuple[str, ...]]:
+    peer, addresses = entry
+    public_from_peer_id(peer)
+    if not all(isinstance(address, str) and len(address) <= ADDRESS_SIZE_MAX for address in addresses):
+        raise ValueError("not an address")
+    if not addresses:
+        raise ValueError("no address")
+    return peer, tuple(addresses)[:ADDRESSES_MAX]
+
+
+def write_peers(path: Path, peers: Peers) -> None:
+    """Write all or nothing; a disk that refuses costs the memory of peers, and no more."""
+    partial = path.with_name(f".{path.name}.new")
+    try:
+        partial.write_text(json.dumps(peers))
+        partial.replace(path)
+    except OSError as exc:
+        _log.warning("%s cannot be written: %s", path, exc)
+
+
+async def _greet(network: Network, addresses: tuple[str, ...]) -> None:
+    with suppress(Error):  # gone: others have its address from gossip, if it has moved
+        await network.connect(addresses[0])
+
+
+async def _save_forever(network: Network, path: Path) -> None:
+    saved: Peers | None = None
+    while True:
+        await trio.sleep(SAVE_S)
+        peers = chosen_peers(network)
+        if peers != saved:
+            await trio.to_thread.run_sync(write_peers, path, peers)
+            saved = peers

@@ -1,0 +1,109 @@
+"""Peers that are remembered: the file, and an agent whose bootstrap peers come and go."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from ainp2p.agents.agent import Agent
+from ainp2p.agents.peers import PEERS_MAX, SAVE_S, chosen_peers, read_peers, remembered_peers, write_peers
+from ainp2p.protocol.identity import Key
+from ainp2p.protocol.memory import MemoryHub, open_memory_network
+
+Clock = trio.testing.MockClock
+ALICE, BOB, CAROL = (Key(bytes([n]) * 32) for n in (1, 2, 3))
+PEERS = {BOB.peer_id: ("/memory/bob",), CAROL.peer_id: ("/memory/carol", "/memory/carol2")}
+
+
+def test_peers_come_back_from_their_file(tmp_path: Path) -> None:
+    write_peers(tmp_path / "peers.json", PEERS)
+    assert read_peers(tmp_path / "peers.json") == PEERS
+    assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("{", id="cut off"),
+        pytest.param("[]", id="a list"),
+        pytest.param('{"nobody": ["/memory/x"]}', id="no peer id"),
+        pytest.param(json.dumps({BOB.peer_id: 7}), id="no addresses"),
+        pytest.param(json.dumps({BOB.peer_id: [7]}), id="an address that is a number"),
+        pytest.param(json.dumps({BOB.peer_id: ["x" * 300]}), id="an address without end"),
+        pytest.param(" " * (1 << 20) + "{}", id="too large"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_begun_anew(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "peers.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert read_peers(tmp_path / "peers.json") == {}
+    assert "begun anew" in caplog.text
+
+
+def test_a_disk_that_refuses_costs_no_more_than_the_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        write_peers(tmp_path / "nowhere" / "peers.json", PEERS)
+    assert "cannot be written" in caplog.text
+
+
+async def test_those_who_are_connected_are_remembered_first(autojump_clock: Clock) -> None:
+    hub = MemoryHub(1)
+    async with open_memory_network(hub, ALICE) as alice, open_memory_network(hub, BOB) as bob:
+        await alice.connect(bob.addresses[0])
+        for n in range(PEERS_MAX + 10):
+            alice.add_addresses(Key(n.to_bytes(32, "big")).peer_id, ("/memory/x",))
+        chosen = chosen_peers(alice)
+        assert len(chosen) == PEERS_MAX
+        assert next(iter(chosen)) == BOB.peer_id
+
+
+async def test_the_file_is_written_now_and_then(tmp_path: Path, autojump_clock: Clock) -> None:
+    hub, path = MemoryHub(1), tmp_path / "peers.json"
+    async with open_memory_network(hub, ALICE) as alice, remembered_peers(alice, path):
+        alice.add_addresses(BOB.peer_id, ("/memory/bob",))
+        await trio.sleep(SAVE_S - 1)
+        assert not path.exists()
+        autojump_clock.autojump_threshold = 1.0  # the file is written by a thread
+        await trio.sleep(2)
+        assert read_peers(path) == {BOB.peer_id: ("/memory/bob",)}
+
+
+def agent(hub: MemoryHub, name: str, **options: Any) -> Agent:
+    return Agent(name, transport=lambda key: open_memory_network(hub, key), **options)
+
+
+async def meets(agent: Agent, peer: str) -> None:
+    with trio.fail_after(30):
+        async with agent.network.watch_peers() as changes:
+            async for change in changes:
+                if change.peer == peer and change.connected:
+                    return
+
+
+async def test_c6_a_lost_bootstrap_peer_is_found_again(autojump_clock: Clock) -> None:
+    hub = MemoryHub(1)
+    async with agent(hub, "alice") as alice, agent(hub, "bob", bootstrap=[alice.address]) as bob:
+        await bob.network.disconnect(alice.peer_id)
+        await meets(bob, alice.peer_id)
+
+
+async def test_c6_an_agent_without_bootstrap_peers_finds_those_that_it_has_met(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    hub = MemoryHub(1)
+    async with agent(hub, "alice") as alice:
+        write_peers(tmp_path / "peers.json", {alice.peer_id: alice.addresses})
+        async with agent(hub, "bob", network=alice.genesis, home=tmp_path, key=BOB) as bob:
+            await meets(bob, alice.peer_id)
+        assert alice.peer_id in read_peers(tmp_path / "peers.json")
