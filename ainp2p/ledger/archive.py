@@ -7,9 +7,10 @@ ones. Until then it is found here, in memory. The `Journal` does the I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ainp2p.errors import StorageError
+from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.certificate import build_certificate, unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.effects import Effects, Evidence, Found, Journal, Record, Records
@@ -18,6 +19,7 @@ from ainp2p.ledger.priority import HeldReceipt, HeldReceipts
 from ainp2p.ledger.slot import Candidate, VoteTable
 from ainp2p.ledger.state import Changes
 from ainp2p.ledger.store import Decided
+from ainp2p.ledger.views import Contest
 from ainp2p.ledger.votelog import Chain, VoteBatch, reopen_batch
 
 WRITE_AFTER_MS = 1_000  # what nobody waits for
@@ -49,6 +51,10 @@ class Archive:
         self._operations: list[SignedOperation] = []
         self._decided: list[Record] = []
         self._evidence: list[Evidence] = []
+        self._attachments: dict[bytes, bytes] = {}
+        self._pushed: list[bytes] = []
+        self._in_flight: dict[bytes, bytes] = {}
+        self._rests_on_others = False  # a COMMIT is on its way to the disk, and the LOCKs for it may not be
         self._unsaved: dict[tuple[int, int], VoteBatch] = {}  # others' batches
         self._fresh: dict[bytes, Record] = {}  # decided operations
         self._cache: dict[tuple[int, int], VoteBatch] = {}
@@ -60,6 +66,21 @@ class Archive:
         if not candidate.segment:
             self._operations.append(candidate.proof)
             candidate.segment = self.segment + 1
+
+    def keep_commit(self, candidate: Candidate) -> None:
+        """The same for a COMMIT: it rests on others' LOCKs too, which a NEWVIEW may have to report."""
+        self.keep(candidate)
+        self._rests_on_others = True
+
+    def store(self, raw: bytes) -> int:
+        """Have an attachment on disk with the vote that rests on it; returns the number of that write."""
+        self._attachments[attachment_id(raw)] = raw
+        return self.segment + 1
+
+    def attach(self, raw: bytes) -> int:
+        """The same, and push it then."""
+        self._pushed.append(raw)
+        return self.store(raw)
 
     def add_batch(self, batch: VoteBatch, now: int) -> None:
         """Another validator's batch, in its place."""
@@ -117,7 +138,13 @@ class Archive:
             self._full_writes += 1
             if self._full_writes % FLOORS_EVERY == 0:
                 records.floors = self._floors(table, receipts, chains)
+        elif self._rests_on_others:
+            records.others, self._others = self._others, []
+        self._rests_on_others = False
         records.operations, self._operations = self._operations, []
+        records.attachments, self._attachments = list(self._attachments.values()), {}
+        records.pushed, self._pushed = self._pushed, []
+        self._in_flight = {attachment_id(raw): raw for raw in records.attachments}
         return records
 
     def _floors(
@@ -130,13 +157,27 @@ class Archive:
             if each.segment <= self.segment - OLD_AFTER:
                 self._operations.append(each.proof)
                 each.segment = self.segment
+        segments = [each.segment for each in needed]
+        for slot in table.slots.values():
+            if slot.contest is not None:
+                segments += self._renew(slot.contest)
         lowest = table.lowest_heights()
         heights = {m: min(lowest.get(m, chain.height), chain.height) for m, chain in enumerate(chains)}
-        return heights, min((each.segment for each in needed), default=self.segment)
+        return heights, min(segments, default=self.segment)
+
+    def _renew(self, contest: Contest) -> Iterable[int]:
+        """Write old attachments of an open slot once more; returns the writes that hold its attachments."""
+        for id_, segment in contest.kept.items():
+            raw = self.attachment(id_) if segment <= self.segment - OLD_AFTER else None
+            if raw is not None:
+                self._attachments[id_] = raw
+                contest.kept[id_] = self.segment
+        return contest.kept.values()
 
     def written(self, records: Records) -> None:
         """These records are on disk."""
         self.writing = False
+        self._in_flight = {}
         for batch in records.others:
             self._unsaved.pop((batch.member, batch.header.height), None)
         for record in records.decided:
@@ -150,6 +191,20 @@ class Archive:
         if record is not None:
             return Found(record.decided.parsed.signed, record.places, record.decided.certificate)
         return self._journal.find(id_)
+
+    def decided_at(self, object_: bytes, seq: int, head: tuple[int, bytes]) -> bytes | None:
+        """The operation that was decided in this slot; `head` is the object's."""
+        if head[0] == seq:
+            return head[1]
+        for id_, record in self._fresh.items():
+            operation = record.decided.parsed.operation
+            if (operation.object, operation.seq) == (object_, seq):
+                return id_
+        return self._journal.decided_at(object_, seq)
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        """An attachment that own votes rest on."""
+        return self._attachments.get(id_) or self._in_flight.get(id_) or self._journal.attachment(id_)
 
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation, made from the batches that hold its votes."""

@@ -3,27 +3,22 @@
     named (by votes) ─┐
     waiting (NotYet) ─┴─► valid ──LOCK──► prepared ──COMMIT──► final ──► applied
 
-LEDGER.md, "Deciding a slot", steps 1 and 2 in view 0. The `Validator` feeds it operations, batches that are
-in their place, and time; it adds entries to the own log and things to write to the `Archive`.
+LEDGER.md, "Deciding a slot", steps 1 and 2; what follows when a slot is contested is in `contending`. The
+`Validator` feeds it operations, batches that are in their place, and time; it adds entries to the own log
+and things to write to the `Archive`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet
-from ainp2p.ledger.archive import Archive
 from ainp2p.ledger.certificate import Place
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.contact import Contact
+from ainp2p.ledger.contending import Contention
+from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import TWO_LOCKS, TWO_OPERATIONS, Effects, Evidence, Final, Push, Wanted
-from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.operations import ParsedOperation, Spend
-from ainp2p.ledger.priority import HeldReceipts
-from ainp2p.ledger.slot import Candidate, VoteTable
-from ainp2p.ledger.state import State, is_gated
-from ainp2p.ledger.votelog import COMMIT, OwnLog, VoteBatch, commit_entry, lock_entry
-from ainp2p.ledger.waiting import Limits, WaitingRoom
+from ainp2p.ledger.operations import ParsedOperation, Spend, Void
+from ainp2p.ledger.slot import Candidate, Slot
+from ainp2p.ledger.state import is_gated
+from ainp2p.ledger.votelog import COMMIT, VoteBatch, commit_entry, lock_entry
 from ainp2p.protocol.codec import encode
 
 WANT_AFTER_MS = 50  # a vote may overtake its operation; then ask, then less and less often
@@ -37,27 +32,21 @@ class Decider:
     """All candidates of one validator, and what it does about them.
 
     Attributes:
-        votes: whether it casts any now; the validator decides that.
+        contention: its contested slots.
         broken: None, or how two operations came to be decided in one slot.
     """
 
-    def __init__(
-        self,
-        committee: Committee,
-        state: State,
-        parameters: Parameters,
-        log: OwnLog,
-        member: int,
-        archive: Archive,
-        limits: Limits,
-    ) -> None:
-        self._committee, self._state, self._parameters = committee, state, parameters
-        self._log, self._archive, self._limits = log, archive, limits
-        self.table = VoteTable(committee, decided_max=limits.decided_max)
-        self.receipts = HeldReceipts(state.network)
-        self.contact = Contact(committee, member)
-        self.room = WaitingRoom(limits)
-        self.votes: Callable[[], bool] = lambda: False
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._committee, self._state, self._parameters = desk.committee, desk.state, desk.parameters
+        self._log, self._archive, self._limits = desk.log, desk.archive, desk.limits
+        self.table, self.receipts, self.contact, self.room = (
+            desk.table,
+            desk.receipts,
+            desk.contact,
+            desk.room,
+        )
+        self.contention = Contention(desk)
         self.broken: str | None = None
 
     # --- what comes in --------------------------------------------------------------------------
@@ -71,6 +60,8 @@ class Decider:
         candidate = self.table.candidates.get(parsed.id)
         if candidate is not None and candidate.parsed is not None:
             self._take_proof(candidate, parsed)
+        elif self._is_lost(parsed, candidate):
+            raise InvalidOperation("sequence", "another operation was decided in its slot")
         elif not self._was_decided(parsed):
             self._hold(parsed, source, now, out)
 
@@ -90,10 +81,11 @@ class Decider:
         counted = self.table.count(batch)
         for candidate in counted.named:
             candidate.ask_at = now + WANT_AFTER_MS
-            self._wake_at(candidate, candidate.ask_at)
+            self._desk.wake_at(candidate, candidate.ask_at)
         self.room.work.extend([candidate for candidate, _ in counted.prepared])
         self.room.work.extend([candidate for candidate, _ in counted.final])
         self._note_doubled(counted.doubled, out)
+        self.contention.take_batch(batch, now, out)
 
     def drain(self, now: int, out: Effects) -> None:
         """Take everything that was woken as far as it can go."""
@@ -107,6 +99,7 @@ class Decider:
             if candidate.valid_since is not None:
                 candidate.valid_since = min(candidate.valid_since, now)
         self.contact.clock_put_back(now)
+        self.contention.clock_put_back(now)
         self.room.run_all_timers()
 
     def is_decided(self, id_: bytes) -> bool:
@@ -118,12 +111,23 @@ class Decider:
         operation = parsed.operation
         return self._state.head(operation.object)[0] >= operation.seq and self.is_decided(parsed.id)
 
+    def _is_lost(self, parsed: ParsedOperation, named: Candidate | None) -> bool:
+        """Whether votes name it whose slot was decided otherwise: then they are passed over from now on."""
+        operation = parsed.operation
+        if named is None or named.final is not None or self._state.head(operation.object)[0] < operation.seq:
+            return False
+        if self.is_decided(parsed.id):
+            return False
+        self.table.pass_over(named)
+        return True
+
     def _hold(self, parsed: ParsedOperation, source: str, now: int, out: Effects) -> None:
         """Hold an operation that is new here, or raise why not."""
         slot = self.table.slots.get((parsed.operation.object, parsed.operation.seq))
         named = self.table.candidates.get(parsed.id)
         rivals = sum(rival.verified for rival in slot.candidates) if slot is not None else 0
-        if rivals >= self._limits.rivals_max and (named is None or named.prepared is None):
+        wanted = named is not None and (named.holders or named.prepared is not None)
+        if rivals >= self._limits.rivals_max and not wanted:
             raise InvalidOperation("contested", "its slot has enough candidates")
         candidate, doubled = self.table.hold(parsed)
         candidate.source = source
@@ -171,6 +175,8 @@ class Decider:
         """Look at validity, and LOCK if it is time."""
         parsed = candidate.parsed
         assert parsed is not None
+        if isinstance(parsed.operation.body, Void):
+            return self._check_void(candidate)
         try:
             candidate.changes = self._state.check(parsed, now, proof_verified=candidate.verified)
         except NotYet as exc:
@@ -188,42 +194,50 @@ class Decider:
             out.operations.append(Push(parsed, candidate.source))
             self._note_equivocation(candidate, out)
         self._learn_receipt(candidate, parsed)
-        if self.votes():
-            self._lock(candidate, parsed, now, out)
+        slot = self.table.slot_of(candidate)
+        if self._desk.votes():
+            self._lock(candidate, slot, now, out)
+            if (
+                candidate.rivals
+                and not slot.timed
+                and sum(c.valid_since is not None for c in slot.candidates) > 1
+            ):
+                self.contention.start_timer(candidate.slot, slot, now)
+        if slot.contest is not None:
+            self.contention.review(candidate.slot, now, out)
         return None
 
-    def _lock(self, candidate: Candidate, parsed: ParsedOperation, now: int, out: Effects) -> None:
+    def _check_void(self, candidate: Candidate) -> Exception | None:
+        """A VOID is nobody's to submit; one that members have voted for is kept to see what becomes of it."""
+        if candidate.counts or candidate.holders:
+            return None
+        return self._let_go(candidate, InvalidOperation("void", "follows from two operations, or not at all"))
+
+    def _lock(self, candidate: Candidate, slot: Slot, now: int, out: Effects) -> None:
         """Step 1: at most one LOCK, priority and gates observed."""
-        slot = self.table.slot_of(candidate)
-        if 0 in slot.locked or slot.committed:
+        parsed = candidate.parsed
+        assert parsed is not None
+        if 0 in slot.locked or slot.committed or slot.promised:
             return
         lock = self._state.locks.get(parsed.operation.object)
-        if lock is not None:
-            if not self.receipts.allow(lock, parsed):
-                self._offer(lock.id, now, out)
+        if lock is not None and not self.receipts.allow(lock, parsed):
+            self._offer(lock.id, now, out)
+            return
+        if is_gated(parsed):
+            opens = self._desk.gate_opens(candidate, now)
+            if opens > now:
+                self._desk.wake_at(candidate, opens)
                 return
-            if is_gated(parsed):
-                opens = self._gate_opens(candidate, now)
-                if opens > now:
-                    self._wake_at(candidate, opens)
-                    return
         slot.lock(0, candidate.id)
         self._log.add(lock_entry(0, candidate.id), now)
         self._archive.keep(candidate)
-
-    def _gate_opens(self, candidate: Candidate, now: int) -> int:
-        """When D and G will have passed if contact lasts."""
-        since = self.contact.since(now)
-        held = now if candidate.valid_since is None else candidate.valid_since
-        contact = now if since is None else since
-        opens = max(held + self._parameters.gate_hold_ms, contact + self._parameters.gate_contact_ms)
-        return max(opens, now + 1) if since is None else opens
+        self.contention.start_timer(candidate.slot, slot, now)
 
     def _commit(self, candidate: Candidate, view: int, now: int) -> None:
         """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)"."""
-        if self.votes() and self.table.slot_of(candidate).commit(view, candidate.id):
+        if self._desk.votes() and self.table.slot_of(candidate).commit(view, candidate.id):
             self._log.add(commit_entry(view, candidate.id), now)
-            self._archive.keep(candidate)
+            self._archive.keep_commit(candidate)
 
     def _apply(self, candidate: Candidate, view: int, now: int, out: Effects) -> None:
         """Step 2: "final. Apply, once the dependencies are applied"."""
@@ -247,6 +261,9 @@ class Decider:
         self.room.wake(parsed.operation.object)
         self.room.wake(_slot_key(parsed.operation.object, parsed.operation.seq))
         self.room.wake(candidate.id)
+        following = self.table.slots.get((parsed.operation.object, parsed.operation.seq + 1))
+        if following is not None and following.contest is not None:
+            self.contention.review((parsed.operation.object, parsed.operation.seq + 1), now, out)
         for lock in changes.locks:
             if lock.id == parsed.operation.object:
                 self.receipts.forget(lock)
@@ -259,10 +276,14 @@ class Decider:
         if candidate.prepared is not None:
             return None  # "a prepared certificate stands in for one's own validation"
         self.room.leave(candidate)
+        object_, seq = candidate.slot
+        if self._state.head(object_)[0] >= seq:
+            self.table.pass_over(candidate)
+            return problem
         self.table.let_go(candidate)
         candidate.valid_since = None
         if isinstance(problem, BadSignature) and candidate.counts:  # others may have it with a good proof
-            self._wake_at(candidate, candidate.ask_at)
+            self._desk.wake_at(candidate, candidate.ask_at)
         return problem
 
     def _try_next_proof(
@@ -288,7 +309,7 @@ class Decider:
         """Submit the highest receipt held for a Lock, unless its slot has an operation that is as high."""
         lock = self._state.locks[lock_id]
         offered = self.receipts.offer(lock, now)
-        if offered is None or not self.votes():
+        if offered is None or not self._desk.votes():
             return
         slot = self.table.slots.get((lock_id, lock.seq + 1))
         rivals = slot.candidates if slot is not None else []
@@ -315,9 +336,9 @@ class Decider:
             self._let_go(oldest, reason)
         if reason.rule == "clock-ahead":
             assert operation.timestamp is not None
-            self._wake_at(candidate, operation.timestamp - self._parameters.clock_ahead_ms)
+            self._desk.wake_at(candidate, operation.timestamp - self._parameters.clock_ahead_ms)
         elif reason.rule == "not-expired":
-            self._wake_at(candidate, self._state.locks[operation.object].expiry)
+            self._desk.wake_at(candidate, self._state.locks[operation.object].expiry)
         else:
             self.room.block(candidate, key)
         return None
@@ -338,9 +359,6 @@ class Decider:
         """Whether all credits that this operation (or the genesis) makes have been there."""
         return maker == self._state.network or self.is_decided(maker)
 
-    def _wake_at(self, candidate: Candidate, at: int) -> None:
-        self.room.wake_at(candidate, at, self.table.candidates)
-
     def _want(self, candidate: Candidate, now: int, out: Effects) -> None:
         """Ask for an operation that is only named, unless it was decided long ago."""
         if now < candidate.ask_at:
@@ -349,12 +367,10 @@ class Decider:
             self.table.drop(candidate)
             self.table.remember(candidate.id)
             return
-        voters = candidate.voters()
-        holders = tuple(key for member, key in enumerate(self._committee.keys) if voters >> member & 1)
-        out.wanted.append(Wanted(candidate.id, holders))
+        out.wanted.append(Wanted(candidate.id, self._desk.keys_of(candidate.voters())))
         candidate.asked += 1
         candidate.ask_at = now + min(WANT_AFTER_MS << min(candidate.asked, 10), WANT_AGAIN_MS_MAX)
-        self._wake_at(candidate, candidate.ask_at)
+        self._desk.wake_at(candidate, candidate.ask_at)
 
     # --- evidence ---------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ class Records:
     Attributes:
         segment: the number of this write, from 1 on.
         operations: bodies that the validator's own votes or held receipts rest on.
+        attachments: justifications and certificates that own votes rest on; those in `pushed` are sent
+            once they are written.
         floors: None, or (member → the height from which a restart needs its batches, the first segment
             of operations that it needs).
     """
@@ -109,6 +111,8 @@ class Records:
     decided: list[Record]
     evidence: list[Evidence]
     floors: tuple[dict[int, int], int] | None = None
+    attachments: list[bytes] = field(default_factory=list)
+    pushed: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -118,12 +122,13 @@ class Restored:
     Attributes:
         segment: the last write's number, 0 if there was none.
         batches: per member, in rising heights without a gap, up to the last one held.
-        operations: bodies with the segment that holds them.
+        operations, attachments: with the segment that holds them.
     """
 
     segment: int
     batches: list[list[bytes]]
     operations: list[tuple[int, SignedOperation]]
+    attachments: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,12 @@ class Journal(Protocol):
 
     def find(self, id_: bytes) -> Found | None:
         """A stored decided operation by its id."""
+
+    def decided_at(self, object_: bytes, seq: int) -> bytes | None:
+        """The id of the stored operation that was decided in this slot."""
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        """A stored attachment by its id; those that no open slot rests on may be gone."""
 
 
 __all__ = [

@@ -19,6 +19,7 @@ from ainp2p.ledger.certificate import Place, pack_place, unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.state import Changes
+from ainp2p.ledger.views import Contest
 from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
 
 SlotId = tuple[bytes, int]  # object, seq
@@ -46,6 +47,8 @@ class Candidate:
         certificate: what makes it final where votes do not: the commit certificate that somebody showed.
         prepared: the highest view with a quorum of LOCKs, or None.
         final: the view with a quorum of COMMITs, or None.
+        shown: a prepared certificate: (view, bytes) of one that was made, or that somebody showed.
+        holders: a bit for each member that has it, besides those that voted for it.
         rivals: whether its slot has other candidates.
         valid_since: when it was first found valid, for the gate D; None before.
         changes: what it would change, as it was found valid.
@@ -60,12 +63,14 @@ class Candidate:
         "changes",
         "counts",
         "final",
+        "holders",
         "id",
         "parsed",
         "prepared",
         "proofs",
         "rivals",
         "segment",
+        "shown",
         "source",
         "valid_since",
         "verified",
@@ -78,6 +83,8 @@ class Candidate:
         self.proofs: tuple[ParsedOperation, ...] = ()  # further ones with the same id and another proof
         self.verified = False
         self.prepared: int | None = None
+        self.shown: tuple[int, bytes] | None = None
+        self.holders = 0
         self.final: int | None = None
         self.rivals = False
         self.valid_since: int | None = None
@@ -100,8 +107,8 @@ class Candidate:
         return self.parsed.signed
 
     def voters(self) -> int:
-        """A bit for each member that voted for it."""
-        mask = 0
+        """A bit for each member that voted for it, or has told that it has it."""
+        mask = self.holders
         for count in self.counts.values():
             mask |= count.mask
         return mask
@@ -113,14 +120,20 @@ class Slot:
     Attributes:
         candidates: those that are held.
         locked, committed: the votes that we have cast: view → operation.
+        promised: the highest view for which we have sent a NEWVIEW: no vote below it any more.
+        timed: the timer of view 0 was started.
+        contest: None while nobody has spoken of a view above 0 and no timer has ended.
     """
 
-    __slots__ = ("candidates", "committed", "locked")
+    __slots__ = ("candidates", "committed", "contest", "locked", "promised", "timed")
 
     def __init__(self) -> None:
         self.candidates: list[Candidate] = []
         self.locked: dict[int, bytes] = {}
         self.committed: dict[int, bytes] = {}
+        self.promised = 0
+        self.timed = False
+        self.contest: Contest | None = None
 
     def lock(self, view: int, operation: bytes) -> None:
         """Note that we LOCK `operation` in `view`.
@@ -132,12 +145,13 @@ class Slot:
             raise InvalidOperation("locked", f"another operation is LOCKed in view {view} of this slot")
 
     def commit(self, view: int, operation: bytes) -> bool:
-        """Note that we COMMIT `operation` in `view`; False if we had already.
+        """Note that we COMMIT `operation` in `view`; False if we had already, or are past that view.
 
         Raises:
             InvalidOperation: rule ``"committed"``: we COMMITted another one there.
         """
-        if operation == self.committed.get(view):
+        # "Nobody LOCKs or COMMITs in v after sending a NEWVIEW above v."
+        if operation == self.committed.get(view) or view < self.promised:
             return False
         if self.committed.setdefault(view, operation) != operation:
             raise InvalidOperation("committed", f"another operation is COMMITted in view {view} of this slot")
@@ -173,7 +187,7 @@ class VoteTable:
         self.candidates: dict[bytes, Candidate] = {}
         self.slots: dict[SlotId, Slot] = {}
         self.owed = [0] * len(committee.keys)
-        self._decided: dict[bytes, None] = {}
+        self._decided: dict[bytes, bool] = {}  # False: another one was decided in its slot
         self._decided_order: deque[bytes] = deque()
         self._decided_max = decided_max
 
@@ -238,9 +252,7 @@ class VoteTable:
         if candidate.parsed is not None:
             return candidate, []
         candidate.parsed = parsed
-        slot = self.slots.get(candidate.slot)
-        if slot is None:
-            slot = self.slots[candidate.slot] = Slot()
+        slot = self.open_slot(candidate.slot)
         slot.candidates.append(candidate)
         if len(slot.candidates) == 1:
             return candidate, []
@@ -252,6 +264,23 @@ class VoteTable:
                 for place in count.places:
                     self._look_for_doubles(candidate, key, place, found)
         return candidate, found.doubled
+
+    def open_slot(self, slot_id: SlotId) -> Slot:
+        """This slot, which is not decided."""
+        slot = self.slots.get(slot_id)
+        if slot is None:
+            slot = self.slots[slot_id] = Slot()
+        return slot
+
+    def name(self, id_: bytes, holders: int) -> Candidate | None:
+        """The candidate with this id, new or not, which these members have; None if it was decided lately."""
+        candidate = self.candidates.get(id_)
+        if candidate is None:
+            if id_ in self._decided:
+                return None
+            candidate = self.candidates[id_] = Candidate(id_)
+        candidate.holders |= holders
+        return candidate
 
     def slot_of(self, candidate: Candidate) -> Slot:
         """The slot that a held candidate is in."""
@@ -266,18 +295,38 @@ class VoteTable:
         slot = self.slots.pop(candidate.slot)
         for each in slot.candidates:
             self._remove(each)
+        if len(slot.candidates) > 1 or slot.contest is not None:
+            self._end_contest(slot)
         self.remember(candidate.id)
         return [each for each in slot.candidates if each is not candidate]
+
+    def _end_contest(self, slot: Slot) -> None:
+        """Pass over the losers from now on, and forget what was said about views."""
+        for loser in slot.candidates:
+            self.remember(loser.id, decided=False)
+        if slot.contest is None:
+            return
+        for member in slot.contest.speakers:
+            self.owed[member] -= 1
+        for id_ in slot.contest.named:
+            named = self.candidates.get(id_)
+            if named is not None and named.parsed is None and not named.counts:
+                del self.candidates[id_]
+
+    def pass_over(self, candidate: Candidate) -> None:
+        """Another operation was decided in this one's slot: forget it, and later votes for it."""
+        self.drop(candidate)
+        self.remember(candidate.id, decided=False)
 
     def let_go(self, candidate: Candidate) -> None:
         """Forget a candidate's bytes, and all of it if nobody voted for it; our own votes stay noted."""
         if candidate.parsed is not None:
             slot = self.slots[candidate.slot]
             slot.candidates.remove(candidate)
-            if not slot.candidates and not slot.locked and not slot.committed:
+            if not (slot.candidates or slot.locked or slot.committed or slot.contest):
                 del self.slots[candidate.slot]
         candidate.parsed, candidate.verified, candidate.rivals = None, False, False
-        if not candidate.counts:
+        if not (candidate.counts or candidate.holders):
             self.candidates.pop(candidate.id, None)
 
     def drop(self, candidate: Candidate) -> None:
@@ -290,17 +339,19 @@ class VoteTable:
         for count in candidate.counts.values():
             self.owed[unpack_place(count.places[0])[0]] -= 1
 
-    def remember(self, decided: bytes) -> None:
+    def remember(self, id_: bytes, *, decided: bool = True) -> None:
         """Pass over late votes for this operation; of too many such ids the oldest is forgotten."""
-        if decided not in self._decided:
-            self._decided[decided] = None
-            self._decided_order.append(decided)
+        if id_ in self._decided:
+            self._decided[id_] = self._decided[id_] or decided
+        else:
+            self._decided[id_] = decided
+            self._decided_order.append(id_)
             if len(self._decided_order) > self._decided_max:
                 del self._decided[self._decided_order.popleft()]
 
     def was_decided(self, id_: bytes) -> bool:
         """Whether this operation was decided lately (an older one may be forgotten)."""
-        return id_ in self._decided
+        return self._decided.get(id_, False)
 
     def lowest_heights(self) -> dict[int, int]:
         """Per member, the lowest height of its batches that a candidate's vote is in."""
@@ -310,6 +361,10 @@ class VoteTable:
                 for member, height, _ in map(unpack_place, count.places):
                     if height < lowest.get(member, height + 1):
                         lowest[member] = height
+        for slot in self.slots.values():
+            if slot.contest is not None:
+                for member, height in slot.contest.heights():
+                    lowest[member] = min(height, lowest.get(member, height))
         return lowest
 
 

@@ -12,9 +12,11 @@ and writes through a `Journal` before it lets a vote be seen. Give every method 
     seal(now) → Records | None, then journal.write(records), then release(records, now) → Effects
                                           what `tick` does inline, for shells that write in a thread
 
-    status(id), operation(id), certificate(id), attachment(id), heights(), batches(member, first), statistics()
+    status(id), operation(id), certificate(id), attachment(id), heights(), batches(member, first),
+    statistics()
 
-How a candidate goes its way is in `deciding`, what happens when two contend in `contending`, what is written when in `archive`.
+How a candidate goes its way is in `deciding`, what happens when two contend in `contending`, what is
+written when in `archive`.
 
 **fsync, then send.** Own votes count, here too, only once they are on disk. A final operation is announced
 before it is: its certificate proves it, and each COMMIT in it is on its signer's disk.

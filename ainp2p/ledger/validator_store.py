@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 
 from ainp2p.errors import Error, StorageError
+from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.effects import Evidence, Found, Record, Records, Restored
-from ainp2p.ledger.operations import SignedOperation
+from ainp2p.ledger.operations import SignedOperation, operation_id
 from ainp2p.ledger.store import Store
 from ainp2p.protocol.codec import encode, fast_decoder
 
@@ -22,6 +23,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS vote_operations (segment INTEGER PRIMARY KEY, joined BLOB NOT NULL)",
     """CREATE TABLE IF NOT EXISTS vote_finals (id BLOB PRIMARY KEY, object BLOB NOT NULL,
        seq INTEGER NOT NULL, places BLOB NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS vote_attachments (id BLOB PRIMARY KEY, segment INTEGER NOT NULL,
+       raw BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS vote_evidence (n INTEGER PRIMARY KEY, evidence BLOB NOT NULL)",
     # member −1: the last segment written; −2: the first one needed; else: the first height needed.
     "CREATE TABLE IF NOT EXISTS vote_floors (member INTEGER PRIMARY KEY, floor INTEGER NOT NULL)",
@@ -69,11 +72,16 @@ class SqliteJournal:
                 "INSERT INTO vote_evidence (evidence) VALUES (?)",
                 [(encode(evidence),) for evidence in records.evidence],
             )
+            many(
+                "INSERT OR REPLACE INTO vote_attachments VALUES (?, ?, ?)",
+                [(attachment_id(raw), records.segment, raw) for raw in records.attachments],
+            )
             floors = {_LAST: records.segment}
             if records.floors is not None:
                 heights, floors[_FIRST] = records.floors
                 floors.update(heights)
-                self._database.execute("DELETE FROM vote_operations WHERE segment < ?", (floors[_FIRST],))
+                for table in ("vote_operations", "vote_attachments"):
+                    self._database.execute(f"DELETE FROM {table} WHERE segment < ?", (floors[_FIRST],))
             many("INSERT OR REPLACE INTO vote_floors VALUES (?, ?)", sorted(floors.items()))
 
     # --- reading --------------------------------------------------------------------------------
@@ -101,7 +109,8 @@ class SqliteJournal:
             ]
             for member in range(members)
         ]
-        return Restored(floors.get(_LAST, 0), batches, operations)
+        attachments = execute("SELECT segment, raw FROM vote_attachments ORDER BY segment, id")
+        return Restored(floors.get(_LAST, 0), batches, operations, list(attachments))
 
     def batch(self, member: int, height: int) -> bytes | None:
         """One stored batch."""
@@ -126,6 +135,16 @@ class SqliteJournal:
         object_, seq, places = rows[0]
         stored = self._store.history(object_, seq, 1)[0]
         return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate)
+
+    def decided_at(self, object_: bytes, seq: int) -> bytes | None:
+        """The id of the stored operation that was decided in this slot."""
+        history = self._store.history(object_, seq, 1)
+        return operation_id(history[0].signed.raw) if history else None
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        """A stored attachment by its id."""
+        rows = self._database.execute("SELECT raw FROM vote_attachments WHERE id = ?", (id_,))
+        return rows[0][0] if rows else None
 
     def evidence(self) -> list[Evidence]:
         """All evidence, oldest first."""

@@ -16,13 +16,22 @@ from typing import Any
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger import accounts
+from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.effects import Effects, Found, Records, Restored
 from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, account_id, parse, sign_operation
+from ainp2p.ledger.operations import (
+    Operation,
+    ParsedOperation,
+    SignedOperation,
+    account_id,
+    parse,
+    sign_operation,
+)
+from ainp2p.ledger.picking import leader
 from ainp2p.ledger.state import State
 from ainp2p.ledger.validator import FINAL, Validator
-from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
+from ainp2p.ledger.votelog import COMMIT, Commit, Lock, NewView, Propose, VoteBatch, read_entries
 from ainp2p.protocol.identity import Key
 from tests.ledger.world import NOW, inception_of, key_of
 
@@ -61,6 +70,7 @@ class MemoryJournal:
         self.order: list[ParsedOperation] = []
         self.floors: dict[int, int] = {}
         self.evidence: list[Any] = []
+        self.attachments: dict[bytes, tuple[int, bytes]] = {}
         self.writes = 0
         self.broken = False
 
@@ -86,9 +96,12 @@ class MemoryJournal:
                 record.decided.parsed.signed, record.places, record.decided.certificate
             )
         self.evidence += records.evidence
+        for raw in records.attachments:
+            self.attachments[attachment_id(raw)] = records.segment, raw
         if records.floors is not None:
             self.floors, first = records.floors
             self.segments = {n: kept for n, kept in self.segments.items() if n >= first}
+            self.attachments = {id_: kept for id_, kept in self.attachments.items() if kept[0] >= first}
 
     def restore(self, members: int) -> Restored:
         batches: list[list[bytes]] = [[] for _ in range(members)]
@@ -96,7 +109,7 @@ class MemoryJournal:
             if height >= self.floors.get(member, 0):
                 batches[member].append(self.raw[member, height])
         operations = [(n, signed) for n, each in sorted(self.segments.items()) for signed in each]
-        return Restored(self.segment, batches, operations)
+        return Restored(self.segment, batches, operations, sorted(self.attachments.values()))
 
     def batch(self, member: int, height: int) -> bytes | None:
         return self.raw.get((member, height))
@@ -109,6 +122,13 @@ class MemoryJournal:
 
     def find(self, id_: bytes) -> Found | None:
         return self.finals.get(id_)
+
+    def decided_at(self, object_: bytes, seq: int) -> bytes | None:
+        slots = {(each.operation.object, each.operation.seq): each.id for each in self.order}
+        return slots.get((object_, seq))
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        return self.attachments[id_][1] if id_ in self.attachments else None
 
 
 class Broken(AssertionError):
@@ -129,8 +149,12 @@ class Auditor:
         self.operations: dict[bytes, ParsedOperation] = {}
         self.decided: dict[tuple[bytes, int], bytes] = {}
         self.locks: dict[tuple[int, bytes, int, int], bytes] = {}  # member, object, seq, view → operation
+        self.promised: dict[tuple[int, bytes, int], int] = {}  # member, object, seq → view of its NEWVIEW
+        self.committed: dict[tuple[int, bytes, int], tuple[int, bytes]] = {}  # the highest COMMIT of each
+        self.views: dict[tuple[bytes, int], int] = {}  # slot → the highest view that anybody spoke of
         self.locked_by: dict[tuple[int, bytes], set[int]] = {}  # view, operation → members
         self.consumed: dict[bytes, bytes] = {}  # credit → operation
+        self.ask: Callable[[bytes], SignedOperation | None] = lambda id_: None
 
     def knows(self, signed: SignedOperation) -> None:
         parsed = parse(signed)
@@ -139,17 +163,55 @@ class Auditor:
     def sees_batch(self, batch: VoteBatch, journal: MemoryJournal) -> None:
         """A batch that its validator lets others see."""
         demand(journal.batch(batch.member, batch.header.height) == batch.raw, "sent before it was on disk")
-        for kind, view, id_ in batch.votes:
-            operation = self.operations[id_].operation
-            if kind == LOCK:
-                slot = (batch.member, operation.object, operation.seq, view)
-                demand(slot not in self.locks, "6: two LOCKs in one (slot, view)")  # not even the same twice
-                self.locks[slot] = id_
-                self.locked_by.setdefault((view, id_), set()).add(batch.member)
-            else:
-                locked = self.committee.weight_of(self.locked_by.get((view, id_), set()))
-                # Byzantine LOCKs are not seen here: more than a third must still be correct ones.
-                demand(locked >= self.committee.minority, "COMMIT without a prepared certificate")
+        for entry in read_entries(batch.entries):
+            if isinstance(entry, NewView):
+                self._sees_newview(batch.member, entry)
+            elif isinstance(entry, Propose):
+                slot = (entry.object, entry.seq)
+                leading = leader(self.committee, 0, *slot, entry.view)
+                demand(leading == batch.member, "a PROPOSE by somebody who does not lead")
+            elif isinstance(entry, Lock):
+                self._sees_lock(batch.member, entry)
+            elif isinstance(entry, Commit):
+                self._sees_commit(batch.member, entry)
+
+    def _sees_newview(self, member: int, entry: NewView) -> None:
+        slot = (member, entry.object, entry.seq)
+        demand(entry.view > self.promised.get(slot, 0), "6: a NEWVIEW that goes back")
+        self.promised[slot] = entry.view
+        self.views[slot[1:]] = max(entry.view, self.views.get(slot[1:], 0))
+        view, id_ = self.committed.get(slot, (-1, b""))
+        reported = -1 if entry.prepared is None else entry.prepared
+        demand(reported >= view, "a NEWVIEW that reports less than an own COMMIT")
+        demand(reported > view or view == -1 or entry.operation == id_, "a NEWVIEW for another COMMIT")
+        demand(entry.operation is not None or entry.candidate is not None, "a NEWVIEW that says nothing")
+
+    def _sees_lock(self, member: int, entry: Lock) -> None:
+        operation = self.operation(entry.operation)
+        slot = (member, operation.object, operation.seq, entry.view)
+        demand(slot not in self.locks, "6: two LOCKs in one (slot, view)")  # not even the same twice
+        demand(entry.view >= self.promised.get(slot[:3], 0), "6: a LOCK below one's NEWVIEW")
+        demand(
+            (entry.view == 0) == (entry.justification is None), "a LOCK above view 0 needs a justification"
+        )
+        self.locks[slot] = entry.operation
+        self.locked_by.setdefault((entry.view, entry.operation), set()).add(member)
+
+    def _sees_commit(self, member: int, entry: Commit) -> None:
+        operation = self.operation(entry.operation)
+        slot = (member, operation.object, operation.seq)
+        demand(entry.view >= self.promised.get(slot, 0), "6: a COMMIT below one's NEWVIEW")
+        self.committed[slot] = max(self.committed.get(slot, (-1, b"")), (entry.view, entry.operation))
+        locked = self.committee.weight_of(self.locked_by.get((entry.view, entry.operation), set()))
+        # Byzantine LOCKs are not seen here: more than a third must still be correct ones.
+        demand(locked >= self.committee.minority, "COMMIT without a prepared certificate")
+
+    def operation(self, id_: bytes) -> Operation:
+        """What was seen with this id; a VOID nobody submits, so whoever holds it is asked (`ask`)."""
+        if id_ not in self.operations:
+            for signed in filter(None, map(self.ask, [id_])):
+                self.knows(signed)
+        return self.operations[id_].operation
 
     def sees_final(self, parsed: ParsedOperation) -> None:
         operation = parsed.operation
@@ -206,6 +268,7 @@ class CommitteeWorld:
         self.keys = [by_key[key] for key in self.committee.keys]
         self.ids = {name: account_id(self.network, inception_of(name)) for name in names}
         self.auditor = Auditor(self.genesis)
+        self.auditor.ask = self._find_operation
         self.faults = Faults()
         self.now = NOW
         self._events: list[tuple[int, int, Callable[[], None]]] = []
@@ -300,6 +363,13 @@ class CommitteeWorld:
         for wanted in effects.wanted:
             holders = [self.committee.index[key] for key in wanted.holders if key != self.keys[index].public]
             self._fetch_operation(index, self.rng.choice(holders or self._others(index)), wanted.id)
+        for raw in effects.attachments:
+            for other in self._others(index):
+                self.send_attachment(index, other, raw)
+        for missing in effects.missing:
+            holders = [self.committee.index[k] for k in missing.holders if k != self.keys[index].public]
+            if holders:
+                self._fetch_attachment(index, self.rng.choice(holders), missing.id)
         for gap in effects.gaps:
             self._fetch_batches(index, self.rng.choice(self._others(index)), gap.validator, gap.first)
         self._schedule(node, validator)
@@ -329,6 +399,21 @@ class CommitteeWorld:
 
     def send_batch(self, source: int, target: int, raw: bytes) -> None:
         self.send(source, target, lambda v: v.handle_batch(raw, self.now))
+
+    def send_attachment(self, source: int, target: int, raw: bytes) -> None:
+        self.send(source, target, lambda v: v.handle_attachment(raw, self.now, f"validator {source}"))
+
+    def _fetch_attachment(self, index: int, holder: int, id_: bytes) -> None:
+        def answer(validator: Validator) -> Effects:
+            raw = validator.attachment(id_)
+            if raw is not None:
+                self.send_attachment(holder, index, raw)
+            return Effects()
+
+        self.send(index, holder, answer)
+
+    def _find_operation(self, id_: bytes) -> SignedOperation | None:
+        return next((found for v in self.alive if (found := v.operation(id_)) is not None), None)
 
     def _fetch_operation(self, index: int, holder: int, id_: bytes) -> None:
         def answer(validator: Validator) -> Effects:

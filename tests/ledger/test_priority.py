@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ainp2p.ledger.contact import GAP_MS
-from ainp2p.ledger.deciding import Decider
+from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.genesis import DEVELOPMENT
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import Close, Settle, SignedOperation, operation_id, parse
@@ -151,7 +151,7 @@ def gate_is_kept() -> bool:
 
 def test_mutant_that_ignores_the_gate_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate_is_kept()
-    monkeypatch.setattr(Decider, "_gate_opens", lambda self, candidate, now: now)
+    monkeypatch.setattr(Desk, "gate_opens", lambda self, candidate, now: now)
     assert not gate_is_kept()
 
 

@@ -1,0 +1,64 @@
+"""What all parts of a validator's core work with: one committee, one state, one log, one archive. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ainp2p.ledger.archive import Archive
+from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.contact import Contact
+from ainp2p.ledger.parameters import Parameters
+from ainp2p.ledger.priority import HeldReceipts
+from ainp2p.ledger.slot import Candidate, VoteTable
+from ainp2p.ledger.state import State
+from ainp2p.ledger.votelog import OwnLog
+from ainp2p.ledger.waiting import Limits, WaitingRoom
+
+
+@dataclass(slots=True)
+class Desk:
+    """One epoch's tables.
+
+    Attributes:
+        member: our place in the committee.
+        votes: whether we cast any now; the validator decides that.
+    """
+
+    committee: Committee
+    epoch: int
+    member: int
+    state: State
+    parameters: Parameters
+    log: OwnLog
+    archive: Archive
+    limits: Limits
+    table: VoteTable = field(init=False)
+    receipts: HeldReceipts = field(init=False)
+    contact: Contact = field(init=False)
+    room: WaitingRoom = field(init=False)
+    votes: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.table = VoteTable(self.committee, decided_max=self.limits.decided_max)
+        self.receipts = HeldReceipts(self.state.network)
+        self.contact = Contact(self.committee, self.member)
+        self.room = WaitingRoom(self.limits)
+
+    def gate_opens(self, candidate: Candidate, now: int) -> int:
+        """When D and G will have passed for a gated candidate if contact lasts; up to `now`: they have."""
+        # "Gated operations wait until they have been held for D since they became otherwise valid and the
+        # validator has been in contact with a quorum, itself included, for G"
+        since = self.contact.since(now)
+        held = now if candidate.valid_since is None else candidate.valid_since
+        contact = now if since is None else since
+        opens = max(held + self.parameters.gate_hold_ms, contact + self.parameters.gate_contact_ms)
+        return max(opens, now + 1) if since is None else opens
+
+    def wake_at(self, candidate: Candidate, at: int) -> None:
+        """Look at a candidate again at this time."""
+        self.room.wake_at(candidate, at, self.table.candidates)
+
+    def keys_of(self, mask: int) -> tuple[bytes, ...]:
+        """The members whose bits are set."""
+        return tuple(key for member, key in enumerate(self.committee.keys) if mask >> member & 1)
