@@ -133,7 +133,7 @@ class Answers:
         """What is known against anybody."""
         return EvidenceIds(self._book.ids(after, EVIDENCE_PAGE_MAX))
 
-    def statistics(self, validator: bytes, peers: int, now_s: float) -> Statistics:
+    def statistics(self, validator: bytes, peers: int, now_s: float, syncing: int = 0) -> Statistics:
         """Figures of this validator; supply and root are counted anew only after something was decided.
 
         Where there is much to count they are those of a moment ago, with the number decided then: however
@@ -159,6 +159,7 @@ class Answers:
             state_root=root,
             behind=int(core.behind),
             voting=int(core.voting),
+            syncing=syncing,
         )
 
 

@@ -2,7 +2,8 @@
 
     votes name an unknown operation ──► FetchOperations from one that voted for it
     a batch came before the ones below it ──► FetchBatches from its validator, or from anybody
-    just started, or away for a while ──► GetHeights from all ──► FetchBatches of whatever is longer there
+    just started, or away for a while ──► what is decided (`object_sync`)
+                                      ──► GetHeights from all ──► FetchBatches of whatever is longer there
 
 What comes is handed to the core, which checks it; whatever fails is asked for again by the core's own timers
 or by the next round of heights. So nothing here needs to be reliable, only bounded.
@@ -29,6 +30,7 @@ from ainp2p.ledger.messages import (
     Heights,
     PushBatch,
 )
+from ainp2p.ledger.object_sync import ObjectSync
 from ainp2p.ledger.sync import Validators
 from ainp2p.protocol.network import PeerId
 
@@ -36,6 +38,7 @@ WANTED_MAX = 65_536  # operations asked for; above it the core asks again later
 GAPS_AT_ONCE = 4
 FIRST_ROUNDS_S = 1.0  # between rounds of heights until we may vote
 ROUNDS_S = 10.0  # afterwards, from one random member
+SPREAD_S = 0.02  # per member that is asked in a round: 31 validators contact one another over 0.6 s
 CHUNK_TIMEOUT_S = 5.0
 BATCH_PATIENCE_S = 0.25  # a log comes at four batches a second at least, or somebody else is asked
 BUSY_PAUSE_S = 0.1  # the core has too many votes for operations that are still on their way
@@ -65,9 +68,11 @@ class Core(Protocol):
 class CatchUp:
     """The validator's asking tasks."""
 
-    def __init__(self, validators: Validators, core: Core, own_key: bytes, attacher: Attacher) -> None:
+    def __init__(
+        self, validators: Validators, core: Core, own_key: bytes, attacher: Attacher, objects: ObjectSync
+    ) -> None:
         self._validators, self._core, self._own_key = validators, core, own_key
-        self._attacher = attacher
+        self._attacher, self._objects = attacher, objects
         self._peer_of = {member.key: member.peer for member in validators.members}
         self._rng = validators.network.context.rng
         self._wanted: dict[bytes, tuple[bytes, ...]] = {}
@@ -151,11 +156,13 @@ class CatchUp:
             asked = others if first else [self._rng.choice(others)]
             async with trio.open_nursery() as nursery:
                 for peer in asked:
-                    nursery.start_soon(self._compare_with, peer)
+                    nursery.start_soon(self._compare_with, peer, SPREAD_S * len(asked) * self._rng.random())
             pause_s = FIRST_ROUNDS_S if not self._core.voting else ROUNDS_S
             await trio.sleep(pause_s * (0.5 + self._rng.random()))
 
-    async def _compare_with(self, peer: PeerId) -> None:
+    async def _compare_with(self, peer: PeerId, after_s: float) -> None:
+        await trio.sleep(after_s)  # when all start together, not everybody dials everybody at once
+        await self._objects.compare_with(peer)
         try:
             answer = await self._validators.ask(peer, GetHeights(), Heights)
         except (NetworkError, RemoteError):

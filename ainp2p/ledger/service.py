@@ -31,6 +31,7 @@ from ainp2p.ledger.effects import Effects, Journal
 from ainp2p.ledger.faucet import open_faucet
 from ainp2p.ledger.followers import Follower, Followers
 from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.histories import Histories
 from ainp2p.ledger.limits import Limits
 from ainp2p.ledger.messages import (
     BATCHES_MAX,
@@ -38,28 +39,33 @@ from ainp2p.ledger.messages import (
     LEDGER_PROTOCOL,
     OPERATIONS_MAX,
     AskStatus,
+    Decided,
     FetchAttachments,
     FetchBatches,
+    FetchDecided,
     FetchOperations,
     Finals,
     Follow,
     GetCredits,
     GetHeights,
+    GetHistory,
     GetObject,
-    GetStatistics,
     ListEvidence,
     PushAttachment,
     PushBatch,
     PushOperations,
     Question,
+    Reconcile,
     Statistics,
     Status,
     Statuses,
     Submit,
     read_question,
 )
+from ainp2p.ledger.object_sync import ObjectSync
 from ainp2p.ledger.operations import SignedOperation, Signer, operation_id, parse
 from ainp2p.ledger.pushing import Pusher
+from ainp2p.ledger.reconcile import ReconcileIndex
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.sync import Validators
 from ainp2p.ledger.validator import Validator
@@ -70,6 +76,7 @@ from ainp2p.protocol.network import Call, Network, PeerId
 FILE_NAME = "validator.sqlite"
 BATCHES_PER_READ = 64
 OPERATIONS_PER_TURN = 16  # two milliseconds or so
+PAGE_PAUSE_S = 0.1  # when who streams has had its share
 LINES_PER_S = 10.0  # of log about what one peer sends
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
 
@@ -88,6 +95,7 @@ class ValidatorService:
         key: bytes,
         validator: Validator,
         journal: Journal,
+        store: Store,
         run: RunDisk,
     ) -> None:
         self._network, self._genesis, self._key = network, genesis, key
@@ -95,12 +103,14 @@ class ValidatorService:
         self._validators = Validators(network, genesis)
         self._evidence = EvidenceBook()
         self._answers = Answers(validator, self._evidence)
+        self._histories = Histories(validator, store)
         self._followers = Followers()
         self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
         self._lines = Limits(LINES_PER_S, LINES_PER_S)
         self._pusher = Pusher(self._validators)
         self._attacher = Attacher(self._validators, self, self._evidence)
-        self._catch_up = CatchUp(self._validators, self, key, self._attacher)
+        self._objects = ObjectSync(self._validators, self)
+        self._catch_up = CatchUp(self._validators, self, key, self._attacher, self._objects)
         self._core = trio.Lock()
         self._news = trio.Event()
         self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
@@ -121,9 +131,29 @@ class ValidatorService:
         """Per validator, how many of its batches are held."""
         return self._validator.heights()
 
+    @property
+    def index(self) -> ReconcileIndex:
+        """Object → (seq, head) of all that is alive here (`histories.Histories`)."""
+        return self._histories.index
+
+    @property
+    def decided(self) -> int:
+        """How many operations are decided here."""
+        return self._validator.state.operations
+
+    @property
+    def pending(self) -> int:
+        """How many operations are held that are not decided, or whose dependencies are not."""
+        return self._validator.statistics().candidates
+
+    def is_lock(self, object_: bytes) -> bool:
+        """Whether this is an open Lock here."""
+        return object_ in self._validator.state.locks
+
     def statistics(self) -> Statistics:
         """Supply, state root, counts. Validators with equal frontiers have equal roots."""
-        return self._answers.statistics(self._key, len(self._network.peers()), trio.current_time())
+        peers, now_s = len(self._network.peers()), trio.current_time()
+        return self._answers.statistics(self._key, peers, now_s, self._objects.behind)
 
     # --- handing things to the core -----------------------------------------------------------------
 
@@ -150,6 +180,20 @@ class ValidatorService:
         async with self._core:
             self._carry_out(self._validator.handle_batch(raw, self._now_ms()))
 
+    async def take_decided(self, operations: Sequence[Decided]) -> int:
+        """Handle operations with their certificates; returns how many became final here.
+
+        Raises:
+            Error: what the core has against one of them; those before it are taken.
+        """
+        before = self.decided
+        for start in range(0, len(operations), OPERATIONS_PER_TURN):
+            async with self._core:
+                for each in operations[start : start + OPERATIONS_PER_TURN]:
+                    signed = _read_signed(each.operation)
+                    self._carry_out(self._validator.handle_decided(signed, each.certificate, self._now_ms()))
+        return self.decided - before
+
     async def take_attachment(self, raw: bytes, source: str) -> None:
         """Handle a justification, a certificate, a handoff or evidence; `source` is the peer that brought it.
 
@@ -174,6 +218,7 @@ class ValidatorService:
             self._pusher.push_batch(batch.raw)
         for final in effects.finals:
             self._answers.note_opened(final.parsed)
+            self._histories.note(final.parsed)
             self._followers.announce(final.parsed, self._validator.state)
         for evidence in effects.evidence:
             self._evidence.log(evidence, trio.current_time())
@@ -253,6 +298,8 @@ class ValidatorService:
             await self._follow(call, question)
         elif isinstance(question, FetchBatches):
             await self._send_batches(call, question)
+        elif isinstance(question, FetchDecided):
+            await self._send_decided(call, question)
         else:
             async with self._core:
                 return self._look_up(question)
@@ -273,9 +320,11 @@ class ValidatorService:
             return self._answers.attachments(question.ids)
         if isinstance(question, ListEvidence):
             return self._answers.evidence(question.after)
-        if isinstance(question, GetStatistics):
-            return self.statistics()
-        raise Refused("unknown", "this validator does not answer that")
+        if isinstance(question, Reconcile):
+            return self._histories.reconcile(question.message)
+        if isinstance(question, GetHistory):
+            return self._histories.history(question)
+        return self.statistics()
 
     async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
         source = EVERYWHERE + peer if question.everywhere else peer
@@ -313,6 +362,19 @@ class ValidatorService:
             height, sent = height + len(batches), sent + len(batches)
             if len(batches) < BATCHES_PER_READ:
                 return
+
+    async def _send_decided(self, call: Call, question: FetchDecided) -> None:
+        after = question.after
+        while True:
+            if not self._charges.pages(call.peer, trio.current_time()):
+                await trio.sleep(PAGE_PAUSE_S)
+                continue
+            async with self._core:
+                page = self._histories.page(after)
+            await call.send(encode(page))
+            if not page.operations:
+                return
+            after = page.last
 
     async def _follow(self, call: Call, question: Follow) -> None:
         follower = self._followers.add(call.peer, question.objects)
@@ -390,7 +452,7 @@ def _load(
     store = Store(database, genesis)
     journal = SqliteJournal(database, store)
     validator = Validator(key, genesis, store.load(), journal)
-    service = ValidatorService(network, genesis, key.public, validator, journal, run)
+    service = ValidatorService(network, genesis, key.public, validator, journal, store, run)
     for evidence in journal.evidence():
         service._evidence.add(evidence)
     after = 0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed
 from ainp2p.ledger import messages as m
+from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
 from ainp2p.protocol.codec import Message, decode, encode
 
 A, B = b"a" * 32, b"b" * 32
@@ -99,7 +100,7 @@ def test_e2_garbage_is_malformed_or_a_question(body: bytes) -> None:
         pytest.param(m.Submit((b"x",), 2), id="a flag that is none"),
         pytest.param(m.PushBatch(b"x" * (m.BATCH_SIZE_MAX + 1)), id="a batch too large"),
         pytest.param(m.Follow((A,) * (m.OBJECTS_MAX + 1)), id="too many objects"),
-        pytest.param(m.PushAttachment(b"x" * (m.ATTACHMENT_SIZE_MAX + 1)), id="an attachment too large"),
+        pytest.param(m.PushAttachment(b"x" * (ATTACHMENT_SIZE_MAX + 1)), id="an attachment too large"),
         pytest.param(m.FetchAttachments(()), id="no attachment asked for"),
         pytest.param(m.FetchAttachments((A,) * (m.ATTACHMENTS_MAX + 1)), id="too many attachments"),
         pytest.param(m.Reconcile(b"x" * (m.RECONCILE_SIZE_MAX + 1)), id="a reconciliation too large"),

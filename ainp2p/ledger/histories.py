@@ -1,0 +1,102 @@
+"""What was decided, for those who catch up: comparisons, objects' histories, everything in its order.
+
+Reads the store, so what is still on its way to the disk (a second at most) is left out; whoever asks finds it
+with its next comparison. Every answer stays within its bounds by stopping early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ainp2p.ledger.messages import (
+    BODY_SIZE_MAX,
+    OPERATIONS_MAX,
+    Decided,
+    DecidedPage,
+    GetHistory,
+    History,
+    Reconciled,
+)
+from ainp2p.ledger.operations import ParsedOperation, Spend, lock_id
+from ainp2p.ledger.reconcile import ReconcileIndex, Reconciler, value_of
+from ainp2p.ledger.state import State
+from ainp2p.ledger.store import Store, Stored
+from ainp2p.ledger.validator import Validator
+from ainp2p.protocol.codec import encode
+
+PAGE_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more always fits
+
+
+def index_of(state: State) -> ReconcileIndex:
+    """Object → (seq, head) of accounts, open Locks (also those at seq 0) and the System.
+
+    Ended Locks are left out, so it grows with what is alive. Who still has one open sees that others do not
+    list it, and asks for its history.
+    """
+    alive = [id_ for id_, lock in state.locks.items() if not lock.ended]
+    heads = [(id_, state.head(id_)) for id_ in (*state.accounts, *alive, state.network)]
+    return ReconcileIndex((id_, value_of(*head)) for id_, head in heads)
+
+
+class Histories:
+    """Reads one Validator's decided operations for others.
+
+    Attributes:
+        index: as `index_of`; whoever applies operations tells `note`.
+    """
+
+    def __init__(self, validator: Validator, store: Store) -> None:
+        self._validator, self._store = validator, store
+        self.index = index_of(validator.state)
+
+    def note(self, parsed: ParsedOperation) -> None:
+        """An operation is final and applied."""
+        state, body, object_ = self._validator.state, parsed.operation.body, parsed.operation.object
+        made = [lock_id(parsed.id, i) for i in range(len(body.locks))] if isinstance(body, Spend) else []
+        for id_ in (object_, *made):
+            lock = state.locks.get(id_)
+            if id_ in state.accounts or id_ == state.network or (lock is not None and not lock.ended):
+                self.index.put(id_, value_of(*state.head(id_)))
+            else:
+                self.index.discard(id_)
+
+    def reconcile(self, message: bytes) -> Reconciled:
+        """The next message of a comparison.
+
+        Raises:
+            Malformed: it is none.
+        """
+        return Reconciled(Reconciler(self.index).respond(message))
+
+    def history(self, question: GetHistory) -> History:
+        """Objects' operations, each object's in order."""
+        found: list[Decided] = []
+        size = 0
+        for each in question.objects:
+            room = OPERATIONS_MAX - len(found)
+            if room <= 0 or size > PAGE_SIZE_MAX:
+                break
+            stored = self._store.history(each.object, each.seq, room)
+            page, more = self._shown(stored, PAGE_SIZE_MAX - size)
+            found += page
+            size += more
+        return History(tuple(found))
+
+    def page(self, after: int) -> DecidedPage:
+        """Operations in the order in which they were applied here."""
+        stored = self._store.operations(after, OPERATIONS_MAX)
+        found, _ = self._shown(stored, PAGE_SIZE_MAX)
+        last = stored[len(found) - 1].n if found else after
+        return DecidedPage(tuple(found), last, self._store.count)
+
+    def _shown(self, stored: Iterable[Stored], size_max: int) -> tuple[list[Decided], int]:
+        """As many as fit, and how many bytes that is; it ends before one whose certificate is not there."""
+        found: list[Decided] = []
+        size = 0
+        for each in stored:
+            certificate = each.certificate or self._validator.certificate(each.id)
+            if size > size_max or not certificate:
+                break
+            found.append(Decided(encode(each.signed), certificate))
+            size += len(found[-1].operation) + len(certificate)
+        return found, size
