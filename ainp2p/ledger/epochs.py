@@ -1,0 +1,528 @@
+"""The end of an epoch at one validator: from END-EPOCH to the COMMITTEE that opens the next. No I/O.
+
+    open ──END-EPOCH final──► closing: HANDOFF made, others' HANDOFFs recorded ─► fetched ─► usable
+         ──more than 2/3 of the weight usable, our turn──► COMMITTEE proposed
+         ──somebody's COMMITTEE judged: LOCK──► final ──the same union applied here──► open in e + 1
+
+From its HANDOFF on a validator is *frozen*: it applies nothing more of the epoch but what the final
+COMMITTEE's union has, so its state stays its own frontier, over restarts too. What others have more is
+fetched (the heads that differ, by reconciliation with that member; then their operations with
+certificates) and held aside; the state after a union is visited and left again (`visiting`).
+
+A HANDOFF is *usable* once it, its pages and its frontier are here, everything checked, and all that it
+has more than we is held. LEDGER.md: "the state root is the state after exactly the union of their
+frontiers; nobody LOCKs it before fetching and checking all of that."
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ainp2p.errors import Error, InvalidOperation, LedgerError, NotYet
+from ainp2p.ledger.attachments import attachment_id
+from ainp2p.ledger.committee import Committee, Succession
+from ainp2p.ledger.evidence import Offence, read_evidence, verify_evidence
+from ainp2p.ledger.handoff import (
+    Checked,
+    CommitteeOf,
+    Handoff,
+    Head,
+    Prepared,
+    SlotId,
+    Union,
+    changed_frontier,
+    check_handoff,
+    frontier_root,
+    read_handoff,
+    unite,
+)
+from ainp2p.ledger.operations import (
+    EVIDENCE_MAX,
+    VERSION,
+    NextCommittee,
+    Operation,
+    ParsedOperation,
+    SignedOperation,
+    Signer,
+    sign_committee,
+)
+from ainp2p.ledger.parameters import Parameters
+from ainp2p.ledger.state import State, Undo
+from ainp2p.protocol.identity import digest
+
+GATHER_MS = (
+    1_000  # for further HANDOFFs, once those of a quorum are usable: whoever is named is not left behind
+)
+TURN_MS = 4_000  # until the next member in turn proposes too
+FORGED_MAX = 64  # attachments that were not what a record names; then their senders are not listened to
+
+AttachmentOf = Callable[[bytes], bytes | None]
+HeldOf = Callable[[bytes], ParsedOperation | None]  # an operation that is held or decided here, by its id
+
+
+@dataclass(frozen=True, slots=True)
+class Epochal:
+    """What stays the same while one epoch closes."""
+
+    network: bytes
+    epoch: int
+    committee: Committee
+    committee_of: CommitteeOf
+    end: bytes  # the END-EPOCH's id
+
+
+@dataclass(frozen=True, slots=True)
+class Certain:
+    """An operation of this epoch that is final by a certificate, held aside."""
+
+    parsed: ParsedOperation
+    certificate: bytes
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierWanted:
+    """Ask this member, by reconciliation, where its frontier differs from ours, and for its heads."""
+
+    member: bytes
+    handoff: bytes
+
+
+@dataclass(slots=True)
+class _Handing:
+    """How far we are with one member's HANDOFF."""
+
+    id: bytes
+    raw: bytes | None = None
+    handoff: Handoff | None = None
+    prepared: Mapping[SlotId, Prepared] = field(default_factory=dict)
+    heads: Mapping[bytes, Head] | None = None
+    broken: bool = False  # it was fetched, and is not what it should be
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A COMMITTEE that is good: what has to be applied before it, and the slots that start at view 1."""
+
+    missing: tuple[Certain, ...]
+    union: Union
+
+
+class Closing:
+    """One validator's view of one epoch's end.
+
+    Attributes:
+        base: our own frontier, as it was frozen.
+        certain: operations that others have more than we, by id.
+    """
+
+    def __init__(self, setting: Epochal, base: Mapping[bytes, Head], held: HeldOf, now: int) -> None:
+        self._is = setting
+        self.base = dict(base)
+        self._root = frontier_root(self.base)
+        self._held = held
+        self._since = now
+        self._usable_since: int | None = None
+        self._handings: dict[int, _Handing] = {}  # by member
+        self._pages: dict[bytes, bytes] = {}
+        self.certain: dict[bytes, Certain] = {}
+
+    # --- HANDOFFs ---------------------------------------------------------------------------------
+
+    def recorded(self, member: int, id_: bytes) -> None:
+        """A member's log has a HANDOFF record; the first one counts, any other is an offence."""
+        self._handings.setdefault(member, _Handing(id_))
+
+    def attached(self, raw: bytes) -> bool:
+        """Take an attachment if it is a HANDOFF that was recorded, or a page of one; whether it was."""
+        id_, taken = attachment_id(raw), False
+        for handing in self._handings.values():
+            if handing.id == id_ and handing.raw is None:
+                handing.raw, taken = raw, True
+                try:
+                    handing.handoff = read_handoff(raw)
+                except Error:
+                    handing.broken = True
+            elif handing.handoff is not None and id_ in handing.handoff.more:
+                self._pages[id_], taken = raw, True
+        if taken:
+            self._check_all()
+        return taken
+
+    def _check_all(self) -> None:
+        for member, handing in self._handings.items():
+            handoff, key = handing.handoff, self._is.committee.keys[member]
+            if handoff is None or handing.raw is None or handing.broken or handing.heads is not None:
+                continue
+            if any(page not in self._pages for page in handoff.more):
+                continue
+            pages = [self._pages[page] for page in handoff.more]
+            try:
+                handing.handoff, handing.prepared = check_handoff(
+                    handing.raw, self._is.network, self._is.epoch, key, pages, self._is.committee_of
+                )
+            except Error:
+                handing.broken = True
+                continue
+            if handoff.frontier_root == self._root:
+                handing.heads = {}
+
+    @property
+    def attachments_wanted(self) -> list[tuple[bytes, bytes]]:
+        """(attachment, member's key) of what is recorded, or named by a HANDOFF, and not here."""
+        wanted = []
+        for member, handing in sorted(self._handings.items()):
+            key = self._is.committee.keys[member]
+            if handing.raw is None:
+                wanted.append((handing.id, key))
+            elif handing.handoff is not None and not handing.broken:
+                wanted += [(page, key) for page in handing.handoff.more if page not in self._pages]
+        return wanted
+
+    @property
+    def frontiers_wanted(self) -> list[FrontierWanted]:
+        """Members whose frontier differs from ours, we do not know where."""
+        return [
+            FrontierWanted(self._is.committee.keys[member], handing.id)
+            for member, handing in sorted(self._handings.items())
+            if handing.handoff is not None
+            and not handing.broken
+            and handing.heads is None
+            and all(page in self._pages for page in handing.handoff.more)
+        ]
+
+    def take_frontier(self, id_: bytes, heads: Mapping[bytes, Head]) -> None:
+        """Where the frontier of this HANDOFF differs from ours; seq 0 where that has nothing.
+
+        Raises:
+            InvalidOperation: rule ``"frontier"``: these heads do not make its root (ask again).
+        """
+        for handing in self._handings.values():
+            if handing.id == id_ and handing.handoff is not None and handing.heads is None:
+                frontier = changed_frontier(self.base, heads)
+                expected = handing.handoff.frontier_root, handing.handoff.frontier_count
+                if (frontier_root(frontier), len(frontier)) != expected:
+                    raise InvalidOperation("frontier", "these heads do not make the HANDOFF's root")
+                handing.heads = dict(heads)
+
+    # --- what a HANDOFF needs ---------------------------------------------------------------------
+
+    def take_decided(self, parsed: ParsedOperation, certificate: bytes, view: int) -> None:
+        """Hold a final operation of this epoch aside; its certificate was checked."""
+        self.certain[parsed.id] = Certain(parsed, certificate, view)
+
+    @property
+    def operations_wanted(self) -> list[tuple[bytes, bytes]]:
+        """(operation, member's key): heads that others have more, what is below them, and prepared ones."""
+        wanted: dict[bytes, bytes] = {}
+        for member, handing in sorted(self._handings.items()):
+            key = self._is.committee.keys[member]
+            for object_, head in (handing.heads or {}).items():
+                missing = self._chain(object_, head)[1]
+                if missing is not None:
+                    wanted.setdefault(missing, key)
+            if not handing.broken:
+                for prepared in handing.prepared.values():
+                    if self._operation(prepared.operation) is None:
+                        wanted.setdefault(prepared.operation, key)
+        return sorted(wanted.items())
+
+    def _operation(self, id_: bytes) -> ParsedOperation | None:
+        certain = self.certain.get(id_)
+        return certain.parsed if certain is not None else self._held(id_)
+
+    def _chain(self, object_: bytes, head: Head) -> tuple[list[Certain], bytes | None]:
+        """What leads from our head of an object up to this one, lowest first; or the id that is missing."""
+        seq, known = self.base.get(object_, (0, object_))
+        at, id_ = head
+        steps: list[Certain] = []
+        while at > seq:
+            certain = self.certain.get(id_)
+            if certain is None:
+                return [], id_
+            operation = certain.parsed.operation
+            if (operation.object, operation.seq) != (object_, at):
+                raise InvalidOperation("frontier", "a head is another object's operation")
+            steps.append(certain)
+            at, id_ = at - 1, operation.previous
+        if at == seq and steps and id_ != known:
+            raise InvalidOperation("fork", f"object {object_.hex()} has two operations at {seq}")
+        return steps[::-1], None
+
+    def _problem(self, handing: _Handing) -> str | None:
+        """What keeps a HANDOFF from being usable."""
+        if handing.broken:
+            return "not what it should be"
+        if handing.heads is None:
+            return "not fetched"
+        for object_, head in handing.heads.items():
+            try:
+                if self._chain(object_, head)[1] is not None:
+                    return "operations that it has are missing"
+            except InvalidOperation as exc:
+                return str(exc)
+        for (object_, seq), prepared in handing.prepared.items():
+            parsed = self._operation(prepared.operation)
+            if parsed is None:
+                return "an operation that it has prepared is missing"
+            if (parsed.operation.object, parsed.operation.seq) != (object_, seq):
+                return "an operation is prepared in a slot that is not its own"
+        return None
+
+    @property
+    def usable(self) -> dict[int, Checked]:
+        """By member, the HANDOFFs of which everything is here and right."""
+        return {
+            member: Checked(handing.id, handing.handoff, handing.prepared, handing.heads)
+            for member, handing in sorted(self._handings.items())
+            if handing.handoff is not None and handing.heads is not None and self._problem(handing) is None
+        }
+
+    # --- judging somebody's COMMITTEE ---------------------------------------------------------------
+
+    def judge(
+        self,
+        body: NextCommittee,
+        timestamp: int,
+        state: State,
+        recent: Sequence[Applied],
+        attachment_of: AttachmentOf,
+    ) -> Verdict:
+        """Whether a COMMITTEE says what the HANDOFFs and the evidence that it names make it say.
+
+        Raises:
+            NotYet: rule ``"handoffs"`` or ``"evidence"``: something that it names is not here yet.
+            InvalidOperation: rules ``"handoffs"``, ``"fork"``, ``"state-root"``, ``"seats"``, ``"bonds"``,
+                ``"offenders"``: it says something else.
+        """
+        usable = {checked.id: checked for checked in self.usable.values()}
+        known = {handing.id: handing for handing in self._handings.values()}
+        for id_ in body.handoffs:
+            if id_ not in usable:
+                if id_ in known and known[id_].broken:
+                    raise InvalidOperation("handoffs", "one is not what it should be")
+                raise NotYet("handoffs", "not all that it names are here")
+        offenders = judge_evidence(body.evidence, self._is, state, attachment_of)
+        if tuple(sorted(offenders)) != body.offenders:
+            raise InvalidOperation("offenders", "not those whom the evidence shows")
+        verdict = self._united([usable[id_] for id_ in body.handoffs])
+        root, succession = self._after(verdict, state, recent, offenders, timestamp)
+        if root != body.state_root:
+            raise InvalidOperation("state-root", "not that of the union of the HANDOFFs")
+        # Addresses weigh nothing: a proposer may know newer ones.
+        if [(s.key, s.weight) for s in succession.seats] != [(s.key, s.weight) for s in body.seats]:
+            raise InvalidOperation("seats", "not those that follow from the state and the evidence")
+        if (succession.burnt_bonds, succession.returned_bonds) != (body.burnt_bonds, body.returned_bonds):
+            raise InvalidOperation("bonds", "not those that follow from the state and the evidence")
+        return verdict
+
+    def _united(self, named: Sequence[Checked]) -> Verdict:
+        union = unite(named, self._is.committee, self.base)
+        missing: list[Certain] = []
+        for object_, head in union.heads.items():
+            steps, lacking = self._chain(object_, head)
+            if lacking is not None:
+                raise NotYet("handoffs", "operations that they have are missing")
+            missing += steps
+        return Verdict(tuple(missing), union)
+
+    def _after(
+        self, verdict: Verdict, state: State, recent: Sequence[Applied], offenders: set[bytes], timestamp: int
+    ) -> tuple[bytes, Succession]:
+        """State root and succession after exactly the union."""
+        ahead = [
+            applied
+            for applied in recent
+            if (applied.object in verdict.union.heads)
+            and applied.seq > verdict.union.heads[applied.object][0]
+        ]
+        below = {
+            object_: head
+            for object_, head in verdict.union.heads.items()
+            if head < self.base.get(object_, (0, b""))
+        }
+        undone = {(applied.object, applied.seq) for applied in ahead}
+        for object_, (seq, _) in below.items():
+            top = self.base[object_][0]
+            if any((object_, n) not in undone for n in range(seq + 1, top + 1)):
+                raise NotYet("handoffs", "we have applied more than they say, too long ago to take it back")
+        with visiting(state, ahead, [certain.parsed for certain in verdict.missing]):
+            return state.root(), state.succession(offenders, timestamp)
+
+    # --- proposing one ------------------------------------------------------------------------------
+
+    def propose_at(self, member: int, now: int) -> int | None:
+        """When this member should propose, in ms; None while the usable HANDOFFs are not enough.
+
+        Any member may; "pick takes the lowest id". So that n competing ones are the exception, members take
+        turns in an order that nobody chooses, and the first waits a little for the last HANDOFFs.
+        """
+        usable, committee = self.usable, self._is.committee
+        if committee.weight_of(usable) < committee.quorum:
+            self._usable_since = None
+            return None
+        if self._usable_since is None or now < self._usable_since:
+            self._usable_since = now
+        order = sorted(committee.keys, key=lambda key: digest(b"ainp2p/propose/1", self._is.end, key))
+        turn = order.index(committee.keys[member]) * TURN_MS
+        gather = 0 if len(usable) == len(committee.keys) else GATHER_MS
+        return self._usable_since + gather + turn
+
+    def propose(
+        self,
+        signer: Signer,
+        state: State,
+        recent: Sequence[Applied],
+        evidence: Mapping[bytes, Offence],
+        attachment_of: AttachmentOf,
+        now: int,
+    ) -> SignedOperation | None:
+        """A COMMITTEE over all HANDOFFs that are usable here.
+
+        Args:
+            evidence: attachments of offences that nobody has been barred for yet.
+
+        None if it cannot be made now.
+        """
+        chosen = first_of_each_culprit(evidence)
+        parameters: Parameters = state.agreed_parameters or state.parameters[self._is.epoch]
+        timestamp = max(now, state.system.opened_at)
+        try:
+            offenders = judge_evidence(chosen, self._is, state, attachment_of)
+            verdict = self._united(list(self.usable.values()))
+            root, succession = self._after(verdict, state, recent, offenders, timestamp)
+        except LedgerError:
+            return None
+        body = NextCommittee(
+            epoch=self._is.epoch + 1,
+            seats=succession.seats,
+            parameters=parameters,
+            handoffs=verdict.union.handoffs,
+            evidence=chosen,
+            state_root=root,
+            proposer=signer.public,
+            offenders=tuple(sorted(offenders)),
+            burnt_bonds=succession.burnt_bonds,
+            returned_bonds=succession.returned_bonds,
+        )
+        network, seq = self._is.network, 2 * self._is.epoch + 2
+        return sign_committee(
+            Operation(VERSION, network, network, seq, self._is.end, timestamp, body), signer
+        )
+
+
+# --- evidence -----------------------------------------------------------------------------------------
+
+
+def judge_evidence(
+    named: Sequence[bytes], setting: Epochal, state: State, attachment_of: AttachmentOf
+) -> set[bytes]:
+    """The validators that this evidence shows to have offended.
+
+    Raises:
+        NotYet: rule ``"evidence"``: some of it is not here.
+        InvalidOperation: rule ``"offenders"``: some of it shows nothing, an owner's offence, or somebody's
+            who was barred before.
+    """
+    found: set[bytes] = set()
+    for id_ in named:
+        raw = attachment_of(id_)
+        if raw is None:
+            raise NotYet("evidence", "not all that it names is here")
+        try:
+            offence = verify_evidence(
+                read_evidence(raw), setting.network, setting.committee_of, attachment_of
+            )
+        except NotYet:
+            raise
+        except Error as exc:
+            raise InvalidOperation("offenders", f"evidence that shows nothing ({exc})") from exc
+        if not offence.by_validator or offence.culprit in state.system.barred or offence.culprit in found:
+            raise InvalidOperation("offenders", "evidence that bars nobody further")
+        found.add(offence.culprit)
+    return found
+
+
+def first_of_each_culprit(evidence: Mapping[bytes, Offence]) -> tuple[bytes, ...]:
+    """The ids, sorted, of one piece of evidence against each validator: that with the lowest id."""
+    lowest: dict[bytes, bytes] = {}
+    for id_, offence in evidence.items():
+        if offence.by_validator:
+            lowest[offence.culprit] = min(lowest.get(offence.culprit, id_), id_)
+    return tuple(sorted(sorted(lowest.values())[:EVIDENCE_MAX]))
+
+
+# --- visiting another state ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An operation that was applied here lately, and what takes it back."""
+
+    parsed: ParsedOperation
+    undo: Undo
+
+    @property
+    def object(self) -> bytes:
+        """What it wrote."""
+        return self.parsed.operation.object
+
+    @property
+    def seq(self) -> int:
+        """Its place there."""
+        return self.parsed.operation.seq
+
+
+@contextmanager
+def visiting(state: State, ahead: Sequence[Applied], missing: Sequence[ParsedOperation]) -> Iterator[None]:
+    """The state without `ahead` and with `missing`; inside the block only.
+
+    Whatever builds on an operation of `ahead` must be in it too (a union of frontiers is closed downwards, so
+    what it lacks is closed upwards). Effects on different objects commute: nothing else need be taken back.
+
+    Raises:
+        NotYet: rule ``"handoffs"``: what `missing` depends on is not there.
+        InvalidOperation: a final operation cannot be applied.
+    """
+    undos: list[Undo] = []
+    for applied in reversed(ahead):
+        state.undo(applied.undo)
+    try:
+        _apply_all(state, missing, undos)
+        yield
+    finally:
+        for undo in reversed(undos):
+            state.undo(undo)
+        for applied in ahead:
+            state.apply(applied.parsed)
+
+
+def _apply_all(state: State, operations: Sequence[ParsedOperation], undos: list[Undo]) -> None:
+    """Apply them in an order in which each finds what it depends on."""
+    waiting, stuck = deque(operations), 0
+    while waiting:
+        parsed = waiting.popleft()
+        try:
+            state.apply(parsed, None, undos)
+            stuck = 0
+        except NotYet:
+            waiting.append(parsed)
+            stuck += 1
+            if stuck > len(waiting):
+                raise NotYet("handoffs", "a frontier lacks what its heads depend on") from None
+
+
+__all__ = [
+    "Applied",
+    "Certain",
+    "Closing",
+    "Epochal",
+    "FrontierWanted",
+    "Verdict",
+    "first_of_each_culprit",
+    "judge_evidence",
+    "visiting",
+]
