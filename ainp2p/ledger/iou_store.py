@@ -95,7 +95,7 @@ class Ious:
         return gained
 
     async def settle(self, wallet: Wallet, line: bytes) -> Settlement | None:
-        """Turn what we owe on a line into a final Lock; the settlement is for the creditor. None: nothing due.
+        """Turn what we owe on a line into a final Lock; the settlement is for the creditor. None: nothing is
 
         After a crash, or a call that gave up waiting, the same Lock is found again by its note.
 

@@ -13,7 +13,8 @@ from ainp2p.errors import Error, NotFinal
 from ainp2p.ledger.income import Income
 from ainp2p.ledger.lock_writing import next_close, next_refund, next_settle
 from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import SignedOperation, Signer, parse
+from ainp2p.ledger.operations import SignedOperation, parse
+from ainp2p.ledger.wallet_keys import KeyRing
 from ainp2p.ledger.wallet_views import LockState
 from ainp2p.ledger.writing import Writer
 
@@ -26,13 +27,13 @@ class LockDesk:
         network: bytes,
         writer: Writer,
         income: Income,
-        signer: Callable[[], Signer],
+        keys: KeyRing,
         look_up: Callable[[bytes], Awaitable[LockState]],
         now_ms: Callable[[], int],
     ) -> None:
         """Prepare; `look_up` gives a Lock's newest proven state."""
         self._network, self._writer, self._income = network, writer, income
-        self._signer, self._look_up, self._now_ms = signer, look_up, now_ms
+        self._keys, self._look_up, self._now_ms = keys, look_up, now_ms
 
     async def settle(self, lock: bytes, timeout_s: float) -> LockState:
         """As `Wallet.settle`."""
@@ -45,7 +46,8 @@ class LockDesk:
 
         def make(state: Lock) -> SignedOperation | None:
             best = self._income.best(state.id)
-            return next_close(self._network, state, best, self._signer(), self._now_ms())
+            signer = self._keys.get(state.closer) or self._keys.first
+            return next_close(self._network, state, best, signer, self._now_ms())
 
         return await self._write(lock, make, timeout_s)
 

@@ -55,12 +55,12 @@ class Orders:
         self,
         account: bytes,
         writer: Writer,
-        signer: Signer,
+        signer_for: Callable[[Operation], Signer],
         plan: Callable[[list[Wish]], Plan],
         now_ms: Callable[[], int],
     ) -> None:
         """Prepare; nothing is signed before `run`. `plan` composes on the newest final state."""
-        self._account, self._writer, self._signer = account, writer, signer
+        self._account, self._writer, self._signer_for = account, writer, signer_for
         self._plan, self._now_ms = plan, now_ms
         self._orders: list[_Order] = []
         self._noted: dict[bytes, _Order] = {}  # by note, until it is placed or refused
@@ -151,10 +151,11 @@ class Orders:
         return pending
 
     async def _sign(self, operation: Operation, placed: Mapping[_Order, int]) -> Pending:
-        if hasattr(self._signer, "approve"):
-            approver = cast(Approver, self._signer)
+        signer = self._signer_for(operation)
+        if hasattr(signer, "approve"):
+            approver = cast(Approver, signer)
             await approver.approve(encode(operation))
-        pending = self._writer.register(parse(sign_operation(operation, self._signer)))
+        pending = self._writer.register(parse(sign_operation(operation, signer)))
         notes = {order.note: place for order, place in placed.items() if order.note is not None}
         await self._writer.send(pending, notes, self._now_ms())
         self.notes |= {note: (pending.id, place) for note, place in notes.items()}

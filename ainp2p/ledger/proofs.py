@@ -1,7 +1,7 @@
 """What a certificate proves: reading a validator's answers without believing the validator.
 
 An operation is final if a quorum's COMMITs for its id are there. An account's state is proven by the digest
-at the end of its last SPEND; a Lock's by the SPEND that opened it and its last operation; a credit by the
+at the end of its last operation; a Lock's by the SPEND that opened it and its last operation; a credit by the
 operation that made it and, for a Lock's payment, by the one before (which that operation names by its hash).
 No proof says that nothing newer exists: for that a wallet asks several validators. A certificate names its
 epoch; `chain` knows the committees of those that have been followed. No I/O.
@@ -22,9 +22,11 @@ from ainp2p.ledger.messages import Decided, ObjectHead
 from ainp2p.ledger.operations import (
     Close,
     ParsedOperation,
+    Recover,
     Settle,
     SignedOperation,
     Spend,
+    Void,
     credit_id,
     lock_id,
     parse,
@@ -82,7 +84,7 @@ class Proofs:
         account, last = decode(head.state, Account), self.operation(head.last[0]).parsed
         body = last.operation.body
         fits = (
-            isinstance(body, Spend)
+            isinstance(body, Spend | Recover | Void)
             and account.id == last.operation.object == head.object
             and account.head == last.id
             and account_digest(account) == body.digest

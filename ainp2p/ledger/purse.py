@@ -13,16 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation
-from ainp2p.ledger.accounts import Account, after_spend, unopened_account
+from ainp2p.ledger.accounts import Account, after_recover, after_spend, after_void, unopened_account
 from ainp2p.ledger.amounts import share
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock, Payment, after_close, after_refund, after_settle, open_lock
 from ainp2p.ledger.operations import (
     Close,
+    EndEpoch,
     Inception,
+    NextCommittee,
     ParsedOperation,
+    Recover,
     Settle,
     Spend,
+    Void,
     credit_id,
 )
 
@@ -77,6 +81,7 @@ class Purse:
         credits: unconsumed final credits: id → uain.
         locks: Locks in which it pays, is paid, or whose closer is its key, ended ones included.
         opened_ms: Lock → timestamp of the SPEND that opened it.
+        keys: public keys of ours; a Lock whose closer is one of them concerns us.
         is_whole: every SPEND of the account was seen. If not, one of those may have consumed a credit that we
             are told of: such credits are taken from validators' lists alone.
     """
@@ -87,7 +92,7 @@ class Purse:
         self.locks: dict[bytes, Lock] = {}
         self.opened_ms: dict[bytes, int] = {}
         self.is_whole = True
-        self._key = key
+        self.keys = {key}
         self._parameters = genesis.parameters
         self._applied: set[bytes] = set()
         self._consumed: set[bytes] = set()
@@ -111,7 +116,12 @@ class Purse:
         if parsed.id in self._applied:
             return Effect()
         body = parsed.operation.body
-        effect = self._spend(parsed, body) if isinstance(body, Spend) else self._on_lock(parsed)
+        if isinstance(body, Recover | Void):
+            effect = self._on_account(parsed, body)
+        elif isinstance(body, EndEpoch | NextCommittee):
+            effect = Effect()  # the committee's business: `Proofs` follows it
+        else:
+            effect = self._spend(parsed, body) if isinstance(body, Spend) else self._on_lock(parsed)
         if effect.gap is None or isinstance(body, Spend):
             self._applied.add(parsed.id)
         return effect
@@ -146,7 +156,7 @@ class Purse:
         """Whether the account pays, is paid, or closes."""
         return (
             lock.payer == self.id
-            or lock.closer == self._key
+            or lock.closer in self.keys
             or any(beneficiary.account == self.id for beneficiary in lock.beneficiaries)
         )
 
@@ -181,6 +191,19 @@ class Purse:
             return self.id
         self.account = after_spend(account, operation, body, sum(amounts), self._parameters, parsed.id)
         return None
+
+    def _on_account(self, parsed: ParsedOperation, body: Recover | Void) -> Effect:
+        """What guardians, or the committee, did to our account."""
+        operation, account = parsed.operation, self.account
+        if operation.object != self.id or operation.seq <= account.seq:
+            return Effect()
+        if operation.previous != account.head:
+            return Effect(gap=self.id)
+        if isinstance(body, Recover):
+            self.account = after_recover(account, operation, body, 0, parsed.id)
+        else:
+            self.account = after_void(account, self._parameters.void_debt, parsed.id)
+        return Effect()
 
     def _on_lock(self, parsed: ParsedOperation) -> Effect:
         lock = self.locks.get(parsed.operation.object)

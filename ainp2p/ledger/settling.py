@@ -37,6 +37,7 @@ class SettlePolicy:
         threshold: uain unsettled on one Lock at which it is settled at once.
         interval_ms: the oldest unsettled receipt waits no longer than this.
         refund: whether to take back own deposits that have expired.
+        heartbeat: whether to say that the owner is alive, if the account has guardians.
         at_close_s: how long leaving the wallet may take to settle what is owed; 0 for not at all.
     """
 
@@ -44,6 +45,7 @@ class SettlePolicy:
     interval_ms: int = 60_000
     refund: bool = True
     at_close_s: float = 5.0
+    heartbeat: bool = True
 
 
 DEFAULT_POLICY = SettlePolicy()

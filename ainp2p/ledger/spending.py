@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from ainp2p.errors import InsufficientFunds
 from ainp2p.ledger.accounts import Account, settling_fee, spend
 from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.operations import LOCKS_MAX, OUTS_MAX, Inception, KeySet, LockTerms, Operation, Share
+from ainp2p.ledger.operations import (
+    LOCKS_MAX,
+    OUTS_MAX,
+    Inception,
+    KeySet,
+    LockTerms,
+    Operation,
+    Rotation,
+    Share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,19 @@ class Deposit:
         )
 
 
-Wish = Payment | Deposit
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The owner is alive: whatever SPEND comes next says so, be it one that does nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The account's key gives way to the next one; it rides on a SPEND, at most one on each."""
+
+    rotation: Rotation
+
+
+Wish = Payment | Deposit | Beat | Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +111,7 @@ def plan_spend(
     locks: list[LockTerms] = []
     places: dict[int, int] = {}
     refused: dict[int, InsufficientFunds] = {}
+    turn: Turn | None = None
     waiting = False
     for index, wish in enumerate(wishes):
         terms = wish.terms(now_ms) if isinstance(wish, Deposit) else None
@@ -98,6 +120,11 @@ def plan_spend(
             if cost > left + unusable:
                 refused[index] = InsufficientFunds(max(0, left), cost)
             waiting |= index not in refused
+        elif isinstance(wish, Beat):
+            places[index] = 0
+        elif isinstance(wish, Turn):
+            if turn in (None, wish):
+                places[index], turn = 0, wish
         elif terms is not None and len(locks) < LOCKS_MAX:
             places[index] = len(locks)
             locks.append(terms)
@@ -117,6 +144,7 @@ def plan_spend(
         outs=outs,
         locks=locks,
         inception=inception if account.seq == 0 else None,
+        rotate=turn.rotation if turn is not None else None,
     )
     return Plan(operation, places, refused)
 
@@ -124,5 +152,4 @@ def plan_spend(
 def _cost(wish: Wish, terms: LockTerms | None, parameters: Parameters) -> int:
     if terms is not None:
         return terms.deposit + settling_fee(terms, parameters)
-    assert isinstance(wish, Payment)
-    return wish.amount
+    return wish.amount if isinstance(wish, Payment) else 0

@@ -19,6 +19,8 @@ from typing import Any
 import trio
 
 from ainp2p.errors import Closed, InvalidInput, TimedOut
+from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.beating import keep_beating
 from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.genesis import Genesis, Parameters
 from ainp2p.ledger.income import Income
@@ -27,6 +29,7 @@ from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.mirror import Mirror
 from ainp2p.ledger.operations import (
     Inception,
+    Operation,
     ParsedOperation,
     Signer,
     Spend,
@@ -41,8 +44,9 @@ from ainp2p.ledger.receipts import Booked, ReceiptBook, Release, SignedReceipt
 from ainp2p.ledger.releases import Partial, sign_release
 from ainp2p.ledger.settling import DEFAULT_POLICY, SettlePolicy, Settler
 from ainp2p.ledger.shares import Split, flatten_shares
-from ainp2p.ledger.spending import Deposit, Payment, Plan, Wish, plan_spend
+from ainp2p.ledger.spending import Beat, Deposit, Payment, Plan, Turn, Wish, plan_spend
 from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.wallet_keys import KeyRing
 from ainp2p.ledger.wallet_store import Recorded, WalletStore, open_wallet_store
 from ainp2p.ledger.wallet_views import Final, LockState, WalletStatistics
 from ainp2p.ledger.writing import Writer
@@ -63,28 +67,27 @@ class Wallet:
         self,
         network: Network,
         genesis: Genesis,
-        signer: Signer,
         store: WalletStore,
         inception: Inception,
         policy: SettlePolicy,
+        keys: KeyRing,
     ) -> None:
         self._context = network.context
         self._network_id = genesis.network_id
         self._parameters = genesis.parameters
-        self._signer, self._inception, self._store = signer, inception, store
-        self._purse = Purse(genesis, self._network_id, inception, signer.public)
+        self._keys, self._inception, self._store = keys, inception, store
+        self._purse = Purse(genesis, self._network_id, inception, keys.first.public)
         self._proofs = Proofs(genesis)
         validators = Validators(network, genesis)
         self._writer = Writer(validators, self._proofs, store, self._learn, self._on_dropped)
         self._mirror = Mirror(validators, self._proofs, self._purse, self._learn, self._on_lock)
         self._settler = Settler(self, self._purse, policy, self._parameters)
-        self._orders = Orders(self.account_id, self._writer, signer, self._plan, self.now_ms)
+        self._orders = Orders(self.account_id, self._writer, self._signer_for, self._plan, self.now_ms)
+        self._policy = policy
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
         self._closed = False
         self._income = Income(self._network_id, store, self._settler.note)
-        self._desk = LockDesk(
-            self._network_id, self._writer, self._income, lambda: signer, self.lock, self.now_ms
-        )
+        self._desk = LockDesk(self._network_id, self._writer, self._income, keys, self.lock, self.now_ms)
 
     @property
     def account_id(self) -> bytes:
@@ -210,7 +213,7 @@ class Wallet:
             beneficiaries=flatten_shares(beneficiaries),
             deposit=deposit,
             step=step,
-            authority=tuple(authority) or (self._signer.public,),
+            authority=tuple(authority) or (self._keys.first.public,),
             threshold=threshold,
             closer=closer,
             life_ms=life_ms,
@@ -236,6 +239,45 @@ class Wallet:
         if under_way is not None and under_way.id == operation:
             return Final(operation, await self._writer.final(under_way, deadline), place)
         return Final(operation, self._writer.finals.get(operation, b""), place)
+
+    async def rotate(
+        self, following: Signer, after: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S
+    ) -> Final:
+        """Make the next key the account's key, and commit to `after` as the one to follow it.
+
+        Args:
+            following: the next key, which the account's inception or last rotation has committed to.
+            after: a public key; keep its secret sealed, away from where the current one is used.
+
+        Raises:
+            InvalidInput: `following` is not the next key, or `after` is no new one. Nothing was signed.
+            NotFinal, TimedOut: not final in time; it is journalled and goes on.
+        """
+        await self._ready()
+        self._keys.add(following)
+        turn = Turn(self._keys.rotation(self._purse.account, after))
+        return await self._order(turn, None, timeout_s)
+
+    async def beat(self, *, timeout_s: float = FINALITY_TIMEOUT_S) -> Final:
+        """Say that the owner is alive; with guardians the wallet does so by itself, thrice a lease.
+
+        Raises:
+            As `send`.
+        """
+        return await self._order(Beat(), None, timeout_s)
+
+    @property
+    def account(self) -> Account:
+        """Its newest final state here: key, guardians, lease."""
+        return self._purse.account
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether we hold the account's current key: not after it was recovered by guardians."""
+        return self._keys.is_current(self._purse.account)
+
+    def _signer_for(self, operation: Operation) -> Signer:
+        return self._keys.signer_for(self._purse.account, operation)
 
     def _plan(self, wishes: list[Wish]) -> Plan:
         return plan_spend(
@@ -292,7 +334,7 @@ class Wallet:
         """
         state = await self.lock(lock)
         return sign_release(
-            self._network_id, state.lock, cumulative, self._signer, payee=payee, reason=reason
+            self._network_id, state.lock, cumulative, self._keys.first, payee=payee, reason=reason
         )
 
     async def add_release(self, part: Partial, lock: bytes) -> Release | None:
@@ -348,7 +390,7 @@ class Wallet:
 
     def is_closer(self, lock: Lock) -> bool:
         """Whether our key may end this Lock early."""
-        return lock.closer == self._signer.public
+        return self._keys.get(lock.closer) is not None
 
     # --- learning ---------------------------------------------------------------------------------
 
@@ -415,6 +457,8 @@ class Wallet:
             nursery.start_soon(self._mirror.run)
             nursery.start_soon(self._write_account)
             nursery.start_soon(self._settler.run)
+            if self._policy.heartbeat and self._inception.guardians:
+                nursery.start_soon(keep_beating, self)
 
 
 @asynccontextmanager
@@ -425,6 +469,7 @@ async def open_wallet(
     directory: Path | None,
     *,
     inception: Inception | None = None,
+    other_keys: Sequence[Signer] = (),
     policy: SettlePolicy = DEFAULT_POLICY,
     run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
 ) -> AsyncIterator[Wallet]:
@@ -433,6 +478,7 @@ async def open_wallet(
     Args:
         directory: where the journal and the receipts are; None: in memory, for tests and throw-away agents.
         inception: of the account; by default the plain one of the signer's key.
+        other_keys: older or newer keys of the account, where a rotation may have been under way.
         run_disk: `disk.run_inline` in simulations.
 
     Raises:
@@ -441,7 +487,8 @@ async def open_wallet(
     inception = inception or plain_inception(signer.public)
     caught: Exception | None = None
     async with open_wallet_store(directory, run=run_disk) as store:
-        wallet = Wallet(network, genesis, signer, store, inception, policy)
+        keys = KeyRing(signer, other_keys)
+        wallet = Wallet(network, genesis, store, inception, policy, keys)
         wallet._restore()
         await store.synced()
         async with trio.open_nursery() as nursery:

@@ -76,9 +76,8 @@ def test_the_last_unit_can_be_spent_and_not_one_more() -> None:
 
 def test_what_does_not_fit_waits_for_the_next() -> None:
     world = World()
-    wishes: list[Wish] = [Payment(world.ids["bob"], 1)] * (OUTS_MAX + 3) + [deposit(world, 10)] * (
-        LOCKS_MAX + 2
-    )
+    payments: list[Wish] = [Payment(world.ids["bob"], 1)] * (OUTS_MAX + 3)
+    wishes = payments + [deposit(world, 10)] * (LOCKS_MAX + 2)
     found = plan(world, wishes)
     assert (len(body(found).outs), len(body(found).locks)) == (OUTS_MAX, LOCKS_MAX)
     assert len(found.places) == OUTS_MAX + LOCKS_MAX
