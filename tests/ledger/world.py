@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +12,10 @@ from ainp2p.ledger import accounts
 from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import (
+    EndEpoch,
     Inception,
     LockTerms,
+    NextCommittee,
     Operation,
     Rotation,
     Share,
@@ -23,10 +25,14 @@ from ainp2p.ledger.operations import (
     parse,
     plain_inception,
     purpose_digest,
+    sign_committee,
     sign_operation,
+    sign_recover,
+    unsigned_operation,
 )
 from ainp2p.ledger.receipts import Payer, SignedReceipt, settle_operation
 from ainp2p.ledger.state import Changes, State
+from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 
@@ -44,14 +50,28 @@ def inception_of(name: str) -> Inception:
     return plain_inception(key_of(name).public, next_digest=key_digest(key_of(name + "'").public))
 
 
+GUARDIANS = ("guardian 1", "guardian 2", "guardian 3")
+LEASE = 20_000  # ms
+
+
+def guarded_inception_of(name: str) -> Inception:
+    """Two of three guardians can recover this one, once its owner has been silent for 20 s."""
+    guardians = tuple(sorted(key_of(guardian).public for guardian in GUARDIANS))
+    return msgspec.structs.replace(inception_of(name), guardians=guardians, m=2, lease=LEASE)
+
+
 def genesis_for(
-    names: Sequence[str] = NAMES, purse: int = PURSE, parameters: Parameters = DEVELOPMENT
+    names: Sequence[str] = NAMES,
+    purse: int = PURSE,
+    parameters: Parameters = DEVELOPMENT,
+    inception: Callable[[str], Inception] = inception_of,
+    validators: Sequence[tuple[str, int]] = (("validator", 1),),
 ) -> Genesis:
     return new_genesis(
         "test",
         NOW,
-        [(key_of("validator").public, 1, ["/ip4/127.0.0.1/tcp/1"])],
-        [(inception_of(name), purse) for name in names],
+        [(key_of(name).public, weight, ["/ip4/127.0.0.1/tcp/1"]) for name, weight in validators],
+        [(inception(name), purse) for name in names],
         None,
         parameters,
     )
@@ -62,18 +82,19 @@ class World:
 
     def __init__(self, names: Sequence[str] = NAMES, **genesis: Any) -> None:
         self.names = tuple(names)
+        self.inception_of: Callable[[str], Inception] = genesis.get("inception", inception_of)
         self.genesis = genesis_for(names, **genesis)
         self.state = State(self.genesis)
         self.network = self.state.network
         self.parameters = self.genesis.parameters
         self.now = NOW
-        self.ids = {name: account_id(self.network, inception_of(name)) for name in names}
+        self.ids = {name: account_id(self.network, self.inception_of(name)) for name in names}
 
     # --- right ----------------------------------------------------------------------------------
 
     def account(self, name: str) -> accounts.Account:
         found = self.state.accounts.get(self.ids[name])
-        return found or accounts.unopened_account(self.network, inception_of(name))
+        return found or accounts.unopened_account(self.network, self.inception_of(name))
 
     def operation(
         self,
@@ -93,7 +114,7 @@ class World:
             now_ms=self.now,
             outs=[(self.ids[to], amount) for to, amount in outs],
             locks=locks,
-            inception=None if account.seq else inception_of(name),
+            inception=None if account.seq else self.inception_of(name),
             rotate=rotate,
             **more,
         )
@@ -136,6 +157,77 @@ class World:
 
     def settle(self, lock: Lock, cumulative: int) -> Lock:
         return self.do(settle_operation(lock, self.receipt(lock, cumulative))).locks[0]
+
+    # --- without the owner --------------------------------------------------------------------------
+
+    def recovery(self, name: str, key: str) -> Operation:
+        """The RECOVER that gives `name` the keys of `key` and `key'`."""
+        return accounts.recover(
+            self.account(name),
+            key_of(key).public,
+            key_digest(key_of(key + "'").public),
+            self.parameters,
+            network=self.network,
+            now_ms=self.now,
+        )
+
+    def recover(self, name: str, key: str, guardians: Sequence[str] = GUARDIANS[:2]) -> SignedOperation:
+        return sign_recover(self.recovery(name, key), [key_of(guardian) for guardian in guardians])
+
+    def void(self, name: str) -> SignedOperation:
+        account = self.account(name)
+        inception = None if account.seq else self.inception_of(name)
+        return unsigned_operation(accounts.void(account, inception, self.parameters, self.network))
+
+    # --- the System ---------------------------------------------------------------------------------
+
+    def end_epoch(self) -> SignedOperation:
+        system = self.state.system
+        body = EndEpoch(system.epoch)
+        return unsigned_operation(
+            Operation(1, self.network, self.network, system.seq + 1, system.head, None, body)
+        )
+
+    def next_committee(
+        self, proposer: str = "validator", offenders: Sequence[str] = (), **fields: Any
+    ) -> SignedOperation:
+        """The COMMITTEE that follows from the state as it is, or one that is wrong in a field of its body."""
+        system, out = self.state.system, sorted(key_of(name).public for name in offenders)
+        says = self.state.succession(out, self.now)
+        body = NextCommittee(
+            epoch=system.epoch + 1,
+            seats=says.seats,
+            parameters=self.parameters,
+            handoffs=(b"handoff".ljust(32),),
+            evidence=tuple(bytes([n]) * 32 for n, _ in enumerate(out)),
+            state_root=self.state.root(),
+            proposer=key_of(proposer).public,
+            offenders=tuple(out),
+            burnt_bonds=says.burnt_bonds,
+            returned_bonds=says.returned_bonds,
+        )
+        body = msgspec.structs.replace(body, **fields)
+        operation = Operation(1, self.network, self.network, system.seq + 1, system.head, self.now, body)
+        return sign_committee(operation, key_of(proposer))
+
+    def change_epoch(self, proposer: str = "validator", offenders: Sequence[str] = ()) -> Changes:
+        """Wait for the epoch's end, close it and open the next one."""
+        self.state.check_committee = lambda parsed: None
+        self.now = max(self.now, epoch_ends_at(self.state.system))
+        self.do(self.end_epoch())
+        return self.do(self.next_committee(proposer, offenders))
+
+    def bond(self, payer: str, validator: str, deposit: int, **changes: Any) -> Lock:
+        """A bond of `payer`'s for a validator, until an hour from now."""
+        terms: dict[str, Any] = {
+            "authority": (self.network,),
+            "purpose": purpose_digest(b"bond"),
+            "closer": key_of(validator).public,
+            "deposit": deposit,
+            "step": deposit,
+            "expiry": self.now + self.parameters.lock_life_ms_max,
+        }
+        return self.open_lock(payer, payer, **{**terms, **changes})
 
     # --- looking --------------------------------------------------------------------------------
 
