@@ -9,11 +9,13 @@ from collections.abc import Iterable
 
 from ainp2p.errors import LedgerError, NotYet, RemoteError
 from ainp2p.ledger.attaching import EvidenceBook
+from ainp2p.ledger.lock_index import LockIndex
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
     CREDITS_PAGE_MAX,
     EVIDENCE_PAGE_MAX,
     FINAL,
+    LOCKS_PAGE_MAX,
     REFUSED,
     UNKNOWN,
     Attachments,
@@ -23,8 +25,10 @@ from ainp2p.ledger.messages import (
     EvidenceIds,
     Fetched,
     GetCredits,
+    GetLocksOf,
     Height,
     Heights,
+    LockIds,
     ObjectHead,
     Statistics,
     Status,
@@ -44,6 +48,7 @@ class Answers:
     """Reads one Validator for others.
 
     Attributes:
+        locks: who is concerned by which open Locks.
         openings: Lock → id of the SPEND that opened it; whoever applies operations tells `note_opened`.
     """
 
@@ -51,11 +56,13 @@ class Answers:
         self._validator = validator
         self._book = book if book is not None else EvidenceBook()
         self.openings: dict[bytes, bytes] = {}
+        self.locks = LockIndex()
         self._counted: tuple[int, Supply, bytes] | None = None  # decided, supply, root
         self._count_again_s = 0.0  # not sooner: counting takes as long as there are objects
 
     def note_opened(self, parsed: ParsedOperation) -> None:
         """A SPEND is final: remember the Locks that it opened."""
+        self.locks.note(parsed)
         body = parsed.operation.body
         if isinstance(body, Spend):
             for index in range(len(body.locks)):
@@ -112,6 +119,11 @@ class Answers:
         ids = sorted(id_ for id_ in credits if id_ > question.after)
         page = tuple(CreditEntry(id_, credits[id_]) for id_ in ids[:CREDITS_PAGE_MAX])
         return CreditPage(page, int(len(ids) > len(page)), state.head(question.account)[0])
+
+    def locks_of(self, question: GetLocksOf) -> LockIds:
+        """Open Locks that concern somebody, a page at a time."""
+        ids, more = self.locks.page(question.party, question.after, LOCKS_PAGE_MAX)
+        return LockIds(ids, int(more))
 
     def heights(self) -> Heights:
         """How many batches of each validator are held."""

@@ -21,6 +21,7 @@ from ainp2p.ledger.messages import (
     Follow,
     GetCredits,
     GetHistory,
+    GetLocksOf,
     GetStatistics,
     PushAttachment,
     PushBatch,
@@ -96,7 +97,7 @@ class Charges:
             return COST_ATTACHMENT * len(question.ids)
         if isinstance(question, Follow | FetchBatches | FetchDecided):
             return COST_STREAM
-        if isinstance(question, GetHistory):
+        if isinstance(question, GetHistory | GetLocksOf):
             return COST_PAGE
         if isinstance(question, Reconcile):
             return COST_RECONCILE

@@ -27,7 +27,7 @@ from ainp2p.protocol.identity import digest, verify
 
 VERSION = 1
 MARK = "unbacked IOU"  # every print of an amount that only IOUs promise says this
-SIGN_LINE = b"ainp2p/ioline/1"
+SIGN_LINE = b"ainp2p/line/1"
 SIGN_IOU = b"ainp2p/iou/1"
 _SIZE_MAX = 512  # bytes of a line or an IOU
 

@@ -10,7 +10,7 @@ below, bytes by the codec. Every question has one class of answer; `Follow` and 
               GetObject → ObjectHead     GetCredits → CreditPage
               GetStatistics → Statistics FetchAttachments → Attachments
               ListEvidence → EvidenceIds Reconcile → Reconciled
-              GetHistory → History
+              GetHistory → History       GetLocksOf → LockIds
     stream    Follow → Finals …          FetchBatches → PushBatch …
               FetchDecided → DecidedPage …
     faucet    AskPurse → Purse           on its own protocol, development networks only
@@ -40,6 +40,7 @@ VALIDATORS_MAX = 128
 FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
 EVIDENCE_PAGE_MAX = 1024  # ids
+LOCKS_PAGE_MAX = 256
 RECONCILE_SIZE_MAX = 60_000  # bytes of one message of a reconciliation
 BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
 
@@ -174,6 +175,13 @@ class FetchDecided(Message, frozen=True, tag=17):
     """
 
     after: Uint
+
+
+class GetLocksOf(Message, frozen=True, tag=18):
+    """Open Locks in which an account pays or is paid, or which a key closes or verifies, by id, after one."""
+
+    party: Bytes32
+    after: Annotated[bytes, msgspec.Meta(max_length=32)]  # a Lock's id, or empty
 
 
 class Status(Message, frozen=True):
@@ -326,6 +334,13 @@ class DecidedPage(Message, frozen=True, tag=33):
     count: Uint
 
 
+class LockIds(Message, frozen=True, tag=34):
+    """Answers GetLocksOf; ask for those after the last one until `more` is 0. GetObject proves each."""
+
+    locks: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=LOCKS_PAGE_MAX)]
+    more: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
 class AskPurse(Message, frozen=True, tag=30):
     """A development network's newcomer asks for its purse; once per peer, a repeat gets the same answer."""
 
@@ -357,6 +372,7 @@ Question = (
     | Reconcile
     | GetHistory
     | FetchDecided
+    | GetLocksOf
 )
 
 

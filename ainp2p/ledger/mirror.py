@@ -36,7 +36,9 @@ from ainp2p.ledger.messages import (
     Finals,
     Follow,
     GetCredits,
+    GetLocksOf,
     GetObject,
+    LockIds,
     ObjectHead,
 )
 from ainp2p.ledger.operations import ParsedOperation, Spend
@@ -48,6 +50,7 @@ from ainp2p.protocol.network import PeerId
 RETRY_AFTER_S = 0.5  # until the next validator is tried; doubles while none can be followed
 RETRY_AFTER_MAX_S = 4.0
 LOCKS_AT_ONCE = 16
+LOCK_PAGES_MAX = 16  # of one validator: 4,096 Locks; the rest is found once these have ended
 LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may have heard of yet
 LIST_TIMEOUT_S = 60.0  # for all pages of all validators while no quorum has listed
 FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer
@@ -198,6 +201,23 @@ class Mirror:
         for proven in proof:
             self._learn(proven, 0)
         return self._purse.locks[id_], proof[-1].certificate
+
+    async def discover_locks(self, party: bytes) -> None:
+        """Learn of open Locks that concern us and that nobody has told us of; each with its proof.
+
+        Raises:
+            TimedOut: no validator answers.
+        """
+        found: set[bytes] = set()
+        answers = await self._validators.ask_all(GetLocksOf(party, b""), LockIds, last_word_s=LAST_WORD_S)
+        for peer, page in answers:
+            found.update(page.locks)
+            for _ in range(LOCK_PAGES_MAX):
+                if not page.more or not page.locks:
+                    break
+                page = await self._validators.ask(peer, GetLocksOf(party, page.locks[-1]), LockIds)
+                found.update(page.locks)
+        await self._refresh_locks(found - self._purse.locks.keys())
 
     async def _refresh_account(self) -> bool:
         """True if the account moved on by operations that were not seen."""

@@ -49,6 +49,7 @@ from ainp2p.ledger.messages import (
     GetCredits,
     GetHeights,
     GetHistory,
+    GetLocksOf,
     GetObject,
     ListEvidence,
     PushAttachment,
@@ -314,6 +315,8 @@ class ValidatorService:
             return self._answers.object_head(question.object)
         if isinstance(question, GetCredits):
             return self._answers.credit_page(question)
+        if isinstance(question, GetLocksOf):
+            return self._answers.locks_of(question)
         if isinstance(question, GetHeights):
             return self._answers.heights()
         if isinstance(question, FetchAttachments):

@@ -150,6 +150,17 @@ class Wallet:
         locks = sorted(self._purse.locks.values(), key=lambda lock: (lock.expiry, lock.id))
         return [LockState(lock, self._certificates.get(lock.id, b"")) for lock in locks if not lock.ended]
 
+    async def discover_locks(self) -> list[LockState]:
+        """Ask for open Locks that concern us although nobody has told us of them; then all, as `locks`.
+
+        Raises:
+            TimedOut: no validator answers.
+        """
+        await self._ready()
+        for party in (self.account_id, *sorted(self._purse.keys)):
+            await self._mirror.discover_locks(party)
+        return await self.locks()
+
     async def history(self, limit: int = 100) -> list[Recorded]:
         """Operations of ours, and those that concerned us, newest first."""
         self._check_open()
