@@ -24,6 +24,7 @@ from ainp2p.ledger.operations import (
     Operation,
     ParsedOperation,
     SignedOperation,
+    Void,
     account_id,
     parse,
     sign_operation,
@@ -151,6 +152,8 @@ class Auditor:
         self.locks: dict[tuple[int, bytes, int, int], bytes] = {}  # member, object, seq, view → operation
         self.promised: dict[tuple[int, bytes, int], int] = {}  # member, object, seq → view of its NEWVIEW
         self.committed: dict[tuple[int, bytes, int], tuple[int, bytes]] = {}  # the highest COMMIT of each
+        self.cheats: set[bytes] = set()  # accounts that sign twice
+        self.voided = 0
         self.views: dict[tuple[bytes, int], int] = {}  # slot → the highest view that anybody spoke of
         self.locked_by: dict[tuple[int, bytes], set[int]] = {}  # view, operation → members
         self.consumed: dict[bytes, bytes] = {}  # credit → operation
@@ -217,6 +220,9 @@ class Auditor:
         operation = parsed.operation
         slot = (operation.object, operation.seq)
         demand(self.decided.setdefault(slot, parsed.id) == parsed.id, "3: two operations in one slot")
+        if isinstance(operation.body, Void):
+            self.voided += 1
+            demand(operation.object in self.cheats, "7: an owner that signed once is voided")
         for credit in getattr(operation.body, "credits", ()):
             demand(self.consumed.setdefault(credit, parsed.id) == parsed.id, "4: a credit consumed twice")
 
