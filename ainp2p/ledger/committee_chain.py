@@ -18,6 +18,7 @@ from ainp2p.ledger.certificate import read_certificate, verify_certificate
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import (
+    SIGN_COMMITTEE,
     VERSION,
     EndEpoch,
     NextCommittee,
@@ -30,6 +31,7 @@ from ainp2p.ledger.operations import (
 )
 from ainp2p.ledger.parameters import Parameters
 from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.identity import verify
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class CommitteeChain:
             raise InvalidOperation("committee-chain", "it does not follow the END-EPOCH of the epoch before")
         if self._final(certificate, self.newest) != parsed.id:
             raise InvalidOperation("certificate", "it is another operation's")
+        body = parsed.operation.body
+        assert isinstance(body, NextCommittee)
+        # The certificate answers for it; looked at all the same, so that no byte of a link goes unchecked.
+        verify(body.proposer, SIGN_COMMITTEE, parsed.id, parsed.signed.signatures[0])
         self._epochs.append(found)
         return found
 
