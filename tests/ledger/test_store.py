@@ -1,27 +1,31 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ainp2p.errors import StorageError
+from ainp2p.errors import InvalidOperation, StorageError
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import SignedOperation, parse
-from ainp2p.ledger.receipts import refund_operation, settle_operation
+from ainp2p.ledger.operations import SignedOperation, parse, purpose_digest
+from ainp2p.ledger.receipts import close_operation, refund_operation, settle_operation
 from ainp2p.ledger.state import State
 from ainp2p.ledger.store import Decided, Store
+from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 
-from .world import World
+from .world import LEASE, World, guarded_inception_of, key_of
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 class Node:
     """A world whose decided operations go to a store."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, world: World | None = None) -> None:
         self.path = path
-        self.world = World()
+        self.world = world or World()
         self.open()
 
     def open(self) -> None:
@@ -58,6 +62,34 @@ def busy(node: Node) -> None:
     node.store.commit([opened, settled, spent])  # the batch makes bob's credit and consumes it
     world.now = other.expiry
     node.decide(refund_operation(world.network, other))
+
+
+def without_owner(node: Node) -> None:
+    """VOID, RECOVER, two epochs with an offender, bonds burnt and returned, a Lock that has ended."""
+    world = node.world
+    world.state.check_committee = lambda parsed: None
+    node.decide(world.void("alice"), world.spend("bob"))
+    world.now += LEASE
+    node.decide(world.recover("bob", "new"))
+    terms = {"authority": (world.network,), "purpose": purpose_digest(b"bond"), "deposit": 400_000}
+    for validator, life in (("v2", 1_000), ("v3", 10**6)):
+        bond = world.terms("carol", closer=key_of(validator).public, expiry=world.now + life, **terms)
+        node.decide(world.spend("carol", locks=[bond]))
+    for offenders in ((), ("v3",)):
+        world.now = epoch_ends_at(world.state.system)
+        node.decide(world.end_epoch())
+        node.decide(world.next_committee("v1", offenders))
+    node.decide(world.spend("carol", [("alice", 7)], epoch=2))
+
+
+@pytest.fixture
+def epochs(tmp_path: Path) -> Iterator[Node]:
+    """A node that has seen two epochs change."""
+    world = World(inception=guarded_inception_of, validators=(("v1", 4), ("v2", 4), ("v3", 4)))
+    node = Node(tmp_path / "ledger", world)
+    without_owner(node)
+    yield node
+    node.database.close()
 
 
 def test_an_empty_store_loads_the_genesis(node: Node) -> None:
@@ -157,6 +189,133 @@ def test_another_format_is_refused(node: Node) -> None:
         Store(node.database, node.world.genesis)
 
 
+# --- epochs, recoveries, ended Locks ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_epochs_recoveries_and_debts_come_back_after_a_restart(epochs: Node, verify: bool) -> None:
+    epochs.reopen()
+    loaded, state = epochs.store.load(verify=verify), epochs.world.state
+    assert loaded.root() == state.root()
+    assert loaded.system == state.system
+    assert loaded.system.epoch == loaded.epoch == 2
+    assert [loaded.committee(epoch) for epoch in range(3)] == [state.committee(epoch) for epoch in range(3)]
+    assert loaded.parameters == state.parameters
+    assert loaded.supply() == loaded.recount() == state.supply()
+    assert loaded.accounts[epochs.world.ids["alice"]].debt == state.parameters[0].void_debt
+    assert loaded.accounts[epochs.world.ids["bob"]].key == key_of("new").public
+    assert loaded.succession((), epochs.world.now) == state.succession((), epochs.world.now)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_ended_locks_are_on_disk_only(epochs: Node, verify: bool) -> None:
+    ended = [lock for lock in epochs.world.state.locks.values() if lock.ended]
+    assert len(ended) == 2
+    epochs.reopen()
+    loaded = epochs.store.load(verify=verify)
+    assert loaded.locks == {}
+    for lock in ended:
+        assert loaded.find_lock(lock.id) == lock
+        assert loaded.head(lock.id) == (lock.seq, lock.head)
+
+
+def test_e6_a_late_duplicate_on_a_forgotten_lock_is_still_refused(node: Node) -> None:
+    world = node.world
+    opened = node.apply(world.spend("alice", locks=[world.terms()]))
+    (lock,) = opened.changes.locks
+    end = close_operation(world.network, lock, None, key_of("bob"))
+    ended = node.apply(end)
+    node.store.commit([opened, ended])
+    world.state.ended_lock = node.store.ended_lock
+    world.state.release(ended.changes.locks)
+    assert world.state.locks == {}
+    assert not world.state.apply(parse(end))  # a repeat: no error, no change
+    with pytest.raises(InvalidOperation, match="ended"):
+        world.state.check(parse(settle_operation(lock, world.receipt(lock, 300))), world.now)
+    with pytest.raises(InvalidOperation, match="ended"):
+        world.state.apply(parse(refund_operation(world.network, lock)))
+    assert world.state.supply() == world.state.recount()
+
+
+def test_open_locks_are_never_released(node: Node) -> None:
+    lock = node.world.open_lock()
+    node.world.state.ended_lock = node.store.ended_lock
+    node.world.state.release([lock])
+    assert node.world.state.locks == {lock.id: lock}
+
+
+def test_the_state_at_an_earlier_frontier_is_the_one_of_then(node: Node) -> None:
+    world = node.world
+    node.decide(world.spend("alice", [("bob", 5)]))
+    node.decide(world.spend("bob"))
+    frontier = {id_: world.state.head(id_)[0] for id_ in world.ids.values()}
+    root = world.state.root()
+    busy(node)
+    assert node.store.state_at(frontier).root() == root
+    assert node.store.state_at({}).root() == State(world.genesis).root()
+
+
+def test_a_frontier_without_what_it_depends_on_is_refused(node: Node) -> None:
+    node.decide(node.world.spend("alice", [("bob", 5)]))
+    node.decide(node.world.spend("bob"))
+    with pytest.raises(StorageError):
+        node.store.state_at({node.world.ids["bob"]: 1})
+
+
+# --- files of earlier releases -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_b6_a_file_of_the_release_before_opens_with_all_that_was_in_it(tmp_path: Path, verify: bool) -> None:
+    path = tmp_path / "ledger"
+    path.write_bytes(gzip.decompress((FIXTURES / "store-format-1.sqlite.gz").read_bytes()))
+    node = Node(path)
+    expected = Node(tmp_path / "new")
+    busy(expected)
+    for _ in range(2):  # as it was, and once it has been upgraded
+        loaded = node.store.load(verify=verify)
+        assert loaded.root() == expected.world.state.root()
+        assert loaded.supply() == expected.world.state.supply()
+        assert loaded.operations == 5
+        assert [lock.ended for lock in loaded.locks.values()] == [0]
+        (ended,) = [lock for lock in expected.world.state.locks.values() if lock.ended]
+        assert loaded.find_lock(ended.id) == ended
+        node.reopen()
+    node.world.state, node.world.now = node.store.load(), expected.world.now
+    node.decide(node.world.spend("alice"))  # and it goes on
+    node.database.close()
+    expected.database.close()
+
+
+def test_b6_a_damaged_file_of_the_release_before_is_refused_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    path.write_bytes(gzip.decompress((FIXTURES / "store-format-1.sqlite.gz").read_bytes()))
+    database = Database(path)
+    with database.transaction():
+        database.execute("UPDATE ledger_locks SET state = 'text'")
+    with pytest.raises(StorageError, match="damaged"):
+        Store(database, World().genesis)
+    assert database.execute("SELECT value FROM ledger_meta WHERE key = 'format'") == [(encode(1),)]
+    database.close()
+
+
+def test_b6_a_file_of_a_later_release_is_refused_with_a_way_out(node: Node) -> None:
+    with node.database.transaction():
+        node.database.execute("UPDATE ledger_meta SET value = ? WHERE key = 'format'", (encode(3),))
+    with pytest.raises(StorageError, match="open it with the release that wrote it"):
+        Store(node.database, node.world.genesis)
+
+
+def _mutant_without_upgrade(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "_upgrade", lambda self: None)
+
+
+def test_b6_a_mutant_that_upgrades_nothing_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _mutant_without_upgrade(monkeypatch)
+    with pytest.raises((AssertionError, StorageError)):
+        test_b6_a_file_of_the_release_before_opens_with_all_that_was_in_it(tmp_path, True)
+
+
 # --- damage: found at start, never a wrong balance ------------------------------------------------------
 
 
@@ -182,6 +341,28 @@ DAMAGE = {
         " WHERE n = 4"
     ),
 }
+
+
+DAMAGE_OF_EPOCHS = {
+    "the System is gone": "DELETE FROM ledger_system",
+    "the System is cut": "UPDATE ledger_system SET state = substr(state, 1, 40)",
+    "the System's last byte changed": (
+        "UPDATE ledger_system SET state = CAST(substr(state, 1, length(state) - 1) || x'01' AS BLOB)"
+    ),
+    "an ended lock is gone": "DELETE FROM ledger_ended",
+    "an ended lock is text": "UPDATE ledger_ended SET state = 'text'",
+    "a lock ended too early": "INSERT INTO ledger_ended SELECT zeroblob(32), state FROM ledger_ended LIMIT 1",
+    "a committee is gone": "DELETE FROM ledger_operations WHERE object = (SELECT id FROM ledger_system)",
+}
+
+
+@pytest.mark.parametrize("sql", DAMAGE_OF_EPOCHS.values(), ids=DAMAGE_OF_EPOCHS.keys())
+def test_b4_a_damaged_row_of_epochs_is_found_at_start(epochs: Node, sql: str) -> None:
+    with epochs.database.transaction():
+        epochs.database.execute(sql)
+    epochs.reopen()
+    with pytest.raises(StorageError, match="damaged"):
+        epochs.store.load()
 
 
 @pytest.mark.parametrize("sql", DAMAGE.values(), ids=DAMAGE.keys())
