@@ -30,7 +30,8 @@ verifier is asked to have them (`attachment_of`).
 - *Epochs.* LOCKing x in view 0 of epoch e and y in view 0 of e + 1 is right; heights begin anew. Both halves
   of evidence are therefore verified with the same epoch. An owner's SPENDs do not depend on epochs.
 - *Repeats.* The same header under another signature, the same LOCK twice, or with another justification, are
-  not two things: headers and operations are compared by their bytes, which are canonical or refused.
+  not two things: headers and operations are compared by their bytes, which are canonical or refused. But a
+  vote repeated after a NEWVIEW above it is below that NEWVIEW: a correct validator casts each vote once.
 - *Proofs are outside the id.* A LOCK for an operation that somebody showed us under a bad signature proves
   nothing, as the same id may exist with a good one: a signature or its absence never makes a LOCK malformed.
   MALFORMED_LOCK asks whether `parse` refuses the bytes under every shape of proof. A correct validator LOCKs

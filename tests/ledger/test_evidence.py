@@ -391,9 +391,9 @@ def test_an_entry_is_shown_at_its_place_and_at_no_other(count: int, data: st.Dat
     position = data.draw(st.integers(0, count - 1))
     shown = attest(batch, position)
     assert verify_attested(shown, NETWORK, EPOCH, COMMITTEE) == shown.entry()
-    other = data.draw(st.integers(0, count).filter(lambda at: at != position))
+    other = data.draw(st.integers(0, min(count, 255)).filter(lambda at: at != position))
     with pytest.raises((BadSignature, Malformed)):
-        verify_attested(msgspec.structs.replace(shown, position=other % 256), NETWORK, EPOCH, COMMITTEE)
+        verify_attested(msgspec.structs.replace(shown, position=other), NETWORK, EPOCH, COMMITTEE)
 
 
 def test_a3_a_validator_that_restored_an_old_disk_and_went_on_is_proven_to_be_one() -> None:
