@@ -119,6 +119,15 @@ class World:
             **more,
         )
 
+    def bare(self, name: str, timestamp: int | None, body: Any) -> Operation:
+        """The next operation of `name`'s account with this body, right or wrong."""
+        account = self.account(name)
+        return Operation(1, self.network, account.id, account.seq + 1, account.head, timestamp, body)
+
+    def account_of(self, operation: Operation) -> accounts.Account:
+        """The account that an operation is on."""
+        return self.account(next(name for name, id_ in self.ids.items() if id_ == operation.object))
+
     def spend(self, name: str, outs: Sequence[tuple[str, int]] = (), **more: Any) -> SignedOperation:
         return sign_operation(self.operation(name, outs, **more), key_of(name))
 
