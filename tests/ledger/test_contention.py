@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger import contending, deciding, views
+from ainp2p.ledger import deciding, views
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
+from ainp2p.ledger.justification import read_justification
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import (
     LockTerms,
@@ -28,6 +29,7 @@ from ainp2p.ledger.picking import leader
 from ainp2p.ledger.receipts import Payer, refund_operation, settle_operation
 from ainp2p.ledger.slot import Slot
 from ainp2p.ledger.views import Contest
+from ainp2p.protocol.codec import encode
 from tests.ledger.bench import Bench
 from tests.ledger.committee_world import CommitteeWorld, demand
 from tests.ledger.world import key_of
@@ -55,6 +57,10 @@ def split(world: CommitteeWorld, half: int | None = None) -> tuple[SignedOperati
     world.submit(first, range(half))
     world.submit(second, range(half, len(world.nodes)))
     return first, second
+
+
+def submit(world: CommitteeWorld, signed: SignedOperation, index: int) -> None:
+    world.submit(signed, [index])
 
 
 def head(world: CommitteeWorld, name: str = "alice") -> set[tuple[int, bytes]]:
@@ -250,7 +256,7 @@ def lie_as_leader(world: CommitteeWorld, view: int, lie: Callable[..., Any]) -> 
         made = honest(*arguments)
         return made if made is None else lie(made)
 
-    contention._justify = justify  # type: ignore[method-assign]
+    contention._justify = justify  # type: ignore[method-assign, assignment]
 
 
 def test_a3_a_leader_that_proposes_what_does_not_follow_is_not_followed() -> None:
@@ -266,10 +272,8 @@ def test_a3_a_leader_that_proposes_what_does_not_follow_is_not_followed() -> Non
 
 def test_a3_a_leader_whose_justification_is_cut_short_is_not_followed() -> None:
     def cut(made: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-        justification = contending.read_justification(made[1])
-        return made[0], contending.encode(
-            msgspec.structs.replace(justification, newviews=justification.newviews[:2])
-        )
+        justification = read_justification(made[1])
+        return made[0], encode(msgspec.structs.replace(justification, newviews=justification.newviews[:2]))
 
     world = started()
     lie_as_leader(world, 1, cut)
@@ -304,10 +308,8 @@ def turmoil(seed: int) -> None:
     n = len(weights)
     first, second = two(world)
     for index in range(n):
-        world.at(
-            world.now + rng.randint(0, 60),
-            partial(world.submit, rng.choice([first, first, second]), [index]),
-        )
+        signed = rng.choice([first, first, second])
+        world.at(world.now + rng.randint(0, 60), partial(submit, world, signed, index))
     for _ in range(rng.randint(6, 14)):
         world.run(rng.choice([10, 20, 25, 40, 500, 1_000, 2_000]))
         what = rng.choice(["cut", "cut", "one way", "calm", "restart", "late", "calm"])
