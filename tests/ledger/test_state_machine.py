@@ -197,6 +197,7 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def v1_nothing_is_made_or_lost(self) -> None:
+        assert self.world.state.supply() == self.world.state.recount()
         assert self.world.state.supply().total == self.world.state.minted
 
     @invariant()
