@@ -11,15 +11,14 @@ and things to write to the `Archive`.
 from __future__ import annotations
 
 from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet
-from ainp2p.ledger.certificate import Place
+from ainp2p.ledger.collector import Collector, counted_votes
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
-from ainp2p.ledger.effects import TWO_LOCKS, TWO_OPERATIONS, Effects, Evidence, Final, Push, Wanted
+from ainp2p.ledger.effects import Effects, Evidence, Final, Push, Wanted
 from ainp2p.ledger.operations import ParsedOperation, Spend, Void
 from ainp2p.ledger.slot import Candidate, Slot
 from ainp2p.ledger.state import is_gated
 from ainp2p.ledger.votelog import COMMIT, VoteBatch, commit_entry, lock_entry
-from ainp2p.protocol.codec import encode
 
 WANT_AFTER_MS = 50  # a vote may overtake its operation; then ask, then less and less often
 WANT_AGAIN_MS_MAX = 10_000
@@ -33,6 +32,7 @@ class Decider:
 
     Attributes:
         contention: its contested slots.
+        collector: finds evidence in what comes in.
         broken: None, or how two operations came to be decided in one slot.
     """
 
@@ -47,6 +47,14 @@ class Decider:
             desk.room,
         )
         self.contention = Contention(desk)
+        self.collector = Collector(
+            desk.committee,
+            desk.state.network,
+            epoch=desk.epoch,
+            votes=counted_votes(desk.table),
+            batch=desk.archive.batch,
+            key_of=self._owner_of,
+        )
         self.broken: str | None = None
 
     # --- what comes in --------------------------------------------------------------------------
@@ -69,8 +77,8 @@ class Decider:
         self, parsed: ParsedOperation, certificate: bytes, view: int, now: int, out: Effects
     ) -> None:
         """An operation that is final by a certificate, which was checked: it stands in for all votes."""
-        candidate, doubled = self.table.hold(parsed)
-        self._note_doubled(doubled, out)
+        candidate, _ = self.table.hold(parsed)
+        self.tell(self.collector.take_operation(parsed), out)
         candidate.certificate = certificate
         candidate.final = view if candidate.final is None else candidate.final
         self.room.work.append(candidate)
@@ -78,13 +86,13 @@ class Decider:
     def take_batch(self, batch: VoteBatch, now: int, out: Effects) -> None:
         """Votes of anybody, ourselves included, in the order of their log."""
         self.contact.heard(batch.member, batch.header.timestamp, now)
+        self.tell(self.collector.take_batch(batch), out)
         counted = self.table.count(batch)
         for candidate in counted.named:
             candidate.ask_at = now + WANT_AFTER_MS
             self._desk.wake_at(candidate, candidate.ask_at)
         self.room.work.extend([candidate for candidate, _ in counted.prepared])
         self.room.work.extend([candidate for candidate, _ in counted.final])
-        self._note_doubled(counted.doubled, out)
         self.contention.take_batch(batch, now, out)
 
     def drain(self, now: int, out: Effects) -> None:
@@ -129,9 +137,10 @@ class Decider:
         wanted = named is not None and (named.holders or named.prepared is not None)
         if rivals >= self._limits.rivals_max and not wanted:
             raise InvalidOperation("contested", "its slot has enough candidates")
-        candidate, doubled = self.table.hold(parsed)
+        candidate, _ = self.table.hold(parsed)
         candidate.source = source
-        self._note_doubled(doubled, out)
+        if candidate.counts:  # valid or not: what matters is what its voters have LOCKed besides
+            self.tell(self.collector.take_operation(parsed), out)
         problem = self._advance(candidate, now, out)
         if problem is not None:
             raise problem
@@ -192,7 +201,7 @@ class Decider:
         if candidate.valid_since is None:
             candidate.verified, candidate.valid_since = True, now
             out.operations.append(Push(parsed, candidate.source))
-            self._note_equivocation(candidate, out)
+            self.tell(self.collector.take_operation(parsed), out)
         self._learn_receipt(candidate, parsed)
         slot = self.table.slot_of(candidate)
         if self._desk.votes():
@@ -255,6 +264,7 @@ class Decider:
             return
         places = () if candidate.certificate else self.table.places(candidate, COMMIT, view)
         self._archive.add_decided(candidate, changes, places, now)
+        self.collector.forget(candidate.slot)
         for gone in (candidate, *self.table.decide(candidate)):
             self.room.leave(gone)
         out.finals.append(Final(parsed, view))
@@ -315,8 +325,7 @@ class Decider:
         rivals = slot.candidates if slot is not None else []
         if any(rival.parsed is not None and self.receipts.allow(lock, rival.parsed) for rival in rivals):
             return
-        candidate, doubled = self.table.hold(offered)
-        self._note_doubled(doubled, out)
+        candidate, _ = self.table.hold(offered)
         self.room.work.append(candidate)
 
     # --- waiting ----------------------------------------------------------------------------------
@@ -374,28 +383,22 @@ class Decider:
 
     # --- evidence ---------------------------------------------------------------------------------
 
-    def _note_doubled(self, doubled: list[tuple[Place, Place]], out: Effects) -> None:
-        """Two LOCKs of one validator in one view of one slot."""
-        for pair in doubled:
-            batches = [self._archive.batch(member, height) for member, height, _ in pair]
-            named = [
-                self.table.candidates[batch.votes[place[2]][2]]
-                for batch, place in zip(batches, pair, strict=True)
-            ]
-            items = (*(batch.raw for batch in batches), *(encode(candidate.proof) for candidate in named))
-            culprit = self._committee.keys[pair[0][0]]
-            self._archive.add_evidence(Evidence(TWO_LOCKS, culprit, items), out)
+    def restored(self) -> None:
+        """The table was filled from the disk: evidence goes on from there."""
+        for candidate in list(self.table.candidates.values()):
+            if candidate.parsed is not None:
+                self.tell(self.collector.take_operation(candidate.parsed), Effects())
 
-    def _note_equivocation(self, candidate: Candidate, out: Effects) -> None:
-        """Two operations for one (account, seq), both with a proof that was checked: the owner signed two."""
-        assert candidate.parsed is not None
-        if not candidate.rivals or not isinstance(candidate.parsed.operation.body, Spend):
-            return
-        for rival in self.table.slot_of(candidate).candidates:
-            if rival is not candidate and rival.verified:
-                pair = (encode(rival.proof), encode(candidate.proof))
-                self._archive.add_evidence(Evidence(TWO_OPERATIONS, candidate.slot[0], pair), out)
-                return
+    def tell(self, found: list[Evidence], out: Effects) -> None:
+        """Keep and spread evidence."""
+        for evidence in found:
+            self._archive.add_evidence(evidence, out)
+
+    def _owner_of(self, parsed: ParsedOperation) -> bytes | None:
+        """The key that signs for the operation's account, if the operation follows its head."""
+        account = self._state.accounts.get(parsed.operation.object)
+        follows = account is not None and account.head == parsed.operation.previous
+        return account.key if account is not None and follows else None
 
 
 def _slot_key(object_: bytes, seq: int) -> bytes:

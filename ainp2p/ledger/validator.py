@@ -37,7 +37,7 @@ from ainp2p.ledger.certificate import verify_decided
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
-from ainp2p.ledger.effects import TWO_BATCHES, Effects, Evidence, Gap, Journal, Records
+from ainp2p.ledger.effects import Effects, Gap, Journal, Records
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Signer, parse
 from ainp2p.ledger.seen_votes import SeenVotes
@@ -149,10 +149,16 @@ class Validator:
             StorageError: this validator has halted.
         """
         self._refuse_if_halted()
-        parsed = parse(signed)
+        out = Effects()
+        try:
+            parsed = parse(signed)
+        except (Malformed, InvalidOperation):
+            self._decider.tell(self._decider.collector.take_malformed(signed.raw), out)
+            if out.evidence:  # somebody has LOCKed it
+                return out
+            raise
         if parsed.operation.network != self.network:
             raise InvalidOperation("network", "made for another network")
-        out = Effects()
         self._decider.take_operation(parsed, source, now, out)
         return self._finish(now, out)
 
@@ -361,9 +367,11 @@ class Validator:
         batch = open_batch(raw, self.network, self.epoch, self.committee)
         if known is None:
             self.behind = True  # it bears our signature, and our disk does not know it
-        elif reopen_batch(known, self.committee).id != batch.id:
+            return
+        first = reopen_batch(known, self.committee)
+        if first.id != batch.id:
             self.behind = self.behind or member == self._member
-            self._archive.add_evidence(Evidence(TWO_BATCHES, header.validator, (known, raw)), out)
+            self._decider.tell(self._decider.collector.take_two_batches(first, batch), out)
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -438,6 +446,7 @@ class Validator:
             for batch in log:
                 self._table.count(batch)
                 self._contention.restore_batch(batch)
+        self._decider.restored()
         for segment, raw in restored.attachments:
             self._contention.restore_attachment(raw, segment)
         self._room.work.extend(self._table.candidates.values())

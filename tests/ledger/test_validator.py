@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from ainp2p.errors import BadSignature, InvalidOperation, Malformed, NotYet, StorageError
 from ainp2p.ledger.accounts import unopened_account
 from ainp2p.ledger.certificate import verify_certificate
-from ainp2p.ledger.effects import TWO_BATCHES, TWO_LOCKS, TWO_OPERATIONS, Gap
+from ainp2p.ledger.effects import Gap
+from ainp2p.ledger.evidence import (
+    MALFORMED_LOCK,
+    TWO_BATCHES,
+    TWO_LOCKS,
+    TWO_OPERATIONS,
+    Evidence,
+    Offence,
+    verify_evidence,
+)
 from ainp2p.ledger.operations import SignedOperation, operation_id, parse
 from ainp2p.ledger.slot import Slot
 from ainp2p.ledger.validator import (
@@ -336,8 +345,7 @@ def test_a2_of_two_operations_for_one_slot_only_the_first_is_locked_and_both_are
     assert bench.locked(first)
     assert not bench.locked(second)
     (evidence,) = bench.out.evidence
-    assert (evidence.kind, evidence.culprit) == (TWO_OPERATIONS, bench.ids["alice"])
-    assert evidence.items == (encode(first), encode(second))
+    assert judged(bench, evidence) == Offence(TWO_OPERATIONS, key_of("alice").public, 0)
     bench.wait(2 * WRITE_AFTER_MS)
     assert bench.journal.evidence == [evidence]
 
@@ -376,6 +384,33 @@ def test_v10_a_slot_keeps_only_so_many_candidates_unless_one_is_prepared() -> No
     assert bench.committed(rivals[2])
 
 
+def judged(bench: Bench, evidence: Evidence) -> Offence:
+    """What anybody makes of evidence."""
+    return verify_evidence(evidence, bench.network, lambda _: bench.committee)
+
+
+def test_a_lock_for_what_is_malformed_is_evidence_once_the_bytes_come() -> None:
+    bench = Bench()
+    broken = SignedOperation(bench.spend("alice", [("bob", 5)]).raw[:-1], (bytes(64),), None)
+    assert bench.refusal(broken) == "Malformed"
+    bench.vote(lock_entry, broken, 2)
+    (evidence,) = bench.give(broken).evidence
+    assert judged(bench, evidence) == Offence(MALFORMED_LOCK, bench.keys[2].public, 0)
+    assert bench.refusal(broken) == "Malformed"  # told once
+
+
+def test_a3_two_locks_are_found_by_a_validator_that_was_restarted_between_them() -> None:
+    bench = Bench()
+    first, second = (bench.spend("alice", [("bob", amount)]) for amount in (5, 6))
+    bench.give(first)
+    bench.vote(lock_entry, first, 2)
+    bench.wait(2 * WRITE_AFTER_MS)
+    bench.restart()
+    bench.give(second)
+    bench.vote(lock_entry, second, 2)
+    assert Offence(TWO_LOCKS, bench.keys[2].public, 0) in [judged(bench, each) for each in bench.out.evidence]
+
+
 def test_two_locks_of_one_validator_are_evidence() -> None:
     bench = Bench()
     first, second = (bench.spend("alice", [("bob", amount)]) for amount in (5, 6))
@@ -384,8 +419,7 @@ def test_two_locks_of_one_validator_are_evidence() -> None:
     bench.give(first)
     bench.give(second)
     found = {evidence.kind: evidence for evidence in bench.out.evidence}
-    assert found[TWO_LOCKS].culprit == bench.keys[2].public
-    assert found[TWO_LOCKS].items[2:] == (encode(first), encode(second))
+    assert judged(bench, found[TWO_LOCKS]) == Offence(TWO_LOCKS, bench.keys[2].public, 0)
 
 
 # --- operations that are only named ----------------------------------------------------------------
@@ -566,8 +600,7 @@ def test_a3_two_batches_at_one_height_are_evidence_and_the_first_one_stays(after
     bench.validator.handle_batch(one, bench.now)
     bench.wait(after_ms)
     (evidence,) = bench.note(bench.validator.handle_batch(other, bench.now)).evidence
-    assert (evidence.kind, evidence.culprit) == (TWO_BATCHES, bench.keys[1].public)
-    assert evidence.items == (one, other)
+    assert judged(bench, evidence) == Offence(TWO_BATCHES, bench.keys[1].public, 0)
     assert bench.validator.handle_batch(other, bench.now).evidence == []  # told once
 
 

@@ -16,6 +16,7 @@ from ainp2p.ledger.validator import FINAL, WRITE_AFTER_MS, Validator
 from ainp2p.ledger.validator_store import SqliteJournal
 from ainp2p.ledger.votelog import lock_entry
 from tests.ledger.bench import Bench
+from tests.ledger.world import key_of
 
 
 class Disk:
@@ -107,7 +108,7 @@ def test_evidence_is_kept_for_ever(disk: Disk) -> None:
     disk.restart()
     (evidence,) = disk.journal.evidence()
     assert isinstance(evidence, Evidence)
-    assert (evidence.kind, evidence.culprit) == (TWO_OPERATIONS, bench.ids["alice"])
+    assert (evidence.kind, evidence.culprit) == (TWO_OPERATIONS, key_of("alice").public)
 
 
 def test_floors_bound_what_a_restart_reads(disk: Disk) -> None:
