@@ -22,15 +22,20 @@ import msgspec
 from ainp2p.ledger import (
     accounts,
     certificate,
+    delegation,
     genesis,
+    iou,
     locks,
     operations,
     parameters,
     receipts,
     reconcile,
+    recovery,
+    releases,
     state_tree,
     system,
     votelog,
+    watching,
 )
 from ainp2p.ledger import messages as ledger_messages
 from ainp2p.protocol import card, keystore, messages
@@ -54,7 +59,19 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
         (operations,),
         frozenset(),
     ),
-    ("Receipts", "Signed by a Lock's authority, settled by its payee.", (receipts,), frozenset({"Booked"})),
+    (
+        "Receipts",
+        "Signed by a Lock's authority, settled by its payee. `Partial` is one verifier's of k.",
+        (receipts, releases),
+        frozenset({"Booked"}),
+    ),
+    ("Watchtowers", "`/ainp2p/watch/1`.", (watching,), frozenset()),
+    (
+        "IOUs, delegations, recoveries",
+        "Between two parties, or guardians: by whatever way. No ledger backs an IOU.",
+        (iou, delegation, recovery),
+        frozenset(),
+    ),
     (
         "States",
         "What operations make of an object; in `ObjectHead.state`, and in validators' state roots.",

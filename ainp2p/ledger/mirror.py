@@ -25,6 +25,7 @@ from ainp2p.errors import (
     RemoteError,
 )
 from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.lookup import newest_lock
 from ainp2p.ledger.messages import (
     CREDITS_PAGE_MAX,
     FOLLOW_BEAT_S,
@@ -182,18 +183,7 @@ class Mirror:
             NotFinal: none of those that answer knows it.
             TimedOut: nobody answers.
         """
-        answers = await self._validators.ask_all(GetObject(id_), ObjectHead, last_word_s=LAST_WORD_S)
-        best: tuple[Lock, list[Proven]] | None = None
-        for _, head in answers:
-            try:
-                lock, proof = self._proofs.lock(head)
-            except _WRONG:
-                continue  # it does not know the Lock, or makes one up
-            if lock.id == id_ and (best is None or lock.seq > best[0].seq):
-                best = lock, proof
-        if best is None:
-            raise NotFinal(f"no validator knows a final Lock {id_.hex()}: wait until its SPEND is final")
-        lock, proof = best
+        lock, proof = await newest_lock(self._validators, self._proofs, id_)
         if not self._purse.concerns(lock):
             return lock, proof[-1].certificate
         if self._purse.adopt_lock(lock, proof[0].parsed):

@@ -31,7 +31,7 @@ from ainp2p.ledger.operations import (
     operation_id,
 )
 from ainp2p.ledger.parameters import Parameters
-from ainp2p.protocol.codec import Bytes32, Message, Signature, decode, encode
+from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, decode, encode
 from ainp2p.protocol.identity import verify
 
 VERSION = 1
@@ -48,7 +48,7 @@ class GuardianSignature(Message, frozen=True):
 class Recovery(Message, frozen=True):
     """A request on its way from guardian to guardian; `account` is the state that it starts from."""
 
-    version: int
+    version: Uint
     account: Account
     raw: Annotated[bytes, msgspec.Meta(max_length=OPERATION_SIZE_MAX)]
     signatures: Annotated[tuple[GuardianSignature, ...], msgspec.Meta(max_length=KEYS_MAX)]

@@ -23,6 +23,7 @@ from ainp2p.ledger.accounts import Account
 from ainp2p.ledger.beating import keep_beating
 from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.genesis import Genesis, Parameters
+from ainp2p.ledger.handing import Handover
 from ainp2p.ledger.income import Income
 from ainp2p.ledger.lock_desk import LockDesk, each_lock
 from ainp2p.ledger.locks import Lock
@@ -50,7 +51,7 @@ from ainp2p.ledger.wallet_keys import KeyRing
 from ainp2p.ledger.wallet_store import Recorded, WalletStore, open_wallet_store
 from ainp2p.ledger.wallet_views import Final, LockState, WalletStatistics
 from ainp2p.ledger.writing import Writer
-from ainp2p.protocol.network import Network
+from ainp2p.protocol.network import Network, PeerId
 
 FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
 READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
@@ -71,6 +72,7 @@ class Wallet:
         inception: Inception,
         policy: SettlePolicy,
         keys: KeyRing,
+        watchtowers: Sequence[PeerId],
     ) -> None:
         self._context = network.context
         self._network_id = genesis.network_id
@@ -87,6 +89,7 @@ class Wallet:
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
         self._closed = False
         self._income = Income(self._network_id, store, self._settler.note)
+        self._handover = Handover(network, self._income, watchtowers)
         self._desk = LockDesk(self._network_id, self._writer, self._income, keys, self.lock, self.now_ms)
 
     @property
@@ -356,6 +359,10 @@ class Wallet:
         """
         return await self._income.add_part((await self.lock(lock)).lock, part)
 
+    async def hand_over(self) -> int:
+        """Give our highest receipts to the watchtowers now; how many of them hold all on their disks."""
+        return await self._handover.hand_over()
+
     async def settle(self, lock: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S) -> LockState:
         """Turn a Lock's highest receipt into credits; returns once that is final. Nothing new: no operation.
 
@@ -468,6 +475,7 @@ class Wallet:
             nursery.start_soon(self._mirror.run)
             nursery.start_soon(self._write_account)
             nursery.start_soon(self._settler.run)
+            nursery.start_soon(self._handover.run)
             if self._policy.heartbeat and self._inception.guardians:
                 nursery.start_soon(keep_beating, self)
 
@@ -481,6 +489,7 @@ async def open_wallet(
     *,
     inception: Inception | None = None,
     other_keys: Sequence[Signer] = (),
+    watchtowers: Sequence[PeerId] = (),
     policy: SettlePolicy = DEFAULT_POLICY,
     run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
 ) -> AsyncIterator[Wallet]:
@@ -490,6 +499,7 @@ async def open_wallet(
         directory: where the journal and the receipts are; None: in memory, for tests and throw-away agents.
         inception: of the account; by default the plain one of the signer's key.
         other_keys: older or newer keys of the account, where a rotation may have been under way.
+        watchtowers: peers that get our highest receipts now and then, and settle them if we vanish.
         run_disk: `disk.run_inline` in simulations.
 
     Raises:
@@ -499,7 +509,7 @@ async def open_wallet(
     caught: Exception | None = None
     async with open_wallet_store(directory, run=run_disk) as store:
         keys = KeyRing(signer, other_keys)
-        wallet = Wallet(network, genesis, store, inception, policy, keys)
+        wallet = Wallet(network, genesis, store, inception, policy, keys, watchtowers)
         wallet._restore()
         await store.synced()
         async with trio.open_nursery() as nursery:
