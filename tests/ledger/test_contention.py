@@ -435,8 +435,20 @@ def test_mutant_that_skips_the_justification(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mutant_that_forgets_its_newviews_on_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def restart_after_a_newview(_: int) -> None:
+        world = started()
+        world.faults.cut = lambda a, b: True
+        split(world)
+        world.run(2 * T)
+        world.crash(0)
+        zero = world.start(0)
+        for key in world.keys[1:]:  # they only say that they hold none of its batches
+            world.act(0, partial(zero.handle_height, key.public, 0, world.now))
+        world.run(2 * T)
+
+    assert caught(1, restart_after_a_newview) == ""
     monkeypatch.setattr(Contention, "_note_own", lambda *_: None)
-    assert "6: " in caught()
+    assert "6: a NEWVIEW that goes back" in caught(1, restart_after_a_newview)
 
 
 def test_mutant_that_forgets_the_prepared_certificates_of_others_on_restart(
