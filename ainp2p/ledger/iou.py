@@ -29,6 +29,7 @@ VERSION = 1
 MARK = "unbacked IOU"  # every print of an amount that only IOUs promise says this
 SIGN_LINE = b"ainp2p/line/1"
 SIGN_IOU = b"ainp2p/iou/1"
+_TWO = msgspec.Meta(min_length=2, max_length=2)
 _SIZE_MAX = 512  # bytes of a line or an IOU
 
 
@@ -45,7 +46,7 @@ class Line(Message, frozen=True):
 
     version: Uint
     network: Bytes32
-    parties: tuple[Party, Party]
+    parties: Annotated[tuple[Party, ...], _TWO]  # sorted by account
     salt: Bytes32
 
     @property
@@ -58,7 +59,7 @@ class SignedLine(Message, frozen=True):
     """A line as it travels, with both signatures in the order of the parties."""
 
     body: Annotated[bytes, msgspec.Meta(max_length=_SIZE_MAX)]
-    signatures: tuple[Signature, Signature]
+    signatures: Annotated[tuple[Signature, ...], _TWO]
 
 
 class Iou(Message, frozen=True):

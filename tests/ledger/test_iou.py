@@ -54,7 +54,7 @@ def pay(payer: IouBook, payee: IouBook, name: str, amount: int, units: int = 0) 
 
 def signed(line: Line, *names: str) -> SignedLine:
     keys = {key_of(name).public: key_of(name) for name in names}
-    return SignedLine(encode(line), tuple(sign_line(line, keys[p.key]) for p in line.parties))  # type: ignore[arg-type]  # two of them
+    return SignedLine(encode(line), tuple(sign_line(line, keys[p.key]) for p in line.parties))
 
 
 def test_promises_of_both_directions_are_netted() -> None:
