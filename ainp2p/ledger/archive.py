@@ -7,7 +7,7 @@ ones. Until then it is found here, in memory. The `Journal` does the I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ainp2p.errors import StorageError
 from ainp2p.ledger.attachments import attachment_id
@@ -29,6 +29,8 @@ OLD_AFTER = 256  # writes; operations that are still needed then are written aga
 CULPRITS_MAX = 4_096  # evidence beyond that many is not kept
 CACHED_BATCHES = 64  # parsed, for certificates
 
+_Key = tuple[int, int, int]  # epoch, member, height
+
 
 class Archive:
     """What is on disk, and what is on its way there.
@@ -38,10 +40,11 @@ class Archive:
         write_at: when everything must be written, or None.
         writing: a write is out and not yet acknowledged.
         culprits: (kind, culprit) of the evidence found since the start.
+        epoch: whose batches come and go; certificates are made for all epochs.
     """
 
-    def __init__(self, journal: Journal, committee: Committee) -> None:
-        self._journal, self._committee = journal, committee
+    def __init__(self, journal: Journal, committee_of: Callable[[int], Committee], epoch: int = 0) -> None:
+        self._journal, self._committee_of, self.epoch = journal, committee_of, epoch
         self.segment = 0
         self.write_at: int | None = None
         self.writing = False
@@ -55,9 +58,10 @@ class Archive:
         self._pushed: list[bytes] = []
         self._in_flight: dict[bytes, bytes] = {}
         self._rests_on_others = False  # a COMMIT is on its way to the disk, and the LOCKs for it may not be
-        self._unsaved: dict[tuple[int, int], VoteBatch] = {}  # others' batches
+        self._keepsakes: dict[bytes, bytes] = {}
+        self._unsaved: dict[_Key, VoteBatch] = {}  # others' batches
         self._fresh: dict[bytes, Record] = {}  # decided operations
-        self._cache: dict[tuple[int, int], VoteBatch] = {}
+        self._cache: dict[_Key, VoteBatch] = {}
 
     # --- to be written ----------------------------------------------------------------------------
 
@@ -82,16 +86,21 @@ class Archive:
         self._pushed.append(raw)
         return self.store(raw)
 
+    def keepsake(self, raw: bytes) -> None:
+        """Have an attachment on disk with the next write, and keep it: a HANDOFF, or a page of one."""
+        self._keepsakes[attachment_id(raw)] = raw
+
     def add_batch(self, batch: VoteBatch, now: int) -> None:
         """Another validator's batch, in its place."""
         self._others.append(batch)
-        self._unsaved[batch.member, batch.header.height] = batch
+        self._unsaved[batch.header.epoch, batch.member, batch.header.height] = batch
         self._write_soon(now)
 
     def add_decided(self, candidate: Candidate, changes: Changes, places: tuple[int, ...], now: int) -> None:
         """An applied operation, what it changed, and where the COMMITs are, if not in a certificate."""
         assert candidate.parsed is not None
-        record = Record(Decided(candidate.parsed, changes, b"" if places else candidate.certificate), places)
+        decided = Decided(candidate.parsed, changes, b"" if places else candidate.certificate)
+        record = Record(decided, places, self.epoch)
         self._decided.append(record)
         self._fresh[candidate.id] = record
         self._write_soon(now)
@@ -129,7 +138,7 @@ class Archive:
         """The next write: own batches with what they rest on, and everything else if it is due."""
         self.segment += 1
         self.writing = True
-        records = Records(self.segment, own, [], [], [], [])
+        records = Records(self.segment, own, [], [], [], [], epoch=self.epoch)
         if self.is_due(now):
             self.write_at = None
             records.others, self._others = self._others, []
@@ -144,7 +153,8 @@ class Archive:
         records.operations, self._operations = self._operations, []
         records.attachments, self._attachments = list(self._attachments.values()), {}
         records.pushed, self._pushed = self._pushed, []
-        self._in_flight = {attachment_id(raw): raw for raw in records.attachments}
+        records.keepsakes, self._keepsakes = list(self._keepsakes.values()), {}
+        self._in_flight = {attachment_id(raw): raw for raw in (*records.attachments, *records.keepsakes)}
         return records
 
     def _floors(
@@ -179,7 +189,7 @@ class Archive:
         self.writing = False
         self._in_flight = {}
         for batch in records.others:
-            self._unsaved.pop((batch.member, batch.header.height), None)
+            self._unsaved.pop((batch.header.epoch, batch.member, batch.header.height), None)
         for record in records.decided:
             self._fresh.pop(record.decided.parsed.id, None)
 
@@ -189,7 +199,8 @@ class Archive:
         """A decided operation."""
         record = self._fresh.get(id_)
         if record is not None:
-            return Found(record.decided.parsed.signed, record.places, record.decided.certificate)
+            signed, certificate = record.decided.parsed.signed, record.decided.certificate
+            return Found(signed, record.places, certificate, record.epoch)
         return self._journal.find(id_)
 
     def decided_at(self, object_: bytes, seq: int, head: tuple[int, bytes]) -> bytes | None:
@@ -204,7 +215,19 @@ class Archive:
 
     def attachment(self, id_: bytes) -> bytes | None:
         """An attachment that own votes rest on."""
-        return self._attachments.get(id_) or self._in_flight.get(id_) or self._journal.attachment(id_)
+        for waiting in (self._attachments, self._keepsakes, self._in_flight):
+            if id_ in waiting:
+                return waiting[id_]
+        return self._journal.attachment(id_)
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """Every object that was ever written here, with (seq, id) of the last operation on it."""
+        heads = self._journal.heads()
+        for id_, record in self._fresh.items():
+            operation = record.decided.parsed.operation
+            if operation.seq > heads.get(operation.object, (0, b""))[0]:
+                heads[operation.object] = operation.seq, id_
+        return heads
 
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation, made from the batches that hold its votes."""
@@ -213,31 +236,39 @@ class Archive:
             return None
         if not found.places:
             return found.certificate
-        return build_certificate(map(unpack_place, found.places), self.batch, self._committee)
+        epoch = found.epoch
+        return build_certificate(
+            map(unpack_place, found.places),
+            lambda member, height: self.batch(member, height, epoch),
+            self._committee_of(epoch),
+        )
 
     def raw_batch(self, member: int, height: int) -> bytes | None:
         """A batch as it travels."""
-        unsaved = self._unsaved.get((member, height))
-        return unsaved.raw if unsaved is not None else self._journal.batch(member, height)
+        unsaved = self._unsaved.get((self.epoch, member, height))
+        return unsaved.raw if unsaved is not None else self._journal.batch(member, height, self.epoch)
 
     def raw_batches(self, member: int, first: int, last: int) -> list[bytes]:
         """The batches from `first` to `last`, all of which are held."""
-        stored = self._journal.batches(member, first, last - first + 1) if last >= first else []
-        return stored + [self._unsaved[member, h].raw for h in range(first + len(stored), last + 1)]
+        epoch, count = self.epoch, last - first + 1
+        stored = self._journal.batches(member, first, count, epoch) if count > 0 else []
+        return stored + [self._unsaved[epoch, member, h].raw for h in range(first + len(stored), last + 1)]
 
-    def batch(self, member: int, height: int) -> VoteBatch:
-        """A held batch, parsed; the last ones that were asked for are at hand.
+    def batch(self, member: int, height: int, epoch: int | None = None) -> VoteBatch:
+        """A held batch (of the current epoch), parsed; the last ones that were asked for are at hand.
 
         Raises:
             StorageError: it is not held.
         """
-        batch = self._unsaved.get((member, height)) or self._cache.pop((member, height), None)
+        of = self.epoch if epoch is None else epoch
+        key = of, member, height
+        batch = self._unsaved.get(key) or self._cache.pop(key, None)
         if batch is None:
-            raw = self._journal.batch(member, height)
+            raw = self._journal.batch(member, height, of)
             if raw is None:
                 raise StorageError(f"batch {height} of validator {member} is not on the disk")
-            batch = reopen_batch(raw, self._committee)
-        self._cache[member, height] = batch  # at the end: the first is the one used longest ago
+            batch = reopen_batch(raw, self._committee_of(of))
+        self._cache[key] = batch  # at the end: the first is the one used longest ago
         if len(self._cache) > CACHED_BATCHES:
             del self._cache[next(iter(self._cache))]
         return batch

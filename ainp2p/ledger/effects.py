@@ -44,6 +44,14 @@ class Gap:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class FrontierWanted:
+    """Ask this member, by reconciliation, where its frontier differs from ours, and for its heads."""
+
+    member: bytes
+    handoff: bytes
+
+
 @dataclass(slots=True)
 class Effects:
     """What to do now, in any order.
@@ -57,6 +65,8 @@ class Effects:
         evidence: newly found.
         attachments: encoded; push to every member.
         missing: attachments that votes rest on and that are not held.
+        certain: decided operations to fetch with their certificates (`handle_decided`).
+        frontiers: where members' frontiers differ from ours, to be found out (`handle_frontier`).
     """
 
     operations: list[Push] = field(default_factory=list)
@@ -67,6 +77,8 @@ class Effects:
     evidence: list[Evidence] = field(default_factory=list)
     attachments: list[bytes] = field(default_factory=list)
     missing: list[Wanted] = field(default_factory=list)
+    certain: list[Wanted] = field(default_factory=list)
+    frontiers: list[FrontierWanted] = field(default_factory=list)
 
     def extend(self, more: Effects) -> None:
         """Add what another step brought."""
@@ -78,17 +90,20 @@ class Effects:
         self.evidence += more.evidence
         self.attachments += more.attachments
         self.missing += more.missing
+        self.certain += more.certain
+        self.frontiers += more.frontiers
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A decided operation to store, and where a quorum's COMMITs for it are (`certificate.pack_place`).
 
-    There are no places if it came with a certificate, which is in `decided` then.
+    There are no places if it came with a certificate, which is in `decided` then. `epoch`: that of the votes.
     """
 
     decided: Decided
     places: tuple[int, ...]
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -100,6 +115,8 @@ class Records:
         operations: bodies that the validator's own votes or held receipts rest on.
         attachments: justifications and certificates that own votes rest on; those in `pushed` are sent
             once they are written.
+        keepsakes: attachments to keep whatever the floors say: HANDOFFs and their pages.
+        epoch: the one that `floors` is about; a batch's header names its own.
         floors: None, or (member → the height from which a restart needs its batches, the first segment
             of operations that it needs).
     """
@@ -113,6 +130,8 @@ class Records:
     floors: tuple[dict[int, int], int] | None = None
     attachments: list[bytes] = field(default_factory=list)
     pushed: list[bytes] = field(default_factory=list)
+    keepsakes: list[bytes] = field(default_factory=list)
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -138,6 +157,7 @@ class Found:
     signed: SignedOperation
     places: tuple[int, ...]
     certificate: bytes = b""
+    epoch: int = 0
 
 
 class Journal(Protocol):
@@ -150,13 +170,13 @@ class Journal(Protocol):
             StorageError: it is not; nothing will be written any more.
         """
 
-    def restore(self, members: int) -> Restored:
-        """What was written, from the last floors on."""
+    def restore(self, members: int, epoch: int = 0) -> Restored:
+        """What was written, from the last floors on; batches of one epoch."""
 
-    def batch(self, member: int, height: int) -> bytes | None:
-        """One stored batch."""
+    def batch(self, member: int, height: int, epoch: int = 0) -> bytes | None:
+        """One stored batch of an epoch's member."""
 
-    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+    def batches(self, member: int, first: int, limit: int, epoch: int = 0) -> list[bytes]:
         """Up to `limit` stored batches of one validator from height `first` on."""
 
     def find(self, id_: bytes) -> Found | None:
@@ -168,6 +188,9 @@ class Journal(Protocol):
     def attachment(self, id_: bytes) -> bytes | None:
         """A stored attachment by its id; those that no open slot rests on may be gone."""
 
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """Every object that was ever written, with (seq, id) of the last stored operation on it."""
+
 
 __all__ = [
     "TWO_BATCHES",
@@ -177,6 +200,7 @@ __all__ = [
     "Evidence",
     "Final",
     "Found",
+    "FrontierWanted",
     "Gap",
     "Journal",
     "Push",

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from ainp2p.errors import Error, InvalidOperation, LedgerError, NotYet
 from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.committee import Committee, Succession
+from ainp2p.ledger.effects import FrontierWanted
 from ainp2p.ledger.evidence import Offence, read_evidence, verify_evidence
 from ainp2p.ledger.handoff import (
     Checked,
@@ -81,14 +82,6 @@ class Certain:
     parsed: ParsedOperation
     certificate: bytes
     view: int
-
-
-@dataclass(frozen=True, slots=True)
-class FrontierWanted:
-    """Ask this member, by reconciliation, where its frontier differs from ours, and for its heads."""
-
-    member: bytes
-    handoff: bytes
 
 
 @dataclass(slots=True)
@@ -520,7 +513,6 @@ __all__ = [
     "Certain",
     "Closing",
     "Epochal",
-    "FrontierWanted",
     "Verdict",
     "first_of_each_culprit",
     "judge_evidence",

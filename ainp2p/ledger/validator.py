@@ -112,7 +112,7 @@ class Validator:
         self._limits = limits or Limits()
         self._log = OwnLog(signer, self.network, self.epoch, self._member)
         self._chains = [Chain(0, self.network, {}) for _ in self.committee.keys]
-        self._archive = Archive(journal, self.committee)
+        self._archive = Archive(journal, state.committee, self.epoch)
         desk = Desk(
             self.committee,
             self.epoch,

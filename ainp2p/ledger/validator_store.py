@@ -22,7 +22,7 @@ _TABLES = (
     # One row per write: encoded SignedOperations, each after its length. A row per operation costs more.
     "CREATE TABLE IF NOT EXISTS vote_operations (segment INTEGER PRIMARY KEY, joined BLOB NOT NULL)",
     """CREATE TABLE IF NOT EXISTS vote_finals (id BLOB PRIMARY KEY, object BLOB NOT NULL,
-       seq INTEGER NOT NULL, places BLOB NOT NULL) WITHOUT ROWID""",
+       seq INTEGER NOT NULL, places BLOB NOT NULL, epoch INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS vote_attachments (id BLOB PRIMARY KEY, segment INTEGER NOT NULL,
        raw BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS vote_evidence (n INTEGER PRIMARY KEY, evidence BLOB NOT NULL)",
@@ -30,6 +30,7 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS vote_floors (member INTEGER PRIMARY KEY, floor INTEGER NOT NULL)",
 )
 _LAST, _FIRST = -1, -2
+_FOREVER = 2**62  # as a segment: no floor reaches it
 _LENGTH = struct.Struct(">I")
 _read_signed = fast_decoder(SignedOperation)
 _read_evidence = fast_decoder(Evidence, size_max=1 << 20)
@@ -48,6 +49,9 @@ class SqliteJournal:
         with database.transaction():
             for table in _TABLES:
                 database.execute(table)
+            # Files of earlier releases have no epoch there: all that they hold is of epoch 0.
+            if "epoch" not in {row[1] for row in database.execute("PRAGMA table_info(vote_finals)")}:
+                database.execute("ALTER TABLE vote_finals ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0")
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -60,10 +64,13 @@ class SqliteJournal:
         many = self._database.executemany
         with self._database.transaction():
             self._store.commit([record.decided for record in records.decided])
-            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?)", map(_final_row, records.decided))
+            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?, ?)", map(_final_row, records.decided))
             many(
                 "INSERT INTO vote_batches VALUES (?, ?, ?)",
-                [(b.member, b.header.height, b.raw) for b in (*records.others, *records.own)],
+                [
+                    (_log(b.member, b.header.epoch), b.header.height, b.raw)
+                    for b in (*records.others, *records.own)
+                ],
             )
             if records.operations:
                 row = (records.segment, _join(records.operations))
@@ -74,20 +81,21 @@ class SqliteJournal:
             )
             many(
                 "INSERT OR REPLACE INTO vote_attachments VALUES (?, ?, ?)",
-                [(attachment_id(raw), records.segment, raw) for raw in records.attachments],
+                [(attachment_id(raw), records.segment, raw) for raw in records.attachments]
+                + [(attachment_id(raw), _FOREVER, raw) for raw in records.keepsakes],
             )
             floors = {_LAST: records.segment}
             if records.floors is not None:
                 heights, floors[_FIRST] = records.floors
-                floors.update(heights)
+                floors.update({_log(member, records.epoch): height for member, height in heights.items()})
                 for table in ("vote_operations", "vote_attachments"):
                     self._database.execute(f"DELETE FROM {table} WHERE segment < ?", (floors[_FIRST],))
             many("INSERT OR REPLACE INTO vote_floors VALUES (?, ?)", sorted(floors.items()))
 
     # --- reading --------------------------------------------------------------------------------
 
-    def restore(self, members: int) -> Restored:
-        """What was written, from the last floors on.
+    def restore(self, members: int, epoch: int = 0) -> Restored:
+        """What was written, from the last floors on; batches of one epoch.
 
         Raises:
             StorageError: a row is damaged.
@@ -104,37 +112,39 @@ class SqliteJournal:
                 raw
                 for (raw,) in execute(
                     "SELECT raw FROM vote_batches WHERE member = ? AND height >= ? ORDER BY height",
-                    (member, floors.get(member, 0)),
+                    (log, floors.get(log, 0)),
                 )
             ]
-            for member in range(members)
+            for log in (_log(member, epoch) for member in range(members))
         ]
         attachments = execute("SELECT segment, raw FROM vote_attachments ORDER BY segment, id")
         return Restored(floors.get(_LAST, 0), batches, operations, list(attachments))
 
-    def batch(self, member: int, height: int) -> bytes | None:
+    def batch(self, member: int, height: int, epoch: int = 0) -> bytes | None:
         """One stored batch."""
         rows = self._database.execute(
-            "SELECT raw FROM vote_batches WHERE member = ? AND height = ?", (member, height)
+            "SELECT raw FROM vote_batches WHERE member = ? AND height = ?", (_log(member, epoch), height)
         )
         return rows[0][0] if rows else None
 
-    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+    def batches(self, member: int, first: int, limit: int, epoch: int = 0) -> list[bytes]:
         """Up to `limit` stored batches of one validator from height `first` on."""
         rows = self._database.execute(
             "SELECT raw FROM vote_batches WHERE member = ? AND height >= ? ORDER BY height LIMIT ?",
-            (member, first, limit),
+            (_log(member, epoch), first, limit),
         )
         return [raw for (raw,) in rows]
 
     def find(self, id_: bytes) -> Found | None:
         """A stored decided operation by its id."""
-        rows = self._database.execute("SELECT object, seq, places FROM vote_finals WHERE id = ?", (id_,))
+        rows = self._database.execute(
+            "SELECT object, seq, places, epoch FROM vote_finals WHERE id = ?", (id_,)
+        )
         if not rows:
             return None
-        object_, seq, places = rows[0]
+        object_, seq, places, epoch = rows[0]
         stored = self._store.history(object_, seq, 1)[0]
-        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate)
+        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate, epoch)
 
     def decided_at(self, object_: bytes, seq: int) -> bytes | None:
         """The id of the stored operation that was decided in this slot."""
@@ -145,6 +155,11 @@ class SqliteJournal:
         """A stored attachment by its id."""
         rows = self._database.execute("SELECT raw FROM vote_attachments WHERE id = ?", (id_,))
         return rows[0][0] if rows else None
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """Every object that was ever written, with (seq, id) of the last stored operation on it."""
+        rows = self._database.execute("SELECT object, MAX(seq), id FROM vote_finals GROUP BY object")
+        return {object_: (seq, id_) for object_, seq, id_ in rows}
 
     def evidence(self) -> list[Evidence]:
         """All evidence, oldest first."""
@@ -171,7 +186,12 @@ def _join(operations: list[SignedOperation]) -> bytes:
     return b"".join(parts)
 
 
-def _final_row(record: Record) -> tuple[bytes, bytes, int, bytes]:
+def _log(member: int, epoch: int) -> int:
+    """A member's log of an epoch as one number; in epoch 0 it is the member's place."""
+    return epoch << 8 | member
+
+
+def _final_row(record: Record) -> tuple[bytes, bytes, int, bytes, int]:
     operation, places = record.decided.parsed.operation, record.places
     packed = struct.pack(f">{len(places)}Q", *places)
-    return record.decided.parsed.id, operation.object, operation.seq, packed
+    return record.decided.parsed.id, operation.object, operation.seq, packed, record.epoch

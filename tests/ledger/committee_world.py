@@ -65,11 +65,11 @@ class MemoryJournal:
     def __init__(self, genesis: Genesis) -> None:
         self.genesis = genesis
         self.segment = 0
-        self.raw: dict[tuple[int, int], bytes] = {}
+        self.raw: dict[tuple[int, int, int], bytes] = {}  # epoch, member, height
         self.segments: dict[int, list[SignedOperation]] = {}
         self.finals: dict[bytes, Found] = {}
         self.order: list[ParsedOperation] = []
-        self.floors: dict[int, int] = {}
+        self.floors: dict[tuple[int, int], int] = {}
         self.evidence: list[Any] = []
         self.attachments: dict[bytes, tuple[int, bytes]] = {}
         self.writes = 0
@@ -88,38 +88,45 @@ class MemoryJournal:
         self.writes += 1
         self.segment = records.segment
         for batch in (*records.others, *records.own):
-            assert (batch.member, batch.header.height) not in self.raw
-            self.raw[batch.member, batch.header.height] = batch.raw
+            key = batch.header.epoch, batch.member, batch.header.height
+            assert key not in self.raw
+            self.raw[key] = batch.raw
         self.segments[records.segment] = records.operations
         for record in records.decided:
             self.order.append(record.decided.parsed)
             self.finals[record.decided.parsed.id] = Found(
-                record.decided.parsed.signed, record.places, record.decided.certificate
+                record.decided.parsed.signed, record.places, record.decided.certificate, record.epoch
             )
         self.evidence += records.evidence
         for raw in records.attachments:
             self.attachments[attachment_id(raw)] = records.segment, raw
+        for raw in records.keepsakes:
+            self.attachments[attachment_id(raw)] = 2**62, raw
         if records.floors is not None:
-            self.floors, first = records.floors
+            heights, first = records.floors
+            self.floors = {(records.epoch, member): height for member, height in heights.items()}
             self.segments = {n: kept for n, kept in self.segments.items() if n >= first}
             self.attachments = {id_: kept for id_, kept in self.attachments.items() if kept[0] >= first}
 
-    def restore(self, members: int) -> Restored:
+    def restore(self, members: int, epoch: int = 0) -> Restored:
         batches: list[list[bytes]] = [[] for _ in range(members)]
-        for member, height in sorted(self.raw):
-            if height >= self.floors.get(member, 0):
-                batches[member].append(self.raw[member, height])
+        for of, member, height in sorted(self.raw):
+            if of == epoch and height >= self.floors.get((of, member), 0):
+                batches[member].append(self.raw[of, member, height])
         operations = [(n, signed) for n, each in sorted(self.segments.items()) for signed in each]
         return Restored(self.segment, batches, operations, sorted(self.attachments.values()))
 
-    def batch(self, member: int, height: int) -> bytes | None:
-        return self.raw.get((member, height))
+    def batch(self, member: int, height: int, epoch: int = 0) -> bytes | None:
+        return self.raw.get((epoch, member, height))
 
-    def batches(self, member: int, first: int, limit: int) -> list[bytes]:
+    def batches(self, member: int, first: int, limit: int, epoch: int = 0) -> list[bytes]:
         found: list[bytes] = []
-        while len(found) < limit and (raw := self.raw.get((member, first + len(found)))) is not None:
+        while len(found) < limit and (raw := self.raw.get((epoch, member, first + len(found)))) is not None:
             found.append(raw)
         return found
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        return {each.operation.object: (each.operation.seq, each.id) for each in self.order}
 
     def find(self, id_: bytes) -> Found | None:
         return self.finals.get(id_)
@@ -165,7 +172,10 @@ class Auditor:
 
     def sees_batch(self, batch: VoteBatch, journal: MemoryJournal) -> None:
         """A batch that its validator lets others see."""
-        demand(journal.batch(batch.member, batch.header.height) == batch.raw, "sent before it was on disk")
+        demand(
+            journal.batch(batch.member, batch.header.height, batch.header.epoch) == batch.raw,
+            "sent before it was on disk",
+        )
         for entry in read_entries(batch.entries):
             if isinstance(entry, NewView):
                 self._sees_newview(batch.member, entry)

@@ -15,7 +15,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.bench = Bench()
-        self.archive = Archive(self.bench.journal, self.bench.committee)
+        self.archive = Archive(self.bench.journal, lambda _: self.bench.committee)
 
     def batch(self, member: int = 1) -> VoteBatch:
         bench = self.bench

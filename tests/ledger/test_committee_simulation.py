@@ -442,7 +442,7 @@ def test_mutant_forgets_its_votes_on_restart(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mutant_forgets_its_whole_log_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryJournal, "restore", lambda self, members: Restored(0, [[]] * members, []))
+    monkeypatch.setattr(MemoryJournal, "restore", lambda self, members, epoch=0: Restored(0, [[]] * members, []))
     monkeypatch.setattr(Validator, "voting", property(lambda self: self.halted is None))
     assert caught()
 
