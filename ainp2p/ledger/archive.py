@@ -13,7 +13,7 @@ from ainp2p.errors import StorageError
 from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.certificate import build_certificate, unpack_place
 from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.effects import Effects, Evidence, Found, Journal, Record, Records
+from ainp2p.ledger.effects import TWO_OPERATIONS, Effects, Evidence, Found, Journal, Record, Records
 from ainp2p.ledger.operations import SignedOperation
 from ainp2p.ledger.priority import HeldReceipt, HeldReceipts
 from ainp2p.ledger.slot import Candidate, VoteTable
@@ -26,7 +26,7 @@ WRITE_AFTER_MS = 1_000  # what nobody waits for
 UNSAVED_MAX = 2_048  # decided operations, or others' batches; then write at once
 FLOORS_EVERY = 16  # writes of everything; between them a restart reads more than it needs
 OLD_AFTER = 256  # writes; operations that are still needed then are written again, so that floors move on
-CULPRITS_MAX = 4_096  # evidence beyond that many is not kept
+CULPRITS_MAX = 4_096  # evidence against owners beyond that many is not kept
 CACHED_BATCHES = 64  # parsed, for certificates
 
 _Key = tuple[int, int, int]  # epoch, member, height
@@ -107,7 +107,9 @@ class Archive:
 
     def add_evidence(self, evidence: Evidence, out: Effects) -> None:
         """The first evidence of each kind against each culprit is kept."""
-        if (evidence.kind, evidence.culprit) not in self.culprits and len(self.culprits) < CULPRITS_MAX:
+        # There are few validators. Owners may be many, and must not use up the room of what costs a seat.
+        room = evidence.kind != TWO_OPERATIONS or len(self.culprits) < CULPRITS_MAX
+        if (evidence.kind, evidence.culprit) not in self.culprits and room:
             self.culprits.add((evidence.kind, evidence.culprit))
             self._evidence.append(evidence)
             self.write_at = 0

@@ -15,7 +15,8 @@ from ainp2p.ledger.collector import Collector, counted_votes
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Evidence, Final, Push, Wanted
-from ainp2p.ledger.operations import ParsedOperation, Spend, Void
+from ainp2p.ledger.evidence import Offence, first_operation
+from ainp2p.ledger.operations import Operation, ParsedOperation, Spend, Void
 from ainp2p.ledger.slot import Candidate, Slot
 from ainp2p.ledger.state import is_gated
 from ainp2p.ledger.votelog import COMMIT, VoteBatch, commit_entry, lock_entry
@@ -393,6 +394,26 @@ class Decider:
         """Keep and spread evidence."""
         for evidence in found:
             self._archive.add_evidence(evidence, out)
+
+    def learn(self, evidence: Evidence, offence: Offence, out: Effects) -> None:
+        """Evidence that somebody else found, judged: kept and spread as if it were our own.
+
+        Raises:
+            InvalidOperation: ``"evidence"``: against a key that owns nothing here; anybody can make such.
+        """
+        if not offence.by_validator and self._key_now(first_operation(evidence)) != offence.culprit:
+            raise InvalidOperation("evidence", "against a key that owns no account here")
+        self.collector.found.add(offence)
+        self.tell([evidence], out)
+
+    def _key_now(self, operation: Operation) -> bytes | None:
+        """The current key of the account that a SPEND names; its first one shows it by itself."""
+        account = self._state.accounts.get(operation.object)
+        if account is not None:
+            return account.key
+        body = operation.body
+        granted = self._state.count_credits(operation.object) > 0
+        return body.inception.key if granted and isinstance(body, Spend) and body.inception else None
 
     def _owner_of(self, parsed: ParsedOperation) -> bytes | None:
         """The key that signs for the operation's account, if the operation follows its head."""

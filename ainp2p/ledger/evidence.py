@@ -249,6 +249,11 @@ def slot_of(raw: bytes, network: bytes) -> SlotId:
     return operation.object, operation.seq
 
 
+def first_operation(evidence: Evidence) -> Operation:
+    """One of the operations in evidence of TWO_OPERATIONS that was judged."""
+    return _read_operation(evidence.items[0])
+
+
 def may_end(raw: bytes) -> bool:
     """Whether an operation is on a Lock, which may end and then leave a frontier."""
     return isinstance(_read_operation(raw).body, Settle | Close | Refund)

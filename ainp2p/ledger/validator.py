@@ -32,12 +32,13 @@ from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation, Malformed, NotYet, RemoteError, StorageError
 from ainp2p.ledger.archive import WRITE_AFTER_MS, Archive
-from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
+from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX, EVIDENCE, attachment_tag
 from ainp2p.ledger.certificate import verify_decided
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Gap, Journal, Records
+from ainp2p.ledger.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Signer, parse
 from ainp2p.ledger.seen_votes import SeenVotes
@@ -243,7 +244,12 @@ class Validator:
         if len(raw) > ATTACHMENT_SIZE_MAX:
             raise Malformed(f"an attachment of {len(raw)} bytes")
         out = Effects()
-        self._contention.take_attachment(raw, now, out)
+        if attachment_tag(raw) == EVIDENCE:
+            evidence = read_evidence(raw)
+            offence = verify_evidence(evidence, self.network, self.state.committee, self.attachment)
+            self._decider.learn(evidence, offence, out)
+        else:
+            self._contention.take_attachment(raw, now, out)
         return self._finish(now, out)
 
     def _place_of(self, key: bytes) -> int:

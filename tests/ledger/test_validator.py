@@ -20,7 +20,7 @@ from ainp2p.ledger.evidence import (
     Offence,
     verify_evidence,
 )
-from ainp2p.ledger.operations import SignedOperation, operation_id, parse
+from ainp2p.ledger.operations import SignedOperation, operation_id, parse, sign_operation
 from ainp2p.ledger.slot import Slot
 from ainp2p.ledger.validator import (
     FINAL,
@@ -397,6 +397,28 @@ def test_a_lock_for_what_is_malformed_is_evidence_once_the_bytes_come() -> None:
     (evidence,) = bench.give(broken).evidence
     assert judged(bench, evidence) == Offence(MALFORMED_LOCK, bench.keys[2].public, 0)
     assert bench.refusal(broken) == "Malformed"  # told once
+
+
+def test_evidence_that_others_found_is_judged_kept_and_told_once() -> None:
+    finder, bench = Bench(), Bench()
+    first, second = (finder.spend("alice", [("bob", amount)]) for amount in (5, 6))
+    finder.give(first)
+    finder.give(second)
+    (evidence,) = finder.out.evidence
+    assert bench.note(bench.validator.handle_attachment(encode(evidence), bench.now)).evidence == [evidence]
+    bench.give(first)
+    bench.give(second)
+    bench.note(bench.validator.handle_attachment(encode(evidence), bench.now))
+    assert bench.out.evidence == [evidence]
+    strangers = [sign_operation(parse(each).operation, key_of("mallory")) for each in (first, second)]
+    pair = sorted(strangers, key=lambda each: operation_id(each.raw))
+    items = tuple(item for each in pair for item in (each.raw, each.signatures[0]))
+    stranger = Evidence(TWO_OPERATIONS, key_of("mallory").public, items)
+    with pytest.raises(InvalidOperation):  # against a key that anybody can make
+        bench.validator.handle_attachment(encode(stranger), bench.now)
+    bent = msgspec.structs.replace(evidence, culprit=key_of("bob").public)
+    with pytest.raises(BadSignature):
+        bench.validator.handle_attachment(encode(bent), bench.now)
 
 
 def test_a3_two_locks_are_found_by_a_validator_that_was_restarted_between_them() -> None:
