@@ -38,6 +38,7 @@ COST_STREAM = 20.0
 COST_RECONCILE = 50.0  # 60,000 bytes of ranges, each with a look into the index
 COST_ATTACHMENT = 4.0
 COST_PAGE = float(OPERATIONS_MAX)  # of decided operations with their certificates
+COST_FALSE = 40.0  # an operation that is false in itself: nobody pays a fee for it
 CREDITS_PER_TOKEN = 1_000  # anybody can fill an account with dust, and then ask for it
 MEMBER_RATE = 12_000.0  # tokens a second: 12,000 decided operations, or a core
 MEMBER_BURST = 24_000.0

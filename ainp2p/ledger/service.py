@@ -5,6 +5,7 @@ in a worker thread: the event loop goes on, messages wait for a few milliseconds
 into the next write, which is group commit. Votes leave when `Validator.release` hands them out, after that.
 
     a message ──limits, shape──► core ──► Effects ──► push, announce, fetch
+    an operation ──limits, shape──► intake, fairly ──► core
     a timer   ──► seal ──► write (thread) ──► release ──► Effects
 
 Nothing that a peer sends raises out of its handler but `Refused`.
@@ -13,18 +14,19 @@ Nothing that a peer sends raises out of its handler but `Refused`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from ainp2p.errors import InvalidInput, LedgerError, Refused, RemoteError, StorageError
+from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError, StorageError
 from ainp2p.ledger.answers import Answers, bounded
 from ainp2p.ledger.attaching import Attacher, EvidenceBook
 from ainp2p.ledger.catch_up import CatchUp
-from ainp2p.ledger.charging import Charges
+from ainp2p.ledger.charging import COST_FALSE, Charges
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import open_database, run_in_thread
 from ainp2p.ledger.effects import Effects, Journal
@@ -32,6 +34,7 @@ from ainp2p.ledger.faucet import open_faucet
 from ainp2p.ledger.followers import Follower, Followers
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.histories import Histories
+from ainp2p.ledger.intake import Intake, weigher
 from ainp2p.ledger.limits import Limits
 from ainp2p.ledger.messages import (
     BATCHES_MAX,
@@ -58,7 +61,6 @@ from ainp2p.ledger.messages import (
     Question,
     Reconcile,
     Statistics,
-    Status,
     Statuses,
     Submit,
     read_question,
@@ -69,6 +71,7 @@ from ainp2p.ledger.pushing import Pusher
 from ainp2p.ledger.reconcile import ReconcileIndex
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.ticket import Ticket
 from ainp2p.ledger.validator import Validator
 from ainp2p.ledger.validator_store import SqliteJournal
 from ainp2p.protocol.codec import Message, encode, fast_decoder
@@ -107,6 +110,9 @@ class ValidatorService:
         self._histories = Histories(validator, store)
         self._followers = Followers()
         self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
+        stakes = {member.peer: member.weight for member in self._validators.others}
+        self._intake = Intake(stakes, weigher(validator.state))
+        self._waiting = trio.Event()
         self._lines = Limits(LINES_PER_S, LINES_PER_S)
         self._pusher = Pusher(self._validators)
         self._attacher = Attacher(self._validators, self, self._evidence)
@@ -165,12 +171,10 @@ class ValidatorService:
             Error: what the core has against it.
         """
         async with self._core:
-            self._hand_over(encoded, source)
+            self._hand_over(_read_signed(encoded), source)
 
-    def _hand_over(self, encoded: bytes, source: str) -> SignedOperation:
-        signed = _read_signed(encoded)
+    def _hand_over(self, signed: SignedOperation, source: str) -> None:
         self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
-        return signed
 
     async def take_batch(self, raw: bytes) -> None:
         """Handle a vote batch.
@@ -290,7 +294,7 @@ class ValidatorService:
         if isinstance(question, Submit):
             return await self._submit(call.peer, question)
         if isinstance(question, PushOperations):
-            await self._take_pushed(call.peer, question)
+            self._take_pushed(call.peer, question)
         elif isinstance(question, PushBatch):
             await self.take_batch(question.batch)
         elif isinstance(question, PushAttachment):
@@ -331,29 +335,61 @@ class ValidatorService:
 
     async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
         source = EVERYWHERE + peer if question.everywhere else peer
-        statuses: list[Status] = []
-        for some in _groups(question.operations):
-            async with self._core:
-                statuses += [self._take_submitted(encoded, source) for encoded in some]
-        return bounded(statuses)
+        ticket = Ticket(len(question.operations))
+        for place, encoded in enumerate(question.operations):
+            self._queue(_read_signed(encoded), peer, source, partial(self._note_status, ticket, place))
+        return bounded(await ticket.statuses())
 
-    def _take_submitted(self, encoded: bytes, source: str) -> Status:
-        id_ = operation_id(_read_signed(encoded).raw)
+    def _note_status(self, ticket: Ticket, place: int, id_: bytes, problem: Error | None) -> None:
+        if isinstance(problem, StorageError):
+            ticket.fail(problem)
+        elif problem is None or isinstance(problem, LedgerError | RemoteError):
+            ticket.put(place, self._answers.status(id_, problem))
+
+    def _take_pushed(self, peer: PeerId, question: PushOperations) -> None:
+        for encoded in question.operations:
+            self._queue(_read_signed(encoded), peer, peer, partial(self._note_pushed, peer))
+
+    def _note_pushed(self, peer: PeerId, id_: bytes, problem: Error | None) -> None:
+        if problem is not None and self._lines.allow(peer, 1, trio.current_time()):
+            _log.debug("operation %s pushed by %s: %s", id_.hex(), peer, problem)
+
+    # --- operations that wait -----------------------------------------------------------------------
+
+    def _queue(
+        self, signed: SignedOperation, peer: PeerId, source: str, done: Callable[[bytes, Error | None], None]
+    ) -> None:
+        """Have an operation wait for the core; `done` is told its id, and what is against it."""
+        id_ = operation_id(signed.raw)
         try:
-            self._hand_over(encoded, source)
+            parsed = parse(signed)
         except (LedgerError, RemoteError) as exc:
-            return self._answers.status(id_, exc)
-        return self._answers.status(id_)
+            self._charges.punish(peer, COST_FALSE, trio.current_time())
+            done(id_, exc)
+            return
+        self._intake.add(parsed, peer, source, partial(done, id_), trio.current_time())
+        self._waiting.set()
 
-    async def _take_pushed(self, peer: PeerId, question: PushOperations) -> None:
-        for some in _groups(question.operations):
+    async def _take_in(self) -> None:
+        """Hand over what waits, a few milliseconds' work at a time."""
+        while True:
+            await self._waiting.wait()
             async with self._core:
-                for encoded in some:
-                    try:
-                        self._hand_over(encoded, peer)
-                    except (LedgerError, RemoteError) as exc:
-                        if self._lines.allow(peer, 1, trio.current_time()):
-                            _log.debug("an operation pushed by %s: %s", peer, exc)
+                self._take_turn()
+
+    def _take_turn(self) -> None:
+        for _ in range(OPERATIONS_PER_TURN):
+            entry = self._intake.pop()
+            if entry is None:
+                self._waiting = trio.Event()
+                return
+            problem: Error | None = None
+            try:
+                self._hand_over(entry.signed, entry.source)
+            except (LedgerError, RemoteError, StorageError) as exc:
+                problem = exc
+            if not self._intake.judged(entry, problem, trio.current_time()):
+                self._charges.punish(entry.peer, COST_FALSE, trio.current_time())
 
     async def _send_batches(self, call: Call, question: FetchBatches) -> None:
         height, sent = question.height, 0
@@ -402,15 +438,10 @@ class ValidatorService:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._take_in)
             nursery.start_soon(self._pusher.run)
             nursery.start_soon(self._attacher.run)
             nursery.start_soon(self._catch_up.run)
-
-
-def _groups(operations: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """A few operations at a time: so many are handed to the core before others get it."""
-    for start in range(0, len(operations), OPERATIONS_PER_TURN):
-        yield operations[start : start + OPERATIONS_PER_TURN]
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from ainp2p.ledger.submitting import Pending
 from ainp2p.ledger.votelog import BATCH_VERSION, Header, commit_entry, sign_batch
 from ainp2p.ledger.wallet import Wallet, open_wallet
 from ainp2p.ledger.writing import Writer
-from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions
 from ainp2p.protocol.network import Call
@@ -59,11 +59,11 @@ def overheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[bytes, int
     heard: dict[tuple[bytes, int], set[bytes]] = {}
     original = ValidatorService._hand_over
 
-    def listen(self: ValidatorService, encoded: bytes, source: str) -> SignedOperation:
-        operation = parse(decode(encoded, SignedOperation)).operation
+    def listen(self: ValidatorService, signed: SignedOperation, source: str) -> None:
+        operation = parse(signed).operation
         slot = operation.object, operation.seq
-        heard.setdefault(slot, set()).add(operation_id(decode(encoded, SignedOperation).raw))
-        return original(self, encoded, source)
+        heard.setdefault(slot, set()).add(operation_id(signed.raw))
+        original(self, signed, source)
 
     with monkeypatch.context() as patch:
         patch.setattr(ValidatorService, "_hand_over", listen)
