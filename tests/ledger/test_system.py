@@ -20,7 +20,7 @@ from ainp2p.ledger.operations import (
     unsigned_operation,
 )
 from ainp2p.ledger.receipts import close_operation, refund_operation, settle_operation
-from ainp2p.ledger.state import State, is_gated
+from ainp2p.ledger.state import State, Undo, is_gated
 from ainp2p.ledger.system import epoch_ends_at
 
 from .test_state import refusal
@@ -456,6 +456,25 @@ def test_a_committee_commutes_with_what_is_not_in_it(world: World) -> None:
 def opening(world: World) -> list[SignedOperation]:
     fresh = World(validators=VALIDATORS)
     return [fresh.spend(name) for name in fresh.names]
+
+
+def test_epochs_are_taken_back_whole(world: World) -> None:
+    world.bond("bob", "v5", 80_000)
+    world.change_epoch("v1")
+    world.now = epoch_ends_at(world.state.system)
+    root, system, undos = world.state.root(), world.state.system, list[Undo]()
+    world.state.apply(parse(world.end_epoch()), undos=undos)
+    world.state.apply(parse(world.next_committee("v1", ["v5"])), undos=undos)
+    assert world.state.epoch == 2
+    for undo in reversed(undos):
+        world.state.undo(undo)
+    assert (world.state.root(), world.state.system, world.state.epoch) == (root, system, 1)
+    assert world.state.supply() == world.state.recount()
+    assert sorted(world.state.parameters) == [0, 1]
+    with pytest.raises(NotYet):
+        world.state.committee(2)
+    world.change_epoch("v2", ["v5"])  # its bond is known again
+    assert world.state.supply().locks == 0
 
 
 # --- planted faults -------------------------------------------------------------------------------
