@@ -26,6 +26,7 @@ KEYS = sorted((key_of(f"validator {i}") for i in range(4)), key=lambda key: key.
 PUBLIC = tuple(key.public for key in KEYS)
 COMMITTEE = Committee(PUBLIC, (1, 1, 1, 1))
 POSITION = 77
+TODAY = 1_700_000_000_000  # ms
 
 
 def full_batch(member: int, entry: bytes, epoch: int = 0, position: int = POSITION) -> VoteBatch:
@@ -62,10 +63,43 @@ def test_a_prepared_certificate_names_view_and_operation() -> None:
     assert verify_prepared(justified, COMMITTEE, 0, NETWORK) == (5, OP)
 
 
-def test_with_four_validators_and_full_batches_it_is_compact() -> None:
+def certificate_size(members: int, justified: bool = False) -> int:
+    """Bytes of a certificate from full batches, a million batches after the beginning, today."""
+    keys = sorted((key_of(f"member {i}") for i in range(members)), key=lambda key: key.public)
+    committee = Committee(tuple(key.public for key in keys), (1,) * members)
+    entry = lock_entry(1, OP, b"j" * 32) if justified else commit_entry(0, OP)
+    batches = {}
+    for member, key in enumerate(keys):
+        log = OwnLog(key, NETWORK, 0, member)
+        log.resume(1_000_000, digest(b"before", bytes([member])))
+        for i in range(ENTRIES_MAX):
+            log.add(entry if i == POSITION else commit_entry(0, i.to_bytes(32, "big")), TODAY)
+        batches[member] = log.seal(TODAY)
+    places = [(member, 1_000_001, POSITION) for member in batches]
+    return len(build_certificate(places, lambda member, _: batches[member], committee))
+
+
+@pytest.mark.parametrize(
+    ("members", "commit", "prepared"),
+    [(4, 1_179, 1_278), (7, 1_939, 2_104), (10, 2_699, 2_930), (31, 8_021, 8_714)],
+)
+def test_with_full_batches_it_is_compact(members: int, commit: int, prepared: int) -> None:
+    assert (certificate_size(members), certificate_size(members, justified=True)) == (commit, prepared)
+    assert members > 4 or prepared < 1_500
+
+
+def test_a_vote_is_shown_by_a_path_of_eight_hashes_at_most() -> None:
     assert len(read_certificate(GOOD).votes) == 3
-    assert len(GOOD) < 1_500
-    # 1,168 bytes when this was written
+    assert {len(vote.path) for vote in read_certificate(GOOD).votes} == {8 * 32}
+    assert read_certificate(certificate_alone()).votes[0].path == b""
+
+
+def certificate_alone() -> bytes:
+    """One validator, one vote in its batch."""
+    log = OwnLog(KEYS[0], NETWORK, 0, 0)
+    log.add(commit_entry(0, OP), NOW)
+    batch = log.seal(NOW)
+    return build_certificate([(0, 1, 0)], lambda *_: batch, Committee(PUBLIC[:1], (1,)))
 
 
 def test_the_heaviest_members_make_it_short() -> None:
