@@ -64,7 +64,7 @@ ANSWERS_PER_TICK = 16
 ANSWER_EVERY_MS = 20
 
 # "No other local clock is consulted in views >= 1."
-_CLOCKS = frozenset({"not-expired", "epoch-open"})
+_CLOCKS = frozenset({"not-expired", "epoch-running"})
 
 
 class Contention:
@@ -188,11 +188,24 @@ class Contention:
             self._table.owed[member] += 1
         if member == self._desk.member:
             self._note_own(slot_id, contest, entry)
-        for id_ in named:
-            if new and id_ is not None:
-                contest.named.add(id_)
+        if new:
+            ids = tuple(id_ for id_ in named if id_ is not None)
+            for gone in contest.rename(member, isinstance(entry, Propose), ids):
+                self._unname(slot_id, contest, gone)
+            for id_ in ids:
                 self._name(id_, 1 << member)
         return new
+
+    def _unname(self, slot_id: SlotId, contest: Contest, id_: bytes) -> None:
+        """Nobody's last word names it any more: without votes it is no more than any other candidate."""
+        candidate = self._table.candidates.get(id_)
+        slot = self._table.slots[slot_id]
+        if candidate is None or candidate.counts or id_ in slot.locked.values():
+            return
+        candidate.holders = 0
+        if candidate.parsed is None or len(slot.candidates) > self._desk.limits.rivals_max:
+            self._desk.room.leave(candidate)
+            self._table.let_go(candidate)
 
     def _note_own(self, slot_id: SlotId, contest: Contest, entry: NewView | Propose) -> None:
         slot = self._table.slots[slot_id]
@@ -212,7 +225,10 @@ class Contention:
             self._take_certificate(read_certified(raw).certificate, now)
         elif tag == JUSTIFICATION:
             justification = read_justification(raw)
-            self._loose[attachment_id(raw)] = raw
+            id_ = attachment_id(raw)
+            if id_ in self._judged or self.attachment(id_) is not None:
+                return
+            self._loose[id_] = raw
             if len(self._loose) > LOOSE_MAX:
                 self._loose.popitem(last=False)
             self.review((justification.object, justification.seq), now, out)
@@ -242,7 +258,10 @@ class Contention:
         if self._table.was_decided(id_) or self._archive.find(id_) is not None:
             return
         mask = sum(1 << vote.member for vote in certificate.votes)
+        known = self._table.candidates.get(id_)
         if certificate.kind == LOCK:
+            if known is not None and known.shown is not None and known.shown[0] >= certificate.view:
+                return
             view, _ = verify_prepared(raw, self._committee, self._desk.epoch, self._desk.state.network)
             self._adopt(id_, view, raw, mask)
             return
@@ -331,6 +350,7 @@ class Contention:
     def _own_candidate(self, slot_id: SlotId, slot: Slot, now: int) -> Candidate | None:
         """The valid operation held that comes first in `pick`'s order, its gate passed here if it has one."""
         self._take_up_receipt(slot_id, now)
+        lock = self._desk.state.locks.get(slot_id[0])
         locked = slot.locked.get(0)
         best: tuple[tuple[int, int], bool, bytes] | None = None
         found: Candidate | None = None
@@ -338,6 +358,10 @@ class Contention:
             if candidate.valid_since is None or candidate.parsed is None:
                 continue
             if isinstance(candidate.parsed.operation.body, Void):
+                continue
+            if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):
+                # Priority: "the Lock cannot end below it". The receipt's own operation may still wait for its
+                # gate, or for its check; until then there is nothing that we may name.
                 continue
             if is_gated(candidate.parsed):
                 opens = self._desk.gate_opens(candidate, now)

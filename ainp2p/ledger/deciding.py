@@ -336,7 +336,8 @@ class Decider:
         operation = parsed.operation
         key = self._key_of(parsed, reason.rule)
         spent = reason.rule == "unknown-credit" and key != operation.object and self._made_its_credits(key)
-        if reason.rule == "epoch-ahead" or spent:
+        never = reason.rule == "epoch-ahead" and not self._is_of_next_epoch(operation)
+        if never or spent:
             return self._let_go(candidate, InvalidOperation(reason.rule, "and never will be"))
         try:
             oldest = self.room.enter(candidate)
@@ -347,8 +348,8 @@ class Decider:
         if reason.rule == "clock-ahead":
             assert operation.timestamp is not None
             self._desk.wake_at(candidate, operation.timestamp - self._parameters.clock_ahead_ms)
-        elif reason.rule == "not-expired":
-            self._desk.wake_at(candidate, self._state.locks[operation.object].expiry)
+        elif reason.rule in ("not-expired", "epoch-running"):
+            self._desk.wake_at(candidate, self._state.not_before(operation))
         else:
             self.room.block(candidate, key)
         return None
@@ -361,9 +362,15 @@ class Decider:
         operation, body = parsed.operation, parsed.operation.body
         if rule == "unknown-credit" and isinstance(body, Spend):
             return next(id_ for id_ in body.credits if id_ not in self._state.credits)[:32]
+        if rule == "epoch-ahead":
+            return self._state.network  # the System's id: the next COMMITTEE wakes it
         if rule == "sequence-ahead":
             return _slot_key(operation.object, operation.seq - 1)
         return operation.object
+
+    def _is_of_next_epoch(self, operation: Operation) -> bool:
+        body = operation.body
+        return isinstance(body, Spend) and body.epoch == self._state.epoch + 1
 
     def _made_its_credits(self, maker: bytes) -> bool:
         """Whether all credits that this operation (or the genesis) makes have been there."""

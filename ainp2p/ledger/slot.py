@@ -308,7 +308,7 @@ class VoteTable:
             return
         for member in slot.contest.speakers:
             self.owed[member] -= 1
-        for id_ in slot.contest.named:
+        for id_ in {id_ for ids in slot.contest.named.values() for id_ in ids}:
             named = self.candidates.get(id_)
             if named is not None and named.parsed is None and not named.counts:
                 del self.candidates[id_]

@@ -51,7 +51,7 @@ class Contest:
         deadline: when the timer of `entered` ends; None if it does not run.
         proposed: the highest view in which we have PROPOSEd.
         kept: attachments that own votes rest on, and the journal's write that holds each.
-        named: operations that were named in all this.
+        named: operations that each member's last words name: its NEWVIEW, its PROPOSE.
     """
 
     __slots__ = ("deadline", "entered", "expired", "heard", "kept", "named", "proposals", "proposed")
@@ -63,7 +63,7 @@ class Contest:
         self.expired = -1
         self.deadline: int | None = None
         self.kept: dict[bytes, int] = {}
-        self.named: set[bytes] = set()
+        self.named: dict[tuple[int, bool], tuple[bytes, ...]] = {}
 
     def hear(self, member: int, heard: Heard) -> bool:
         """Take a NEWVIEW; False if this member has sent one for this or a higher view."""
@@ -80,6 +80,12 @@ class Contest:
             return False
         self.proposals[member] = proposal, height
         return True
+
+    def rename(self, member: int, proposing: bool, ids: tuple[bytes, ...]) -> list[bytes]:
+        """Note what a member's newest entry names; returns what nobody's names any more."""
+        before = self.named.get((member, proposing), ())
+        self.named[member, proposing] = ids
+        return [id_ for id_ in before if not any(id_ in each for each in self.named.values())]
 
     @property
     def speakers(self) -> set[int]:
