@@ -34,6 +34,11 @@ class KeyRing:
         """The key with this public half, if it is held."""
         return self._signers.get(public)
 
+    @property
+    def publics(self) -> set[bytes]:
+        """The public halves of all of them."""
+        return set(self._signers)
+
     def is_current(self, account: Account) -> bool:
         """Whether we can sign for the account as it is now; not after somebody else got its key."""
         return account.key in self._signers

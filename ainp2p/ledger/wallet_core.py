@@ -1,0 +1,242 @@
+"""What a wallet knows of its account, and how it learns: the part of it that moves no money.
+
+Everything is learnt with a certificate: from a validator that is followed, from all of them when something
+was missed, and from the wallet's own journal after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ainp2p.errors import Closed, TimedOut
+from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.genesis import Genesis, Parameters
+from ainp2p.ledger.income import Income
+from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.mirror import Mirror
+from ainp2p.ledger.operations import (
+    Inception,
+    Operation,
+    ParsedOperation,
+    Signer,
+    Spend,
+)
+from ainp2p.ledger.ordering import Orders
+from ainp2p.ledger.proofs import Proofs, Proven
+from ainp2p.ledger.purse import Balance, Purse
+from ainp2p.ledger.receipts import ReceiptBook
+from ainp2p.ledger.spending import Plan, Wish, plan_spend
+from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.wallet_keys import KeyRing
+from ainp2p.ledger.wallet_store import Recorded, WalletStore
+from ainp2p.ledger.wallet_views import LockState, WalletStatistics
+from ainp2p.ledger.writing import Writer
+from ainp2p.protocol.network import Network
+
+FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
+READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
+
+
+class WalletCore:
+    """One account, looked at. `ainp2p.ledger.wallet.Wallet` pays and is paid."""
+
+    def __init__(
+        self,
+        network: Network,
+        genesis: Genesis,
+        store: WalletStore,
+        inception: Inception,
+        keys: KeyRing,
+        on_news: Callable[[bytes], None],
+    ) -> None:
+        """Prepare; nothing is asked or sent before `run` of the parts.
+
+        Args:
+            on_news: told of each Lock that has a new state or a new receipt.
+        """
+        self._context = network.context
+        self._network_id = genesis.network_id
+        self._parameters = genesis.parameters
+        self._keys, self._inception, self._store, self._on_news = keys, inception, store, on_news
+        self._purse = Purse(genesis, self._network_id, inception, keys.first.public)
+        self._purse.keys |= keys.publics
+        self._proofs = Proofs(genesis)
+        self._validators = Validators(network, genesis)
+        self._writer = Writer(self._validators, self._proofs, store, self._learn, self._on_dropped)
+        self._mirror = Mirror(self._validators, self._proofs, self._purse, self._learn, self._on_lock)
+        self._orders = Orders(self.account_id, self._writer, self._signer_for, self._plan, self.now_ms)
+        self._income = Income(self._network_id, store, on_news)
+        self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
+        self._closed = False
+
+    @property
+    def account_id(self) -> bytes:
+        """The account's id."""
+        return self._purse.id
+
+    @property
+    def parameters(self) -> Parameters:
+        """The network's fees and limits."""
+        return self._parameters
+
+    @property
+    def book(self) -> ReceiptBook:
+        """The receipts that pay us. Use `accept`, which also makes them durable."""
+        return self._income.book
+
+    def now_ms(self) -> int:
+        """The time by the network's context."""
+        return self._context.now_ms()
+
+    @property
+    def account(self) -> Account:
+        """Its newest final state here: key, guardians, lease."""
+        return self._purse.account
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether we hold the account's current key: not after it was recovered by guardians."""
+        return self._keys.is_current(self._purse.account)
+
+    def _signer_for(self, operation: Operation) -> Signer:
+        return self._keys.signer_for(self._purse.account, operation)
+
+    def _plan(self, wishes: list[Wish]) -> Plan:
+        return plan_spend(
+            wishes,
+            self._purse.account,
+            self._purse.credits,
+            self._parameters,
+            network=self._network_id,
+            now_ms=self.now_ms(),
+            inception=self._inception,
+        )
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def balance(self) -> Balance:
+        """What the account has, as of now; a payment under way counts as made.
+
+        Raises:
+            TimedOut: no validator has answered since the wallet was opened.
+        """
+        await self._ready()
+        pending = self._writer.pending_on(self.account_id)
+        spend = pending.parsed.operation.body if pending is not None else None
+        assert spend is None or isinstance(spend, Spend)
+        return self._purse.balance(spend, self._income.promised())
+
+    async def refresh(self) -> None:
+        """Ask all validators for the newest proven state, without waiting for what they announce.
+
+        Raises:
+            TimedOut: nobody answers.
+        """
+        self._check_open()
+        await self._mirror.refresh()
+
+    async def lock(self, lock: bytes) -> LockState:
+        """A final Lock, ours or anybody's; receipts for it are accepted from now on if it pays us.
+
+        Raises:
+            NotFinal: no validator that answers knows it.
+            TimedOut: nobody answers.
+        """
+        self._check_open()
+        known = self._purse.locks.get(lock)
+        if known is not None and lock in self._certificates:
+            return LockState(known, self._certificates[lock])
+        return LockState(*await self._mirror.fetch_lock(lock))
+
+    async def locks(self) -> list[LockState]:
+        """Open Locks in which the account pays, is paid, or closes; the first to expire first."""
+        await self._ready()
+        locks = sorted(self._purse.locks.values(), key=lambda lock: (lock.expiry, lock.id))
+        return [LockState(lock, self._certificates.get(lock.id, b"")) for lock in locks if not lock.ended]
+
+    async def discover_locks(self) -> list[LockState]:
+        """Ask for open Locks that concern us although nobody has told us of them; then all, as `locks`.
+
+        Raises:
+            TimedOut: no validator answers.
+        """
+        await self._ready()
+        for party in (self.account_id, *sorted(self._purse.keys)):
+            await self._mirror.discover_locks(party)
+        return await self.locks()
+
+    async def history(self, limit: int = 100) -> list[Recorded]:
+        """Operations of ours, and those that concerned us, newest first."""
+        self._check_open()
+        return await self._store.history(limit)
+
+    def statistics(self) -> WalletStatistics:
+        """How much is under way."""
+        return WalletStatistics(
+            pending=len(self._writer),
+            waiting=len(self._orders),
+            locks=len(self._purse.locks),
+            head_seq=self._purse.account.seq,
+            refreshed=self._mirror.refreshed.is_set(),
+        )
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def _learn(self, proven: Proven, received: int) -> None:
+        """Take in a final operation, ours or another's, once; where it leaves a gap, ask."""
+        parsed, operation = proven.parsed, proven.parsed.operation
+        if not self._purse.has(parsed.id):
+            effect = self._purse.apply(parsed)
+            received = max(received, effect.received)
+            for lock in effect.locks:
+                self._on_lock(lock, proven.certificate)
+            if effect.gap == self.account_id:
+                self._mirror.doubt_credits(soon_again=True)
+            elif effect.gap is not None:
+                self._mirror.report_gap(effect.gap)
+            ours = operation.object == self.account_id or operation.object in self._purse.locks
+            if ours or received or effect.locks:  # else somebody tells us of what is not our business
+                recorded = Recorded(parsed, proven.certificate, self.now_ms(), received, effect.spent)
+                self._store.put_final(recorded)
+        self._writer.note_final(proven)
+
+    def _on_dropped(self, parsed: ParsedOperation) -> None:
+        self._orders.forget(parsed.id)
+        if parsed.operation.object == self.account_id:
+            self._mirror.doubt_credits()  # perhaps it consumed one that is no more
+        else:
+            self._mirror.report_gap(parsed.operation.object)
+
+    def _on_lock(self, lock: Lock, certificate: bytes) -> None:
+        """A Lock that concerns us has a new state."""
+        self._certificates[lock.id] = certificate
+        self._income.place(lock)
+        self._on_news(lock.id)
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """Take up where the journal ends: what is pending is sent again, the same bytes."""
+        self._store.claim(self.account_id, self._network_id)
+        self._orders.notes = self._store.notes()
+        self._income.restore()
+        for recorded in self._store.operations():
+            if recorded.certificate:
+                self._writer.finals[recorded.parsed.id] = recorded.certificate
+                for lock in self._purse.apply(recorded.parsed).locks:
+                    self._on_lock(lock, recorded.certificate)
+            else:
+                self._writer.resume(recorded.parsed)
+
+    async def _ready(self) -> None:
+        self._check_open()
+        with trio.move_on_after(READY_TIMEOUT_S):
+            await self._mirror.refreshed.wait()
+        if not self._mirror.refreshed.is_set():
+            raise TimedOut("no validator has answered yet: check the network, or ask again")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the wallet was closed")
