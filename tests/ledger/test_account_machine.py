@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -22,6 +23,7 @@ from ainp2p.ledger import accounts
 from ainp2p.ledger.genesis import DEVELOPMENT
 from ainp2p.ledger.operations import (
     SIGN_RECOVER,
+    Operation,
     Out,
     Recover,
     Rotation,
@@ -261,6 +263,18 @@ def allow_zero(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("ainp2p.ledger.operations._refuse_zero", lambda *_: None)
 
 
+def accept_negative_amounts(patch: pytest.MonkeyPatch) -> None:
+    def decode(raw: bytes) -> Operation:
+        plain = msgpack.unpackb(raw)
+        if plain[6][0] != 1:
+            return msgspec.convert(plain, Operation)
+        outs, plain[6][3] = tuple(Out(*out) for out in plain[6][3]), []
+        operation = msgspec.convert(plain, Operation)
+        return with_fields(operation, body_outs=outs)
+
+    patch.setattr("ainp2p.ledger.operations._decode_operation", decode)
+
+
 def skip_sequence_numbers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("ainp2p.ledger.state._refuse_slot", lambda *_: None)
 
@@ -333,6 +347,7 @@ def undo_half(patch: pytest.MonkeyPatch) -> None:
 MUTANTS = [
     keep_consumed_credits,
     allow_zero,
+    accept_negative_amounts,
     skip_sequence_numbers,
     forget_the_debt,
     add_no_debt,

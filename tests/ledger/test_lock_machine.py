@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,9 +17,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from ainp2p.errors import Error, LedgerError
+from ainp2p.errors import Error, LedgerError, StorageError
+from ainp2p.ledger.database import Database
 from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import BOND_PURPOSE, Settle, Share, SignedOperation, parse
+from ainp2p.ledger.operations import BOND_PURPOSE, ParsedOperation, Settle, Share, SignedOperation, parse
 from ainp2p.ledger.receipts import (
     SIGN_RECEIPT,
     Receipt,
@@ -28,6 +30,7 @@ from ainp2p.ledger.receipts import (
     sign_receipt,
 )
 from ainp2p.ledger.state import Changes, State
+from ainp2p.ledger.store import Decided, Store
 from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 
@@ -82,6 +85,7 @@ class Locks(RuleBasedStateMachine):
             assert world.state.root() == root, "a refusal changed the state"
             return None
         assert valid, "what must be refused was done"
+        self.decided(parsed, changes)
         if not isinstance(parsed.operation.body, Settle):
             return changes
         (lock,) = changes.locks
@@ -89,11 +93,16 @@ class Locks(RuleBasedStateMachine):
         assert all(world.wealth(name) >= before[name] for name in NAMES if name != payer), "another lost"
         return changes
 
+    def decided(self, parsed: ParsedOperation, changes: Changes) -> None:
+        """For a node that keeps what was decided."""
+
     def pick(self, index: int) -> tuple[bytes, Deposit, Lock] | None:
         if not self.book:
             return None
         id_ = sorted(self.book)[index % len(self.book)]
-        return id_, self.book[id_], self.world.state.locks[id_]
+        lock = self.world.state.find_lock(id_)
+        assert lock is not None
+        return id_, self.book[id_], lock
 
     def pay(self, kept: Deposit, cumulative: int) -> None:
         """Each part by itself, whole: ⌊cumulative·pᵢ/P⌋ in all."""
@@ -271,7 +280,8 @@ class Locks(RuleBasedStateMachine):
     @invariant()
     def v2_the_locks_are_what_the_oracle_says(self) -> None:
         for id_, kept in self.book.items():
-            lock = self.world.state.locks[id_]
+            lock = self.world.state.find_lock(id_)
+            assert lock is not None
             assert (lock.paid, bool(lock.ended), lock.held) == (kept.paid, kept.ended, kept.held)
             assert 0 <= lock.paid <= lock.deposit
 
@@ -292,10 +302,37 @@ class Locks(RuleBasedStateMachine):
         return spends + sum(kept.deposit // kept.step + 2 for kept in locks)
 
 
-def run(examples: int, steps: int, *, shrink: bool) -> None:
+class StoredLocks(Locks):
+    """The same on a node with a disk, which forgets ended Locks and is restarted now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database(Path(":memory:"))
+        self.store = Store(self.database, self.world.genesis)
+        self.world.state.ended_lock = self.store.ended_lock
+
+    def decided(self, parsed: ParsedOperation, changes: Changes) -> None:
+        self.store.commit([Decided(parsed, changes)])
+        self.world.state.release(changes.locks)
+        assert not any(lock.ended for lock in self.world.state.locks.values())
+
+    @rule(verify=st.booleans())
+    def restart(self, verify: bool) -> None:
+        """LEDGER.md, 9: "Replaying the operations gives the tables"."""
+        before, self.world.state = self.world.state, self.store.load(verify=verify)
+        self.world.state.check_committee = lambda parsed: None
+        assert self.world.state.root() == before.root()
+        assert self.world.state.operations == before.operations
+
+    def teardown(self) -> None:
+        self.restart(True)
+        self.database.close()
+
+
+def run(examples: int, steps: int, *, shrink: bool, machine: type[Locks] = Locks) -> None:
     phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
     run_state_machine_as_test(
-        Locks,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -311,6 +348,10 @@ def run(examples: int, steps: int, *, shrink: bool) -> None:
 
 def test_a_lock_pays_what_its_receipts_say_and_everybody_has_the_right_share() -> None:
     run(100, 40, shrink=True)
+
+
+def test_a_restarted_node_goes_on_as_if_nothing_had_happened() -> None:
+    run(40, 40, shrink=True, machine=StoredLocks)
 
 
 # --- planted faults: each must be found ---------------------------------------------------------------
@@ -402,3 +443,36 @@ def test_h2_a_mutant_lock_is_caught(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         run(100, 40, shrink=False)
+
+
+def forget_the_system(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "_write_system", lambda self, systems: None)
+
+
+def forget_what_has_ended(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "ended_lock", lambda self, id_: None)
+
+
+def leave_ended_locks_open(patch: pytest.MonkeyPatch) -> None:
+    original = Store._write
+
+    def write(self: Store, batch: Any) -> None:
+        original(self, batch)
+        ended = [lock for decided in batch for lock in decided.changes.locks if lock.ended]
+        rows = [(lock.id, encode(msgspec.structs.replace(lock, ended=0))) for lock in ended]
+        self.database.executemany("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", rows)
+
+    patch.setattr(Store, "_write", write)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [forget_the_system, forget_what_has_ended, leave_ended_locks_open],
+    ids=lambda plant: plant.__name__,
+)
+def test_h2_a_mutant_store_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, StorageError)):
+        run(40, 40, shrink=False, machine=StoredLocks)
