@@ -24,6 +24,7 @@ from ainp2p.ledger.certificate import (
 )
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Wanted
+from ainp2p.ledger.handoff import Prepared
 from ainp2p.ledger.justification import (
     Certified,
     Justification,
@@ -90,7 +91,7 @@ class Contention:
         """An operation was LOCKed here, or a second one is valid: view 0 has T from now on."""
         if not slot.timed:
             slot.timed = True
-            self._first.add(now + self._first_ms, slot_id, slot)
+            self._first.add(now + self._first_ms, slot_id)
 
     @property
     def due(self) -> int | None:
@@ -246,7 +247,8 @@ class Contention:
         candidate = self._table.candidates.get(certificate.operation)
         if candidate is not None and candidate.parsed is not None:
             self._contest(candidate.slot).kept[attachment_id(raw)] = segment
-            self._adopt(candidate.id, certificate.view, certified, 0)
+            if certificate.epoch == self._desk.epoch:
+                self._adopt(candidate.id, certificate.view, certified, 0)
 
     def attachment(self, id_: bytes) -> bytes | None:
         """A held attachment."""
@@ -259,15 +261,17 @@ class Contention:
             return
         mask = sum(1 << vote.member for vote in certificate.votes)
         known = self._table.candidates.get(id_)
+        if certificate.kind == LOCK and certificate.epoch != self._desk.epoch:
+            return  # of a slot that began with it: everybody has it who may vote
         if certificate.kind == LOCK:
             if known is not None and known.shown is not None and known.shown[0] >= certificate.view:
                 return
             view, _ = verify_prepared(raw, self._committee, self._desk.epoch, self._desk.state.network)
             self._adopt(id_, view, raw, mask)
             return
-        view, _ = verify_decided(
-            raw, self._committee, self._desk.epoch, self._desk.state.network, self._seen.check
-        )
+        committee = self._desk.state.committee(certificate.epoch)
+        network = self._desk.state.network
+        view, _ = verify_decided(raw, committee, certificate.epoch, network, self._seen.check)
         candidate = self._name(id_, mask)
         if candidate is not None and candidate.final is None:
             candidate.final, candidate.certificate = view, raw
@@ -311,13 +315,39 @@ class Contention:
         if contest.enter(now, self._first_ms, self._committee):
             assert contest.deadline is not None
             self._later.add(contest.deadline, slot_id)
-        if not self._desk.votes():
+        if not self._desk.votes_on(slot_id[0]):
             return
+        if slot.inherited is not None:
+            self._lock_inherited(slot, slot.inherited, now)
         view = contest.next_view(self._committee)
         if view > slot.promised:
             self._promise(slot_id, slot, view, now)
         self._lead(slot_id, slot, contest, now)
         self._follow(slot_id, slot, contest, now, out)
+
+    def inherit(self, slot_id: SlotId, prepared: Prepared, now: int) -> None:
+        """Start a slot at view 1, with what the last epoch left prepared; its timer runs from now on.
+
+        The certificate stands for "prepared in view 0": in that view such a slot has no votes, so that every
+        view of this epoch comes after it.
+        """
+        slot = self._table.open_slot(slot_id)
+        slot.inherited, slot.promised = prepared, max(slot.promised, 1)
+        contest = self._contest(slot_id)
+        if contest.entered < 1:
+            contest.entered, contest.deadline = 1, now + self._first_ms
+            self._later.add(contest.deadline, slot_id)
+        contest.named.add(prepared.operation)
+        self._adopt(prepared.operation, 0, prepared.certificate, (1 << len(self._committee.keys)) - 1)
+
+    def _lock_inherited(self, slot: Slot, prepared: Prepared, now: int) -> None:
+        """ "Everybody LOCKs the highest one's operation at once, without PROPOSE"."""
+        candidate = self._table.candidates.get(prepared.operation)
+        if 1 in slot.locked or slot.promised > 1 or candidate is None or candidate not in slot.candidates:
+            return
+        slot.lock(1, candidate.id)
+        self._archive.keep(candidate)
+        self._desk.log.add(lock_entry(1, candidate.id), now)
 
     def _promise(self, slot_id: SlotId, slot: Slot, view: int, now: int) -> None:
         """Send NEWVIEW(view) if we have anything to say."""
@@ -601,7 +631,10 @@ class Contention:
         shown: Shown | None = None
         try:
             justification = read_justification(raw)
-            shown = verify(justification, self._desk.state.network, self._committee, self._seen.check)
+            began = self._table.open_slot(slot_id).inherited
+            inherited = None if began is None else (began.operation, began.certificate)
+            network = self._desk.state.network
+            shown = verify(justification, network, self._committee, self._seen.check, inherited)
             said = (justification.epoch, justification.object, justification.seq, justification.view)
             if said != (self._desk.epoch, *slot_id, proposal.view):
                 shown = None

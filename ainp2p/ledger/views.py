@@ -131,24 +131,28 @@ class Contest:
 
 
 class FirstTimers:
-    """The timers of view 0: all of the same length, so a queue; nearly all end after their slot."""
+    """The timers of view 0: all of the same length, so a queue; nearly all end after their slot.
+
+    An entry refers to nothing but a name: it must neither keep a decided slot in memory for T nor give the
+    garbage collector anything to follow, at ten thousand a second.
+    """
 
     def __init__(self, slots: dict[SlotId, Slot]) -> None:
         self._slots = slots
-        self._queue: deque[tuple[int, SlotId, Slot]] = deque()
+        self._queue: deque[tuple[int, SlotId]] = deque()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def add(self, deadline: int, slot_id: SlotId, slot: Slot) -> None:
+    def add(self, deadline: int, slot_id: SlotId) -> None:
         """Start one; deadlines come in rising order but for a clock that was put back."""
-        self._queue.append((deadline, slot_id, slot))
+        self._queue.append((deadline, slot_id))
 
     @property
     def due(self) -> int | None:
         """When the first one ends whose slot is not decided."""
         queue, slots = self._queue, self._slots
-        while queue and slots.get(queue[0][1]) is not queue[0][2]:
+        while queue and queue[0][1] not in slots:
             queue.popleft()
         return queue[0][0] if queue else None
 
@@ -161,7 +165,7 @@ class FirstTimers:
 
     def clock_put_back(self, latest: int) -> None:
         """None ends later than if it had just been started."""
-        self._queue = deque((min(at, latest), slot_id, slot) for at, slot_id, slot in self._queue)
+        self._queue = deque((min(at, latest), slot_id) for at, slot_id in self._queue)
 
 
 class LaterTimers:

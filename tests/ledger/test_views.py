@@ -133,10 +133,10 @@ def test_timers_of_decided_slots_are_due_never_and_cost_nothing() -> None:
     slots: dict[SlotId, Slot] = {(OBJECT, seq): Slot() for seq in range(1, 4)}
     timers = FirstTimers(slots)
     for seq in range(1, 4):
-        timers.add(seq * 10, (OBJECT, seq), slots[OBJECT, seq])
+        timers.add(seq * 10, (OBJECT, seq))
     assert timers.due == 10
     del slots[OBJECT, 1]
-    slots[OBJECT, 2] = Slot()  # another one of that name
+    del slots[OBJECT, 2]
     assert timers.due == 30
     assert len(timers) == 1
     assert timers.ended(29) == []
@@ -158,6 +158,6 @@ def test_later_timers_end_in_the_order_of_their_times() -> None:
 def test_f1_a_clock_put_back_makes_no_timer_longer() -> None:
     slots: dict[SlotId, Slot] = {(OBJECT, 1): Slot()}
     timers = FirstTimers(slots)
-    timers.add(1_000_000, (OBJECT, 1), slots[OBJECT, 1])
+    timers.add(1_000_000, (OBJECT, 1))
     timers.clock_put_back(5_000)
     assert timers.due == 5_000
