@@ -21,10 +21,12 @@ import msgspec
 
 from ainp2p.ledger import (
     accounts,
+    attested,
     certificate,
     delegation,
     genesis,
     iou,
+    justification,
     locks,
     operations,
     parameters,
@@ -78,7 +80,8 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
         (accounts, locks, system, state_tree),
         frozenset(),
     ),
-    ("Votes", "A validator's log, batch by batch.", (votelog,), frozenset()),
+    ("Votes", "A validator's log, batch by batch.", (votelog, attested), frozenset()),
+    ("Justifications", "What a leader proposes with, as an attachment.", (justification,), frozenset()),
     ("Certificates", "Proof that a quorum has voted.", (certificate,), frozenset()),
     (
         "The genesis file",
