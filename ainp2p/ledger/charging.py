@@ -8,6 +8,7 @@ for everything again and again, gets what one that catches up needs, and no more
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from ainp2p.errors import Refused
 from ainp2p.ledger.limits import Limits
@@ -45,6 +46,14 @@ MEMBER_BURST = 24_000.0
 
 _PUSHES = (PushOperations, PushBatch, PushAttachment)
 _LONG = (Reconcile, GetHistory, FetchDecided, FetchAttachments, GetStatistics)
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A network that knows where its peers speak from; those in memory do not."""
+
+    def place_of(self, peer: PeerId) -> str:
+        """A prefix of addresses, "" if nobody knows."""
 
 
 class Charges:

@@ -26,7 +26,7 @@ from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError
 from ainp2p.ledger.answers import Answers, bounded
 from ainp2p.ledger.attaching import Attacher, EvidenceBook
 from ainp2p.ledger.catch_up import CatchUp
-from ainp2p.ledger.charging import COST_FALSE, Charges
+from ainp2p.ledger.charging import COST_FALSE, Charges, Placed
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import open_database, run_in_thread
 from ainp2p.ledger.effects import Effects, Journal
@@ -113,6 +113,9 @@ class ValidatorService:
         stakes = {member.peer: member.weight for member in self._validators.others}
         self._intake = Intake(stakes, weigher(validator.state))
         self._waiting = trio.Event()
+        self._place_of = network.place_of if isinstance(network, Placed) else _nowhere
+        self._cut_off: dict[PeerId, None] = {}
+        self._flooded = trio.Event()
         self._lines = Limits(LINES_PER_S, LINES_PER_S)
         self._pusher = Pusher(self._validators)
         self._attacher = Attacher(self._validators, self, self._evidence)
@@ -288,7 +291,23 @@ class ValidatorService:
         return encode(answer) if answer is not None else None
 
     def _charge(self, peer: PeerId, question: Question) -> None:
-        self._charges.charge(peer, question, trio.current_time())
+        now_s = trio.current_time()
+        try:
+            self._charges.charge(peer, question, now_s, self._place_of(peer))
+        except Refused:
+            if self._charges.is_flooding(peer, now_s):  # it was told "busy", and does not listen
+                self._cut_off[peer] = None
+                self._flooded.set()
+            raise
+
+    async def _disconnect_flooders(self) -> None:
+        """Outside the handlers, which end with their channel."""
+        while True:
+            await self._flooded.wait()
+            self._flooded = trio.Event()
+            while self._cut_off:
+                peer, _ = self._cut_off.popitem()
+                await self._network.disconnect(peer)
 
     async def _answer(self, call: Call, question: Question) -> Message | None:
         if isinstance(question, Submit):
@@ -405,7 +424,7 @@ class ValidatorService:
     async def _send_decided(self, call: Call, question: FetchDecided) -> None:
         after = question.after
         while True:
-            if not self._charges.pages(call.peer, trio.current_time()):
+            if not self._charges.pages(call.peer, trio.current_time(), self._place_of(call.peer)):
                 await trio.sleep(PAGE_PAUSE_S)
                 continue
             async with self._core:
@@ -439,9 +458,14 @@ class ValidatorService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time)
             nursery.start_soon(self._take_in)
+            nursery.start_soon(self._disconnect_flooders)
             nursery.start_soon(self._pusher.run)
             nursery.start_soon(self._attacher.run)
             nursery.start_soon(self._catch_up.run)
+
+
+def _nowhere(peer: PeerId) -> str:
+    return ""
 
 
 @asynccontextmanager

@@ -447,6 +447,14 @@ class _Libp2pStream:
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
+    @property
+    def remote_host(self) -> str:
+        """The address that the peer speaks from, without its port; "" where the transport does not tell."""
+        with suppress(Exception):
+            remote = self.stream.get_remote_address()
+            return str(remote[0]) if remote else ""
+        return ""
+
     async def read(self) -> bytes:
         from libp2p.network.stream.exceptions import StreamEOF
 

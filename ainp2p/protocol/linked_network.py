@@ -10,6 +10,7 @@ idle. A link that appears long after the other one means that the peer has lost 
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
@@ -171,6 +172,11 @@ class LinkedNetwork(ABC):
     def peers(self) -> tuple[PeerId, ...]:
         """Peers with a live channel, sorted."""
         return tuple(sorted(self._links))
+
+    def place_of(self, peer: PeerId) -> str:
+        """Where a connected peer speaks from, as a prefix (/24 of IPv4, /48 of IPv6); "" if nobody knows."""
+        link = self._links.get(peer)
+        return place_prefix(getattr(link.wire, "remote_host", "")) if link is not None else ""
 
     @asynccontextmanager
     async def watch_peers(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
@@ -372,6 +378,17 @@ class _Dial:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.fault: NetworkError | Error | None = None
+
+
+def place_prefix(host: str) -> str:
+    """The network that an IP address belongs to, as far as limits care: /24 of IPv4, /48 of IPv6; else ""."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
 
 
 def peer_of(address: str) -> PeerId:
