@@ -29,6 +29,7 @@ _MODULES = {
     "key": "key",
     "network": "network",
     "wallet": "wallet",
+    "watchtower": "watchtower",
     "ledger": "ledger",
     "spending": "spending",
     "model": "model",

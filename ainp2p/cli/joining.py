@@ -93,6 +93,11 @@ def _with_key(name: str | None, genesis: Genesis) -> dict[str, Any]:
         raise InvalidInput(
             f"on {network!r} an agent needs a key: --key NAME (`ainp2p key new NAME` makes one)"
         )
+    if Home.from_environment().key_file(name).with_suffix(".inception").exists():
+        raise InvalidInput(
+            f"the account of {name!r} has guardians or a next key: this release's agents run on plain ones "
+            "(`ainp2p wallet` works with it)"
+        )
     books = Home.from_environment().network(genesis.network_id) / "agents" / checked_name(name)
     books.mkdir(parents=True, exist_ok=True, mode=0o700)
     return {"key": load_key(name), "home": books}

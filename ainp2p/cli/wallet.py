@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from ainp2p.cli import exit_codes
+from ainp2p.cli import wallet_keys, wallet_lock
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.key import chosen_key, load_key
-from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
-from ainp2p.cli.output import emit, note
-from ainp2p.errors import InvalidInput, StorageError
-from ainp2p.home import Home
+from ainp2p.cli.network import add_network_option, chosen_genesis
+from ainp2p.cli.opening import account_from, run_with_wallet
+from ainp2p.cli.output import emit
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.genesis import Genesis
     from ainp2p.ledger.wallet import Wallet
-    from ainp2p.protocol.network import Network
 
 Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
 
@@ -75,6 +69,8 @@ def register(subparsers: Subparsers) -> None:
     send.add_argument(
         "--note", default="", help="names the payment, so that a repetition is not a second one"
     )
+    wallet_lock.register(commands)
+    wallet_keys.register(commands)
     history.add_argument("--limit", type=int, default=20, help="at most so many (20)")
 
 
@@ -82,23 +78,23 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _balance(args: argparse.Namespace) -> int:
-    return _run(args, _show_balance)
+    return run_with_wallet(args, _show_balance)
 
 
 def _send(args: argparse.Namespace) -> int:
-    return _run(args, _pay, signs=True)
+    return run_with_wallet(args, _pay, signs=True)
 
 
 def _history(args: argparse.Namespace) -> int:
-    return _run(args, _show_history)
+    return run_with_wallet(args, _show_history)
 
 
 def _locks(args: argparse.Namespace) -> int:
-    return _run(args, _show_locks)
+    return run_with_wallet(args, _show_locks)
 
 
 def _settle(args: argparse.Namespace) -> int:
-    return _run(args, _collect, signs=True)
+    return run_with_wallet(args, _collect, signs=True)
 
 
 async def _show_balance(args: argparse.Namespace, wallet: Wallet) -> None:
@@ -117,7 +113,7 @@ async def _pay(args: argparse.Namespace, wallet: Wallet) -> None:
     from ainp2p.protocol.identity import id_text
 
     amount = amount_from_text(args.amount)
-    to = _account(args.to, chosen_genesis(args.network))
+    to = account_from(args.to, chosen_genesis(args.network))
     final = await wallet.send(to, amount, note=args.note.encode() or None)
     operation, payee = id_text(final.operation), id_text(to)
     emit(
@@ -182,68 +178,3 @@ async def _collect(args: argparse.Namespace, wallet: Wallet) -> None:
             {"lock": id_text(lock.id), "paid": lock.paid, "deposit": lock.deposit},
         )
     await _show_balance(args, wallet)
-
-
-# --- opening a wallet ---------------------------------------------------------------------------------
-
-
-class _Watcher:
-    """The public half of a key: enough to look, and nothing can be signed."""
-
-    def __init__(self, public: bytes) -> None:
-        self.public = public
-
-    def sign(self, purpose: bytes, payload: bytes) -> bytes:
-        raise InvalidInput("this command only looks; it has not opened the key")
-
-
-def _run(args: argparse.Namespace, use: Use, *, signs: bool = False) -> int:
-    import trio
-
-    name = chosen_key(args.key)
-    signer = load_key(name) if signs else _Watcher(public_key(name))
-    trio.run(_with_wallet, args, chosen_genesis(args.network), name, signer, use)
-    return exit_codes.OK
-
-
-async def _with_wallet(args: argparse.Namespace, genesis: Genesis, name: str, signer: Any, use: Use) -> None:
-    from ainp2p.protocol.context import Context
-    from ainp2p.protocol.identity import Key
-    from ainp2p.protocol.libp2p import open_network
-
-    # The agent's own books: two journals for one account could sign twice for one slot.
-    directory = Home.from_environment().network(genesis.network_id) / "agents" / name / "wallet"
-    async with open_network(Key(Context.system().token_bytes(32)), ()) as network:
-        async with _opened(args, network, genesis, signer, directory) as wallet:
-            await use(args, wallet)
-
-
-@asynccontextmanager
-async def _opened(
-    args: argparse.Namespace, network: Network, genesis: Genesis, signer: Any, directory: Path
-) -> AsyncIterator[Wallet]:
-    from ainp2p.ledger.settling import SettlePolicy
-    from ainp2p.ledger.wallet import open_wallet
-
-    quiet = SettlePolicy(refund=False, at_close_s=0)  # a look changes nothing
-    async with AsyncExitStack() as stack:
-        try:
-            opening = open_wallet(network, genesis, signer, directory, policy=quiet)
-            wallet = await stack.enter_async_context(opening)
-        except StorageError as exc:
-            if not isinstance(signer, _Watcher) or "in use" not in str(exc):
-                raise
-            note(args, "the agent of this key is running: without its journal, receipts are not shown")
-            opening = open_wallet(network, genesis, signer, None, policy=quiet)
-            wallet = await stack.enter_async_context(opening)
-        yield wallet
-
-
-def _account(word: str, genesis: Genesis) -> bytes:
-    """The account behind an id, or the plain account of a key."""
-    from ainp2p.ledger.operations import account_id, plain_inception
-    from ainp2p.protocol.identity import id_from_text
-
-    if word.startswith("ain:"):
-        return id_from_text(word)
-    return account_id(genesis.network_id, plain_inception(public_key(word)))

@@ -9,7 +9,15 @@ import trio
 from ainp2p.errors import NetworkError, RemoteError
 from ainp2p.ledger.income import Income
 from ainp2p.ledger.receipts import Release, read_receipt
-from ainp2p.ledger.watching import WATCH_PROTOCOL, AskWatched, Watch, WatchedLocks, Watching
+from ainp2p.ledger.watching import (
+    ANSWER_MAX,
+    WATCH_PROTOCOL,
+    AskHeld,
+    AskWatched,
+    Watch,
+    WatchedLocks,
+    Watching,
+)
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Network, PeerId
 
@@ -86,3 +94,17 @@ async def ask_watched(network: Network, tower: PeerId) -> list[Watching]:
         found += page.locks
         if not page.more or not page.locks:
             return found
+
+
+async def ask_held(network: Network, tower: PeerId, locks: Sequence[bytes]) -> list[Watching]:
+    """What a watchtower holds for these Locks, whoever brought it.
+
+    Raises:
+        As `hand_to`.
+    """
+    found: list[Watching] = []
+    for start in range(0, len(locks), ANSWER_MAX):
+        question = AskHeld(tuple(locks[start : start + ANSWER_MAX]))
+        body = await network.request(tower, WATCH_PROTOCOL, encode(question), timeout_s=_TIMEOUT_S)
+        found += decode(body, WatchedLocks).locks
+    return found

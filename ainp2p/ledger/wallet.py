@@ -199,6 +199,11 @@ class Wallet(WalletCore):
         """uain that the best receipt for a Lock is worth beyond what the ledger has paid."""
         return self._income.unsettled(lock)
 
+    def unsettled_releases(self) -> list[Release]:
+        """The best receipt of each Lock that owes something: what a watchtower should hold."""
+        best = [self._income.best(lock.id) for lock in self._income.locks() if self.unsettled(lock.id)]
+        return [release for release in best if release is not None]
+
     async def sign_release(
         self, lock: bytes, cumulative: int, *, payee: bytes | None = None, reason: bytes = b""
     ) -> Partial:

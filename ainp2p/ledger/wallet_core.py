@@ -40,7 +40,11 @@ READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
 
 
 class WalletCore:
-    """One account, looked at. `ainp2p.ledger.wallet.Wallet` pays and is paid."""
+    """One account, looked at. `ainp2p.ledger.wallet.Wallet` pays and is paid.
+
+    Attributes:
+        network: what it was opened on.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class WalletCore:
         Args:
             on_news: told of each Lock that has a new state or a new receipt.
         """
+        self.network = network
         self._context = network.context
         self._network_id = genesis.network_id
         self._parameters = genesis.parameters

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -51,6 +51,12 @@ class AskWatched(Message, frozen=True, tag=2):
     after: Annotated[bytes, msgspec.Meta(max_length=32)]
 
 
+class AskHeld(Message, frozen=True, tag=3):
+    """What do you hold for these Locks, whoever brought it?"""
+
+    locks: Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=ANSWER_MAX)]
+
+
 class Watching(Message, frozen=True, tag=20):
     """Answers Watch: the highest receipt for this Lock that is on the disk."""
 
@@ -60,19 +66,23 @@ class Watching(Message, frozen=True, tag=20):
 
 
 class WatchedLocks(Message, frozen=True, tag=21):
-    """Answers AskWatched; ask for those after the last one until `more` is 0."""
+    """Answers AskWatched and AskHeld; for the first, ask for those after the last one until `more` is 0."""
 
     locks: Annotated[tuple[Watching, ...], msgspec.Meta(max_length=ANSWER_MAX)]
     more: Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
-def read_watch(body: bytes) -> Watch | AskWatched:
+_Question: Any = Watch | AskWatched | AskHeld  # a union is no type[T]
+
+
+def read_watch(body: bytes) -> Watch | AskWatched | AskHeld:
     """One message to a watchtower.
 
     Raises:
         Malformed: it is none.
     """
-    return decode(body, Watch | AskWatched, size_max=4096)  # type: ignore[arg-type]  # a union is no type[T]
+    question: Watch | AskWatched | AskHeld = decode(body, _Question, size_max=16 * 1024)
+    return question
 
 
 @dataclass(slots=True)

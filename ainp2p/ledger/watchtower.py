@@ -35,6 +35,7 @@ from ainp2p.ledger.watching import (
     ANSWER_MAX,
     CLOSE,
     WATCH_PROTOCOL,
+    AskHeld,
     AskWatched,
     Watch,
     Watched,
@@ -104,7 +105,10 @@ class Watchtower:
         except (LedgerError, LocalError, NetworkError) as exc:
             raise Refused("refused", str(exc)) from exc
 
-    async def _answer(self, client: PeerId, question: Watch | AskWatched) -> Message:
+    async def _answer(self, client: PeerId, question: Watch | AskWatched | AskHeld) -> Message:
+        if isinstance(question, AskHeld):
+            found = [self._list.get(id_) for id_ in question.locks]
+            return WatchedLocks(tuple(_watching(held) for held in found if held is not None), 0)
         if isinstance(question, AskWatched):
             rest = [held for held in self._list.of(client) if held.id > question.after]
             page = tuple(_watching(held) for held in rest[:ANSWER_MAX])

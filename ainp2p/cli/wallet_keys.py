@@ -1,0 +1,300 @@
+"""`ainp2p wallet create, rotate, beat, recover`: keys that can be lost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ainp2p.cli import exit_codes
+from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.key import load_key
+from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
+from ainp2p.cli.opening import (
+    beside_key,
+    duration_ms,
+    inception_of,
+    open_passing_network,
+    read_inception,
+    run_with_wallet,
+)
+from ainp2p.cli.output import emit
+from ainp2p.errors import InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    from ainp2p.cli.command import Subparsers
+    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.protocol.identity import Key
+
+_SUBMIT_TIMEOUT_S = 900.0  # guardians wait until validators have been in contact for ten minutes
+
+
+def register(wallet_commands: Subparsers) -> None:
+    """Add the commands to the wallet's."""
+    create = add_command(
+        wallet_commands,
+        "create",
+        "give a new key an account whose key can change: by you, or by guardians",
+        _create,
+        "ainp2p wallet create alice                                      # can rotate\n"
+        "ainp2p wallet create alice --guardian g1 --guardian g2 --guardian g3 --m 2 --lease 7d",
+    )
+    create.add_argument("key", help="name of a key of yours that has no account yet")
+    create.add_argument(
+        "--guardian", metavar="KEY", action="append", default=[], help="key name, peer id or did:key"
+    )
+    create.add_argument("--m", type=int, help="so many of them can recover the account (more than half)")
+    create.add_argument("--lease", default="7d", help="once you have been silent for so long (7d)")
+    rotate = add_command(
+        wallet_commands,
+        "rotate",
+        "replace the account's key by the next one, which was made when the account was",
+        _rotate,
+        "ainp2p wallet rotate alice",
+    )
+    beat = add_command(
+        wallet_commands,
+        "beat",
+        "say that you are alive, so that guardians cannot take the account; agents do it by themselves",
+        _beat,
+        "ainp2p wallet beat alice",
+    )
+    for parser in (rotate, beat):
+        parser.add_argument("key", help="name of a key of yours")
+        add_network_option(parser)
+    _register_recover(wallet_commands)
+
+
+def _register_recover(wallet_commands: Subparsers) -> None:
+    commands = add_group(
+        wallet_commands,
+        "recover",
+        "guardians give a silent account a new key: a file that they sign one after another",
+        "ainp2p wallet recover request alice.inception --key alice2 ask.recovery\n"
+        "ainp2p wallet recover sign g1 ask.recovery\n"
+        "ainp2p wallet recover submit ask.recovery",
+    )
+    request = add_command(
+        commands,
+        "request",
+        "ask for a key of yours as the account's new key",
+        _request,
+        "ainp2p wallet recover request alice.inception --key alice2 ask.recovery",
+    )
+    request.add_argument("inception", type=Path, help="what `ainp2p wallet create` wrote; keep a copy of it")
+    request.add_argument("file", type=Path, help="a new file, for the guardians")
+    request.add_argument("--key", required=True, metavar="NAME", help="a new key of yours, without account")
+    sign = add_command(
+        commands, "sign", "sign a request, as a guardian", _sign, "ainp2p wallet recover sign g1 ask.recovery"
+    )
+    sign.add_argument("key", help="name of a key of yours: the guardian's")
+    sign.add_argument("file", type=Path, help="the request; your signature is added to it")
+    submit = add_command(
+        commands,
+        "submit",
+        "submit a request that enough guardians have signed; returns once it is final",
+        _submit,
+        "ainp2p wallet recover submit ask.recovery",
+    )
+    submit.add_argument("file", type=Path, help="the request")
+    for parser in (request, sign, submit):
+        add_network_option(parser)
+
+
+# --- creating and rotating ----------------------------------------------------------------------------
+
+
+def _create(args: argparse.Namespace) -> int:
+    from ainp2p.ledger.operations import Inception, key_digest
+    from ainp2p.protocol.codec import encode
+    from ainp2p.protocol.context import Context
+
+    path = beside_key(args.key, "inception")
+    if path.exists():
+        raise InvalidInput(f"{args.key!r} has an account: {path}")
+    key = public_key(args.key)
+    guardians = tuple(sorted({public_key(word) for word in args.guardian}))
+    m = args.m if args.m is not None else len(guardians) // 2 + bool(guardians)
+    if not min(1, len(guardians)) <= m <= len(guardians) or key in guardians:
+        raise InvalidInput(f"{m} of {len(guardians)} guardians is impossible; you are none of them yourself")
+    lease_ms = duration_ms(args.lease) if guardians else 0
+    following = _sealed(beside_key(args.key, "next"))
+    salt = Context.system().token_bytes(32)
+    inception = Inception(key, key_digest(following), guardians, m, lease_ms, salt)
+    _write(path, encode(inception))
+    emit(
+        args,
+        f"{args.key}: {m} of {len(guardians)} guardians; keep {path} and {beside_key(args.key, 'next')} "
+        "somewhere else as well",
+        {"key": args.key, "guardians": len(guardians), "m": m, "lease_ms": lease_ms, "inception": str(path)},
+    )
+    return exit_codes.OK
+
+
+def _rotate(args: argparse.Namespace) -> int:
+    from ainp2p.passphrase import read_passphrase
+    from ainp2p.protocol.keystore import open_key, read_sealed
+
+    next_file, after_file = beside_key(args.key, "next"), beside_key(args.key, "after")
+    if not next_file.exists() and after_file.exists():
+        after_file.replace(next_file)  # a rotation was cut off just before its end
+    if not next_file.exists():
+        raise InvalidInput(
+            f"{args.key!r} was made without a next key: `ainp2p wallet create` makes such accounts"
+        )
+    following = open_key(read_sealed(next_file), read_passphrase(f"the next key of {args.key!r}"))
+    after = _sealed(after_file)
+
+    async def rotate(args: argparse.Namespace, wallet: Wallet) -> None:
+        await wallet.balance()
+        if wallet.account.key != following.public:  # else it is final already, and its files were not moved
+            await wallet.rotate(following, after)
+
+    run_with_wallet(args, rotate, signs=True, other_keys=[following])
+    _move_keys(args.key, following)
+    emit(
+        args,
+        f"{args.key}: the next key is the key now, {following.did}",
+        {"key": args.key, "did": following.did},
+    )
+    return exit_codes.OK
+
+
+def _move_keys(name: str, following: Key) -> None:
+    """The old key is kept: Locks that name it as their closer still need it."""
+    old = public_key(name)
+    if old != following.public:
+        beside_key(name, f"old-{old.hex()[:8]}").write_bytes(beside_key(name, "key").read_bytes())
+        beside_key(name, f"old-{old.hex()[:8]}").chmod(0o600)
+    beside_key(name, "next").replace(beside_key(name, "key"))
+    beside_key(name, "after").replace(beside_key(name, "next"))
+
+
+def _sealed(path: Path) -> bytes:
+    """The public half of the key in a file; it is made, and sealed, where there is none."""
+    from ainp2p.passphrase import read_passphrase
+    from ainp2p.protocol.context import Context
+    from ainp2p.protocol.identity import Key
+    from ainp2p.protocol.keystore import read_sealed, sealed_public, write_key_file
+
+    if path.exists():
+        return sealed_public(read_sealed(path))
+    context = Context.system()
+    key = Key(context.token_bytes(32))
+    write_key_file(path, key, read_passphrase(f"the key in {path.name}", confirm=True), context.token_bytes)
+    return key.public
+
+
+def _beat(args: argparse.Namespace) -> int:
+    return run_with_wallet(args, _do_beat, signs=True)
+
+
+async def _do_beat(args: argparse.Namespace, wallet: Wallet) -> None:
+    await wallet.beat()
+    account = wallet.account
+    until = account.timestamp + account.lease
+    emit(args, f"alive: nobody can take the account before {until}", {"until_ms": until, "seq": account.seq})
+
+
+# --- recovering ---------------------------------------------------------------------------------------
+
+
+def _request(args: argparse.Namespace) -> int:
+    from ainp2p.ledger.operations import account_id
+    from ainp2p.ledger.recovery import new_recovery
+    from ainp2p.protocol.codec import encode
+    from ainp2p.protocol.identity import id_text
+
+    inception = read_inception(args.inception)
+    mine = beside_key(args.key, "inception")
+    if mine.exists() and inception_of(args.key) != inception:
+        raise InvalidInput(f"{args.key!r} has an account of its own: make a new key")
+    following = _sealed(beside_key(args.key, "next"))
+    if not mine.exists():
+        _write(mine, encode(inception))
+    genesis = chosen_genesis(args.network)
+
+    async def ask(args: argparse.Namespace, wallet: Wallet) -> None:
+        await wallet.balance()
+        recovery = new_recovery(
+            wallet.account,
+            public_key(args.key),
+            following,
+            wallet.parameters,
+            network=genesis.network_id,
+            now_ms=wallet.now_ms(),
+        )
+        _write(args.file, encode(recovery))
+        account = id_text(account_id(genesis.network_id, inception))
+        emit(
+            args,
+            f"{args.file}: {recovery.missing} guardians of {account} must sign it",
+            {"file": str(args.file), "account": account, "missing": recovery.missing},
+        )
+
+    return run_with_wallet(args, ask)
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from ainp2p.ledger.recovery import read_recovery, sign_recovery
+    from ainp2p.protocol.codec import encode
+    from ainp2p.protocol.identity import id_text
+
+    recovery = read_recovery(_read(args.file), chosen_genesis(args.network).network_id)
+    recovery = sign_recovery(recovery, load_key(args.key))
+    _write(args.file, encode(recovery), replace=True)
+    account = id_text(recovery.account.id)
+    emit(
+        args,
+        f"signed for {account}: {recovery.missing} more must sign",
+        {"account": account, "missing": recovery.missing},
+    )
+    return exit_codes.OK
+
+
+def _submit(args: argparse.Namespace) -> int:
+    import trio
+
+    from ainp2p.ledger.publishing import publish
+    from ainp2p.ledger.recovery import finished_recovery, read_recovery
+    from ainp2p.protocol.identity import id_text
+
+    genesis = chosen_genesis(args.network)
+    recovery = read_recovery(_read(args.file), genesis.network_id)
+    signed = finished_recovery(recovery)
+
+    async def submit() -> None:
+        async with open_passing_network() as network:
+            await publish(network, genesis, signed, timeout_s=_SUBMIT_TIMEOUT_S)
+
+    trio.run(submit)
+    account, operation = id_text(recovery.account.id), id_text(recovery.id)
+    emit(
+        args,
+        f"{account} has its new key: final, operation {operation}",
+        {"account": account, "operation": operation, "final": True},
+    )
+    return exit_codes.OK
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InvalidInput(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _write(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Write a file whole or not at all; an existing one only if it shall be replaced."""
+    if path.exists() and not replace:
+        raise InvalidInput(f"{path} exists already")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as exc:
+        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
