@@ -41,10 +41,12 @@ class Archive:
         writing: a write is out and not yet acknowledged.
         culprits: (kind, culprit) of the evidence found since the start.
         epoch: whose batches come and go; certificates are made for all epochs.
+        hold_floors: an epoch closes: a restart needs all HANDOFF records.
     """
 
     def __init__(self, journal: Journal, committee_of: Callable[[int], Committee], epoch: int = 0) -> None:
         self._journal, self._committee_of, self.epoch = journal, committee_of, epoch
+        self.hold_floors = False
         self.segment = 0
         self.write_at: int | None = None
         self.writing = False
@@ -89,6 +91,16 @@ class Archive:
     def keepsake(self, raw: bytes) -> None:
         """Have an attachment on disk with the next write, and keep it: a HANDOFF, or a page of one."""
         self._keepsakes[attachment_id(raw)] = raw
+
+    def hand_over(self, raw: bytes, now: int) -> None:
+        """The same for our own, and push it then; what it speaks of is on disk before it."""
+        self.keepsake(raw)
+        self._pushed.append(raw)
+        self.write_at = now
+
+    def turn(self, epoch: int, now: int) -> None:
+        """Another epoch begins: what opened it is on disk before any vote in it."""
+        self.epoch, self.hold_floors, self.write_at = epoch, False, now
 
     def add_batch(self, batch: VoteBatch, now: int) -> None:
         """Another validator's batch, in its place."""
@@ -147,7 +159,7 @@ class Archive:
             records.decided, self._decided = self._decided, []
             records.evidence, self._evidence = self._evidence, []
             self._full_writes += 1
-            if self._full_writes % FLOORS_EVERY == 0:
+            if self._full_writes % FLOORS_EVERY == 0 and not self.hold_floors:
                 records.floors = self._floors(table, receipts, chains)
         elif self._rests_on_others:
             records.others, self._others = self._others, []

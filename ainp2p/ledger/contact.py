@@ -18,7 +18,8 @@ class Contact:
     """
 
     def __init__(self, committee: Committee, ourselves: int) -> None:
-        self._committee, self._ourselves = committee, ourselves
+        self._committee = committee
+        self._ourselves = {ourselves} if ourselves >= 0 else set[int]()  # -1: we follow, and are no member
         self._last: dict[int, int] = {}
         self._since: int | None = None
 
@@ -47,4 +48,4 @@ class Contact:
 
     def _has_quorum(self, now: int) -> bool:
         alive = {member for member, last in self._last.items() if now - last < GAP_MS}
-        return self._committee.weight_of(alive | {self._ourselves}) >= self._committee.quorum
+        return self._committee.weight_of(alive | self._ourselves) >= self._committee.quorum

@@ -337,7 +337,7 @@ class Contention:
         if contest.entered < 1:
             contest.entered, contest.deadline = 1, now + self._first_ms
             self._later.add(contest.deadline, slot_id)
-        contest.named.add(prepared.operation)
+        contest.named[-1, False] = (prepared.operation,)
         self._adopt(prepared.operation, 0, prepared.certificate, (1 << len(self._committee.keys)) - 1)
 
     def _lock_inherited(self, slot: Slot, prepared: Prepared, now: int) -> None:

@@ -10,15 +10,18 @@ and things to write to the `Archive`.
 
 from __future__ import annotations
 
+from collections import deque
+
 from ainp2p.errors import BadSignature, InvalidOperation, LedgerError, NotYet
 from ainp2p.ledger.collector import Collector, counted_votes
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Evidence, Final, Push, Wanted
 from ainp2p.ledger.evidence import Offence, first_operation
+from ainp2p.ledger.handoff import commits_max
 from ainp2p.ledger.operations import Operation, ParsedOperation, Spend, Void
 from ainp2p.ledger.slot import Candidate, Slot
-from ainp2p.ledger.state import is_gated
+from ainp2p.ledger.state import Undo, is_gated
 from ainp2p.ledger.votelog import COMMIT, VoteBatch, commit_entry, lock_entry
 
 WANT_AFTER_MS = 50  # a vote may overtake its operation; then ask, then less and less often
@@ -57,6 +60,8 @@ class Decider:
             key_of=self._owner_of,
         )
         self.broken: str | None = None
+        self._postponed: deque[Candidate] = deque()  # COMMITs of which there are too many
+        self._commits_max = commits_max(len(desk.committee.keys))
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -98,7 +103,7 @@ class Decider:
 
     def drain(self, now: int, out: Effects) -> None:
         """Take everything that was woken as far as it can go."""
-        while self.room.work:
+        while self.room.work and self._state.epoch == self._desk.epoch:  # else the next one is to be opened
             self._advance(self.room.work.popleft(), now, out)
 
     def clock_put_back(self, now: int) -> None:
@@ -205,7 +210,7 @@ class Decider:
             self.tell(self.collector.take_operation(parsed), out)
         self._learn_receipt(candidate, parsed)
         slot = self.table.slot_of(candidate)
-        if self._desk.votes():
+        if self._desk.votes_on(candidate.slot[0]):
             self._lock(candidate, slot, now, out)
             if (
                 candidate.rivals
@@ -245,7 +250,13 @@ class Decider:
 
     def _commit(self, candidate: Candidate, view: int, now: int) -> None:
         """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)"."""
-        if self._desk.votes() and self.table.slot_of(candidate).commit(view, candidate.id):
+        if not self._desk.votes_on(candidate.slot[0]):
+            return
+        # More could not be handed over at the epoch's end (`handoff`).
+        if self.table.open_commits >= self._commits_max:
+            self._postponed.append(candidate)
+            return
+        if self.table.commit(candidate, view):
             self._log.add(commit_entry(view, candidate.id), now)
             self._archive.keep_commit(candidate)
 
@@ -253,8 +264,11 @@ class Decider:
         """Step 2: "final. Apply, once the dependencies are applied"."""
         parsed = candidate.parsed
         assert parsed is not None
+        if self._desk.holds_back(candidate, now):
+            return
+        undos: list[Undo] | None = [] if self._desk.collects() else None
         try:
-            changes = self._state.apply(parsed, candidate.changes)
+            changes = self._state.apply(parsed, candidate.changes, undos)
         except NotYet as exc:
             self.room.block(candidate, self._key_of(parsed, exc.rule))
             return
@@ -269,6 +283,10 @@ class Decider:
         for gone in (candidate, *self.table.decide(candidate)):
             self.room.leave(gone)
         out.finals.append(Final(parsed, view))
+        if undos is not None:
+            self._desk.applied(parsed, undos)
+        if self._postponed:
+            self.room.work.append(self._postponed.popleft())
         self.room.wake(parsed.operation.object)
         self.room.wake(_slot_key(parsed.operation.object, parsed.operation.seq))
         self.room.wake(candidate.id)
@@ -320,7 +338,7 @@ class Decider:
         """Submit the highest receipt held for a Lock, unless its slot has an operation that is as high."""
         lock = self._state.locks[lock_id]
         offered = self.receipts.offer(lock, now)
-        if offered is None or not self._desk.votes():
+        if offered is None or not self._desk.votes_on(lock_id):
             return
         slot = self.table.slots.get((lock_id, lock.seq + 1))
         rivals = slot.candidates if slot is not None else []

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from ainp2p.ledger.archive import Archive
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.contact import Contact
+from ainp2p.ledger.operations import ParsedOperation
 from ainp2p.ledger.parameters import Parameters
 from ainp2p.ledger.priority import HeldReceipts
 from ainp2p.ledger.slot import Candidate, VoteTable
-from ainp2p.ledger.state import State
+from ainp2p.ledger.state import State, Undo
 from ainp2p.ledger.votelog import OwnLog
 from ainp2p.ledger.waiting import Limits, WaitingRoom
 
@@ -21,8 +22,10 @@ class Desk:
     """One epoch's tables.
 
     Attributes:
-        member: our place in the committee.
+        member: our place in the committee; -1 if we follow it without a seat.
         votes: whether we cast any now; the validator decides that.
+        holds_back: whether a final operation must wait, since the epoch closes.
+        applied: told of each operation that was applied, with what takes it back, if `collects`.
     """
 
     committee: Committee
@@ -38,12 +41,20 @@ class Desk:
     contact: Contact = field(init=False)
     room: WaitingRoom = field(init=False)
     votes: Callable[[], bool] = lambda: False
+    holds_back: Callable[[Candidate, int], bool] = lambda candidate, now: False
+    collects: Callable[[], bool] = lambda: False
+    applied: Callable[[ParsedOperation, list[Undo]], None] = lambda parsed, undos: None
 
     def __post_init__(self) -> None:
         self.table = VoteTable(self.committee, decided_max=self.limits.decided_max)
         self.receipts = HeldReceipts(self.state.network)
         self.contact = Contact(self.committee, self.member)
         self.room = WaitingRoom(self.limits)
+
+    def votes_on(self, object_: bytes) -> bool:
+        """Whether we cast votes on this object now."""
+        # "once it is final a validator votes in e only on System"
+        return self.votes() and (not self.state.system.closed or object_ == self.state.network)
 
     def gate_opens(self, candidate: Candidate, now: int) -> int:
         """When D and G will have passed for a gated candidate if contact lasts; up to `now`: they have."""

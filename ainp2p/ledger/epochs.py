@@ -201,6 +201,13 @@ class Closing:
                     raise InvalidOperation("frontier", "these heads do not make the HANDOFF's root")
                 handing.heads = dict(heads)
 
+    def frontier(self, id_: bytes) -> dict[bytes, Head] | None:
+        """The whole frontier of a HANDOFF that is usable here; None for any other."""
+        for handing in self._handings.values():
+            if handing.id == id_ and handing.heads is not None:
+                return changed_frontier(self.base, handing.heads)
+        return None
+
     # --- what a HANDOFF needs ---------------------------------------------------------------------
 
     def take_decided(self, parsed: ParsedOperation, certificate: bytes, view: int) -> None:

@@ -68,6 +68,7 @@ read_justification = fast_decoder(Justification, size_max=ATTACHMENT_SIZE_MAX)
 read_certified = fast_decoder(Certified, size_max=ATTACHMENT_SIZE_MAX)
 
 Reports = Mapping[int, NewView]  # by the member's place
+Inherited = tuple[bytes, bytes]  # operation, its prepared certificate of an earlier epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,18 @@ def claim_of(report: NewView) -> tuple[int, bytes] | None:
 
 
 def verify(
-    justification: Justification, network: bytes, committee: Committee, check: Check = verify_signature
+    justification: Justification,
+    network: bytes,
+    committee: Committee,
+    check: Check = verify_signature,
+    inherited: Inherited | None = None,
 ) -> Shown:
     """Check all that needs no state: that a quorum sent these NEWVIEWs for this view of this slot.
 
     Args:
         committee: of the justification's epoch.
+        inherited: what the slot began its epoch with. It counts as prepared in view 0, in which such a slot
+            has no votes.
 
     Raises:
         Malformed, BadSignature: it was made up.
@@ -120,7 +127,9 @@ def verify(
         reports[attested.member] = entry
     if committee.weight_of(reports) < committee.quorum:
         raise InvalidOperation("justification", f"weight {committee.weight_of(reports)} is no quorum")
-    return Shown(justification, reports, _verify_prepared(justification, reports, network, committee))
+    return Shown(
+        justification, reports, _verify_prepared(justification, reports, network, committee, inherited)
+    )
 
 
 def _is_for(entry: NewView, justification: Justification) -> bool:
@@ -132,7 +141,11 @@ def _is_for(entry: NewView, justification: Justification) -> bool:
 
 
 def _verify_prepared(
-    justification: Justification, reports: Reports, network: bytes, committee: Committee
+    justification: Justification,
+    reports: Reports,
+    network: bytes,
+    committee: Committee,
+    inherited: Inherited | None,
 ) -> tuple[int, bytes] | None:
     highest = highest_report(reports)
     if highest is None:
@@ -144,7 +157,10 @@ def _verify_prepared(
         raise InvalidOperation("justification", "what is prepared comes before every candidate")
     if any(claim[0] == highest[0] and claim != highest for claim in map(claim_of, reports.values()) if claim):
         raise InvalidOperation("justification", "two operations are reported as prepared in one view")
-    shown = verify_prepared(justification.prepared, committee, justification.epoch, network)
+    if inherited is not None and (justification.prepared, highest[1]) == inherited[::-1]:
+        shown = 0, inherited[0]
+    else:
+        shown = verify_prepared(justification.prepared, committee, justification.epoch, network)
     if shown != highest:
         raise InvalidOperation("justification", "its certificate is not the highest one reported")
     return shown

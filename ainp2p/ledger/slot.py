@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.certificate import Place, pack_place, unpack_place
 from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.handoff import Prepared
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.state import Changes
 from ainp2p.ledger.views import Contest
@@ -123,9 +124,10 @@ class Slot:
         promised: the highest view for which we have sent a NEWVIEW: no vote below it any more.
         timed: the timer of view 0 was started.
         contest: None while nobody has spoken of a view above 0 and no timer has ended.
+        inherited: the prepared certificate with which the slot starts this epoch at view 1, or None.
     """
 
-    __slots__ = ("candidates", "committed", "contest", "locked", "promised", "timed")
+    __slots__ = ("candidates", "committed", "contest", "inherited", "locked", "promised", "timed")
 
     def __init__(self) -> None:
         self.candidates: list[Candidate] = []
@@ -134,6 +136,7 @@ class Slot:
         self.promised = 0
         self.timed = False
         self.contest: Contest | None = None
+        self.inherited: Prepared | None = None
 
     def lock(self, view: int, operation: bytes) -> None:
         """Note that we LOCK `operation` in `view`.
@@ -180,6 +183,7 @@ class VoteTable:
     Attributes:
         owed: per member, how many counts it was the first to open: what a member that votes for things
             nobody has can make others remember. Freed when the candidate goes.
+        open_commits: slots that are not decided and in which we have COMMITted.
     """
 
     def __init__(self, committee: Committee, *, decided_max: int) -> None:
@@ -187,6 +191,7 @@ class VoteTable:
         self.candidates: dict[bytes, Candidate] = {}
         self.slots: dict[SlotId, Slot] = {}
         self.owed = [0] * len(committee.keys)
+        self.open_commits = 0
         self._decided: dict[bytes, bool] = {}  # False: another one was decided in its slot
         self._decided_order: deque[bytes] = deque()
         self._decided_max = decided_max
@@ -282,6 +287,14 @@ class VoteTable:
         candidate.holders |= holders
         return candidate
 
+    def commit(self, candidate: Candidate, view: int) -> bool:
+        """Note that we COMMIT a held candidate; as `Slot.commit`."""
+        slot = self.slots[candidate.slot]
+        first = not slot.committed
+        done = slot.commit(view, candidate.id)
+        self.open_commits += done and first
+        return done
+
     def slot_of(self, candidate: Candidate) -> Slot:
         """The slot that a held candidate is in."""
         return self.slots[candidate.slot]
@@ -293,6 +306,7 @@ class VoteTable:
     def decide(self, candidate: Candidate) -> list[Candidate]:
         """Forget a decided slot, all its candidates and their votes; returns the losers."""
         slot = self.slots.pop(candidate.slot)
+        self.open_commits -= bool(slot.committed)
         for each in slot.candidates:
             self._remove(each)
         if len(slot.candidates) > 1 or slot.contest is not None:

@@ -28,19 +28,20 @@ show one (`gaps` asks for it); if that bears our signature we are `behind` and s
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from ainp2p.errors import InvalidOperation, Malformed, NotYet, RemoteError, StorageError
+from ainp2p.errors import InvalidOperation, LedgerError, Malformed, NotYet, RemoteError, StorageError
 from ainp2p.ledger.archive import WRITE_AFTER_MS, Archive
-from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX, EVIDENCE, attachment_tag
-from ainp2p.ledger.certificate import verify_decided
-from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX, EVIDENCE, HANDOFF, PAGE, attachment_tag
+from ainp2p.ledger.certificate import read_certificate, verify_decided
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Gap, Journal, Records
+from ainp2p.ledger.epoch_end import EpochEnd, Inheritance
 from ainp2p.ledger.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Signer, parse
+from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, Signer, parse
 from ainp2p.ledger.seen_votes import SeenVotes
 from ainp2p.ledger.state import State
 from ainp2p.ledger.votelog import (
@@ -94,32 +95,65 @@ class Validator:
         journal: Journal,
         *,
         limits: Limits | None = None,
+        follow: bool = False,
     ) -> None:
         """Go on from what `state` (of the same disk) and `journal` hold.
+
+        Args:
+            follow: take part without a vote while the signer's key is in no committee.
 
         Raises:
             InvalidOperation: rule ``"member"``: the signer's key is not in the committee.
             StorageError: the journal is damaged.
         """
-        self.network, self.epoch = genesis.network_id, 0
-        self.committee = Committee.of(genesis)
-        if signer.public not in self.committee.index:
-            raise InvalidOperation("member", "this key is not in the network's committee")
+        self.network = genesis.network_id
         self.state = state
-        self.behind = False
         self.halted: str | None = None
-        self._member = self.committee.index[signer.public]
-        self._journal = journal
+        self._signer, self._journal = signer, journal
         self._limits = limits or Limits()
-        self._log = OwnLog(signer, self.network, self.epoch, self._member)
-        self._chains = [Chain(0, self.network, {}) for _ in self.committee.keys]
-        self._archive = Archive(journal, state.committee, self.epoch)
-        desk = Desk(
+        self._archive = Archive(journal, state.committee, state.epoch)
+        self._seen_votes = SeenVotes()
+        self._latest = 0  # when `tick` or `seal` was called last
+        self._before: EpochEnd | None = None  # the last epoch's, for those who are late
+        try:
+            self._open(self._opening())
+            if self._member < 0 and not follow:
+                raise InvalidOperation("member", "this key is not in the network's committee")
+            self._restore()
+        except (InvalidOperation, RemoteError) as exc:
+            if isinstance(exc, InvalidOperation) and exc.rule == "member":
+                raise
+            raise StorageError(f"the vote logs on disk are damaged ({exc}): sync from peers anew") from exc
+
+    def _opening(self) -> bytes:
+        """The id of the COMMITTEE that opened the current epoch; the network's in the first."""
+        system = self.state.system
+        if system.seq == 0 or not system.closed:
+            return system.head
+        found = self._archive.find(system.head)
+        if found is None:
+            raise StorageError("the END-EPOCH of this epoch is not on the disk: sync from peers anew")
+        return parse(found.signed).operation.previous
+
+    def _open(self, opening: bytes) -> None:
+        """Begin the state's epoch with empty tables.
+
+        "A vote log is per epoch": heights begin at 1, after the id of what opened it; whoever was `behind`
+        begins anew.
+        """
+        self.epoch = self.state.epoch
+        self.committee = self.state.committee(self.epoch)
+        self.behind = False
+        self._member = self.committee.index.get(self._signer.public, -1)
+        self._log = OwnLog(self._signer, self.network, self.epoch, self._member)
+        self._log.resume(0, opening)
+        self._chains = [Chain(0, opening, {}) for _ in self.committee.keys]
+        desk = self._desk = Desk(
             self.committee,
             self.epoch,
             self._member,
-            state,
-            genesis.parameters,
+            self.state,
+            self.state.parameters[self.epoch],
             self._log,
             self._archive,
             self._limits,
@@ -128,15 +162,29 @@ class Validator:
         self._decider = Decider(desk)
         self._contention = self._decider.contention
         self._table, self._room = self._decider.table, self._decider.room
-        self._seen_votes = SeenVotes()
-        self._confirmed = {self._member}  # members that hold no more of our batches than we do
+        # Members that hold no more of our batches than we do.
+        self._confirmed = {self._member} if self._member >= 0 else set[int]()
         self._started = False
         self._gap_asked: dict[int, int] = {}
-        self._latest = 0  # when `tick` or `seal` was called last
-        try:
-            self._restore()
-        except (InvalidOperation, RemoteError) as exc:
-            raise StorageError(f"the vote logs on disk are damaged ({exc}): sync from peers anew") from exc
+        self._end = EpochEnd(desk, self._contention, self._signer, opening, self._hold)
+        desk.holds_back, desk.applied = self._end.holds_back, self._end.applied
+        desk.collects = lambda: self._end.collects
+        self.state.check_committee = self._end.check_committee
+        self._inheritance = Inheritance(desk, self._named_by(opening))
+
+    def _named_by(self, opening: bytes) -> tuple[bytes, ...]:
+        """The HANDOFFs that the current epoch began with."""
+        if self.epoch == 0:
+            return ()
+        found = self._archive.find(opening)
+        body = parse(found.signed).operation.body if found is not None else None
+        if not isinstance(body, NextCommittee):
+            raise StorageError("the COMMITTEE of this epoch is not on the disk: sync from peers anew")
+        return body.handoffs
+
+    def _hold(self, parsed: ParsedOperation) -> None:
+        """An operation of our own making: END-EPOCH, COMMITTEE."""
+        self._room.work.append(self._table.hold(parsed)[0])
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -186,11 +234,15 @@ class Validator:
         for ready in chain.add(batch):
             self._archive.add_batch(ready, now)
             self._decider.take_batch(ready, now, out)
+            self._end.take_batch(ready)
         self._find_gap(member, now, out)
         return self._finish(now, out)
 
-    def handle_height(self, member: bytes, height: int, now: int) -> Effects:
-        """A member says how many of our own batches it holds; asked for once after each start.
+    def handle_height(self, member: bytes, height: int, now: int, epoch: int | None = None) -> Effects:
+        """A member says how many of our own batches it holds; asked for once after each start, in each epoch.
+
+        Args:
+            epoch: that it speaks of; what is said of another one means nothing.
 
         Raises:
             InvalidOperation: rule ``"member"``.
@@ -199,6 +251,8 @@ class Validator:
         self._refuse_if_halted()
         out = Effects()
         place = self._place_of(member)
+        if self._member < 0 or epoch not in (None, self.epoch):
+            return out
         ours = self._chains[self._member].height
         if height > ours:
             out.gaps.append(Gap(self.committee.keys[self._member], ours + 1, height))
@@ -224,12 +278,13 @@ class Validator:
         out = Effects()
         seq, head = self.state.head(parsed.operation.object)
         if parsed.operation.seq >= seq and parsed.id != head:  # below the head there is nothing to learn
-            view, id_ = verify_decided(
-                certificate, self.committee, self.epoch, self.network, self._seen_votes.check
-            )
+            epoch = read_certificate(certificate).epoch
+            committee = self.state.committee(epoch)
+            view, id_ = verify_decided(certificate, committee, epoch, self.network, self._seen_votes.check)
             if id_ != parsed.id:
                 raise InvalidOperation("certificate", "it is another operation's")
-            self._decider.take_decided(parsed, certificate, view, now, out)
+            if not self._end.take_decided(parsed, certificate, view):
+                self._decider.take_decided(parsed, certificate, view, now, out)
         return self._finish(now, out)
 
     def handle_attachment(self, raw: bytes, now: int, source: str = "") -> Effects:
@@ -248,9 +303,32 @@ class Validator:
             evidence = read_evidence(raw)
             offence = verify_evidence(evidence, self.network, self.state.committee, self.attachment)
             self._decider.learn(evidence, offence, out)
+        elif attachment_tag(raw) in (HANDOFF, PAGE):
+            if self._inheritance.take_attachment(raw):
+                self._inherit(now, out)
+            self._end.take_attachment(raw)
         else:
             self._contention.take_attachment(raw, now, out)
         return self._finish(now, out)
+
+    def handle_frontier(self, handoff: bytes, heads: dict[bytes, tuple[int, bytes]], now: int) -> Effects:
+        """Where a HANDOFF's frontier differs from ours (`Effects.frontiers`): seq 0 where it has nothing.
+
+        Raises:
+            InvalidOperation: rule ``"frontier"``: this is not its frontier.
+            StorageError: this validator has halted.
+        """
+        self._refuse_if_halted()
+        out = Effects()
+        self._end.take_frontier(handoff, heads)
+        return self._finish(now, out)
+
+    def frontier(self, handoff: bytes) -> dict[bytes, tuple[int, bytes]] | None:
+        """A HANDOFF's whole frontier, of the epoch that closes or closed last; None if it is not known."""
+        found = self._end.frontier(handoff)
+        if found is None and self._before is not None:
+            found = self._before.frontier(handoff)
+        return found
 
     def _place_of(self, key: bytes) -> int:
         place = self.committee.index.get(key)
@@ -264,16 +342,52 @@ class Validator:
 
     def _finish(self, now: int, out: Effects) -> Effects:
         self._decider.drain(now, out)
+        while self.state.epoch != self.epoch and self._decider.broken is None:
+            self._turn(now, out)
+            self._decider.drain(now, out)
+        for evidence in out.evidence:
+            self._end.note_evidence(evidence)
         if self._decider.broken is not None:
             self.halt(self._decider.broken)
         return out
+
+    # --- the next epoch -------------------------------------------------------------------------
+
+    def _turn(self, now: int, out: Effects) -> None:
+        """A COMMITTEE was applied: everything begins anew, but for operations and receipts that are held."""
+        end, before = self._end, self._desk
+        leftovers = end.leftovers()
+        held = [c for c in self._table.candidates.values() if c.parsed is not None and c.final is None]
+        self._archive.turn(self.state.epoch, now)
+        self._before = end
+        self._open(self.state.system.head)
+        self._desk.receipts.highest.update(before.receipts.highest)
+        self.behind = end.blind
+        for candidate in held:
+            assert candidate.parsed is not None
+            with suppress(LedgerError, RemoteError):
+                self._decider.take_operation(candidate.parsed, candidate.source, now, out)
+        for parsed, certificate, view in leftovers:
+            if self.state.head(parsed.operation.object)[0] < parsed.operation.seq:
+                self._decider.take_decided(parsed, certificate, view, now, out)
+        self._inherit(now, out)
+        self._start_voting()
+
+    def _inherit(self, now: int, out: Effects) -> None:
+        """Slots that were left prepared start at view 1, before we vote on anything."""
+        for slot, prepared in (self._inheritance.prepared or {}).items():
+            if self.state.head(slot[0])[0] < slot[1]:
+                self._contention.inherit(slot, prepared, now)
+                self._contention.review(slot, now, out)
+        self._room.work.extend(self._table.candidates.values())
 
     # --- time -----------------------------------------------------------------------------------
 
     @property
     def voting(self) -> bool:
         """Whether it casts votes."""
-        return self._started and not self.behind and self.halted is None
+        ready = self._started and self._inheritance.prepared is not None
+        return ready and not self.behind and self._member >= 0 and self.halted is None
 
     @property
     def due(self) -> int:
@@ -284,6 +398,8 @@ class Validator:
         for time in (
             self._room.due,
             self._contention.due,
+            self._end.due,
+            self._inheritance.due,
             None if self._archive.writing else self._archive.write_at,
         ):
             if time is not None:
@@ -301,6 +417,8 @@ class Validator:
         self._notice_clock(now)
         self._room.run_timers(now)
         self._contention.run_timers(now, out)
+        self._end.tick(now, out)
+        self._inheritance.tick(now, out, self.committee.keys)
         for member in range(len(self._chains)):
             self._find_gap(member, now, out)
         self._finish(now, out)
@@ -333,8 +451,11 @@ class Validator:
             self.state.release(record.decided.changes.locks)
         out = Effects(batches=list(records.own), attachments=list(records.pushed))
         for batch in records.own:
+            if batch.header.epoch != self.epoch:
+                continue  # written while the next one began
             self._chains[self._member].add(batch)
             self._decider.take_batch(batch, now, out)
+            self._end.take_batch(batch)
         return self._finish(now, out)
 
     def halt(self, reason: str) -> None:
@@ -422,7 +543,7 @@ class Validator:
             decided=self.state.operations,
             candidates=len(self._table.candidates),
             waiting=len(self._room),
-            height=self._chains[self._member].height,
+            height=self._chains[self._member].height if self._member >= 0 else 0,
             behind=self.behind,
             voting=self.voting,
             halted=self.halted,
@@ -433,7 +554,7 @@ class Validator:
 
     def _restore(self) -> None:
         """Rebuild votes and tallies from the journal, exactly: what we LOCKed stays LOCKed."""
-        restored = self._journal.restore(len(self.committee.keys))
+        restored = self._journal.restore(len(self.committee.keys), self.epoch)
         self._archive.segment = restored.segment
         for segment, signed in restored.operations:
             self._restore_operation(parse(signed), segment)
@@ -444,16 +565,21 @@ class Validator:
             for batch in log:
                 if batch.member != member or not self._chains[member].add(batch):
                     raise InvalidOperation("chain", f"batch {batch.header.height} is not where it belongs")
-        own = self._chains[self._member]
-        self._log.resume(own.height, own.head)
-        for batch in batches[self._member]:
-            self._restore_votes(batch)
+        if self._member >= 0:
+            own = self._chains[self._member]
+            self._log.resume(own.height, own.head)
+            for batch in batches[self._member]:
+                self._restore_votes(batch)
         for log in batches:
             for batch in log:
                 self._table.count(batch)
                 self._contention.restore_batch(batch)
+                self._end.take_batch(batch)
         self._decider.restored()
         for segment, raw in restored.attachments:
+            if attachment_tag(raw) in (HANDOFF, PAGE):
+                self._end.take_attachment(raw)
+                continue
             self._contention.restore_attachment(raw, segment)
         self._room.work.extend(self._table.candidates.values())
         self._start_voting()
@@ -472,11 +598,10 @@ class Validator:
             candidate = self._table.candidates.get(id_)
             if candidate is None:  # decided since
                 continue
-            slot = self._table.slot_of(candidate)
             if kind == LOCK:
-                slot.lock(view, id_)
+                self._table.slot_of(candidate).lock(view, id_)
             else:
-                slot.commit(view, id_)
+                self._table.commit(candidate, view)
 
 
 __all__ = [
