@@ -41,7 +41,7 @@ from ainp2p.protocol.codec import encode
 
 ANSWER_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more item always fits
 _RULE_SIZE_MAX = 64
-_COUNTING_S_PER_OBJECT = 2e-5  # thirty times what it takes
+_COUNTING_S_PER_OBJECT = 9e-5  # thirty times what it takes
 
 
 class Answers:

@@ -483,3 +483,16 @@ def test_a7_the_largest_supply_does_not_overflow() -> None:
     world.do(world.spend("bob"))
     assert world.account("bob").balance == 2**63 - 1 - 3
     assert world.state.supply().total == world.state.minted
+
+
+def _take_stale_receipts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("ainp2p.ledger.locks._refuse_amount", lambda *_: None)
+
+
+@pytest.mark.parametrize(("rule", "cumulative"), LOCK_REFUSALS[:2] + LOCK_REFUSALS[3:])
+def test_a4_a_mutant_that_takes_any_receipt_is_caught(
+    locked: tuple[World, Lock], rule: str, cumulative: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _take_stale_receipts(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        test_a4_a_settle_with_a_stale_or_excessive_receipt_is_refused(locked, rule, cumulative)

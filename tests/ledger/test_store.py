@@ -219,7 +219,7 @@ def test_ended_locks_are_on_disk_only(epochs: Node, verify: bool) -> None:
         assert loaded.head(lock.id) == (lock.seq, lock.head)
 
 
-def test_e6_a_late_duplicate_on_a_forgotten_lock_is_still_refused(node: Node) -> None:
+def test_a4_a_late_duplicate_on_a_forgotten_lock_is_still_refused(node: Node) -> None:
     world = node.world
     opened = node.apply(world.spend("alice", locks=[world.terms()]))
     (lock,) = opened.changes.locks

@@ -198,9 +198,12 @@ class World:
         )
 
     def next_committee(
-        self, proposer: str = "validator", offenders: Sequence[str] = (), **fields: Any
+        self, proposer: str | bytes = "validator", offenders: Sequence[str] = (), **fields: Any
     ) -> SignedOperation:
-        """The COMMITTEE that follows from the state as it is, or one that is wrong in a field of its body."""
+        """The COMMITTEE that follows from the state as it is, or one that is wrong in a field of its body.
+
+        A proposer that is given as a key signs elsewhere.
+        """
         system, out = self.state.system, sorted(key_of(name).public for name in offenders)
         says = self.state.succession(out, self.now)
         body = NextCommittee(
@@ -210,14 +213,14 @@ class World:
             handoffs=(b"handoff".ljust(32),),
             evidence=tuple(bytes([n]) * 32 for n, _ in enumerate(out)),
             state_root=self.state.root(),
-            proposer=key_of(proposer).public,
+            proposer=key_of(proposer).public if isinstance(proposer, str) else proposer,
             offenders=tuple(out),
             burnt_bonds=says.burnt_bonds,
             returned_bonds=says.returned_bonds,
         )
         body = msgspec.structs.replace(body, **fields)
         operation = Operation(1, self.network, self.network, system.seq + 1, system.head, self.now, body)
-        return sign_committee(operation, key_of(proposer))
+        return sign_committee(operation, key_of(proposer if isinstance(proposer, str) else "nobody"))
 
     def change_epoch(self, proposer: str = "validator", offenders: Sequence[str] = ()) -> Changes:
         """Wait for the epoch's end, close it and open the next one."""
