@@ -86,7 +86,7 @@ SECTIONS: tuple[tuple[str, str, tuple[ModuleType, ...], frozenset[str]], ...] = 
     ("Justifications", "What a leader proposes with, as an attachment.", (justification,), frozenset()),
     (
         "Offences",
-        "Evidence of one, as an attachment. What the items are is in [wire formats](wire-formats.md#evidence).",
+        "Evidence of one, as an attachment. Its items are in [wire formats](wire-formats.md#evidence).",
         (evidence, omissions),
         frozenset(),
     ),
