@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation
-from ainp2p.ledger.certificate import read_certificate, verify_certificate
+from ainp2p.ledger.certificate import read_certificate, verify_decided
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import (
@@ -30,6 +30,7 @@ from ainp2p.ledger.operations import (
     parse,
 )
 from ainp2p.ledger.parameters import Parameters
+from ainp2p.ledger.seen_votes import SeenVotes
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.identity import verify
 
@@ -60,6 +61,7 @@ class CommitteeChain:
         """Begin with an epoch that is trusted; see `from_genesis` and `from_checkpoint`."""
         self.network = network
         self._epochs = [first]
+        self._seen_votes = SeenVotes()
 
     @classmethod
     def from_genesis(cls, genesis: Genesis) -> CommitteeChain:
@@ -161,7 +163,9 @@ class CommitteeChain:
         return epoch
 
     def _final(self, certificate: bytes, epoch: Epoch) -> bytes:
-        return verify_certificate(certificate, epoch.committee, epoch.number, self.network)
+        # Operations that were decided together have certificates over the same few headers.
+        check = self._seen_votes.check
+        return verify_decided(certificate, epoch.committee, epoch.number, self.network, check)[1]
 
 
 def end_epoch(network: bytes, epoch: int, opening: bytes) -> Operation:

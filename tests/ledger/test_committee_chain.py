@@ -234,6 +234,6 @@ def test_mutant_a_chain_that_does_not_ask_who_certified(
     with pytest.raises(Error):
         chain.extend(*forged)
     monkeypatch.setattr(
-        committee_chain, "verify_certificate", lambda raw, *_: read_certificate(raw).operation
+        committee_chain, "verify_decided", lambda raw, *_: (0, read_certificate(raw).operation)
     )
     assert chain.extend(*forged).number == 2
