@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from ainp2p.cli import wallet_keys, wallet_lock
+from ainp2p.cli import wallet_iou, wallet_keys, wallet_lock
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.network import add_network_option, chosen_genesis
 from ainp2p.cli.opening import account_from, run_with_wallet
@@ -71,6 +71,7 @@ def register(subparsers: Subparsers) -> None:
     )
     wallet_lock.register(commands)
     wallet_keys.register(commands)
+    wallet_iou.register(commands)
     history.add_argument("--limit", type=int, default=20, help="at most so many (20)")
 
 

@@ -62,6 +62,14 @@ class SignedLine(Message, frozen=True):
     signatures: Annotated[tuple[Signature, ...], _TWO]
 
 
+class LineOffer(Message, frozen=True):
+    """A line that one party has signed: the other one signs it, or does not."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=_SIZE_MAX)]
+    key: Bytes32
+    signature: Signature
+
+
 class Iou(Message, frozen=True):
     """`debtor` owes `cumulative` uain in all on this line, for `units` delivered; an *unbacked* promise."""
 
@@ -107,6 +115,20 @@ def new_line(network: bytes, one: Party, other: Party, salt: bytes) -> Line:
 def sign_line(line: Line, signer: Signer) -> bytes:
     """One party's signature: it accepts both limits."""
     return signer.sign(SIGN_LINE, encode(line))
+
+
+def accept_offer(offer: LineOffer, signer: Signer) -> SignedLine:
+    """The line with our signature beside the other one's; `open_line` checks it.
+
+    Raises:
+        Malformed: it is none.
+        InvalidInput: it is not between the one who offers and us.
+    """
+    line = decode(offer.body, Line, size_max=_SIZE_MAX)
+    by_key = {offer.key: offer.signature, signer.public: signer.sign(SIGN_LINE, offer.body)}
+    if len(by_key) != 2 or {party.key for party in line.parties} != set(by_key):
+        raise InvalidInput("this line of credit is not between whoever offers it and this key")
+    return SignedLine(offer.body, tuple(by_key[party.key] for party in line.parties))
 
 
 def open_line(signed: SignedLine, network: bytes) -> Line:
@@ -302,10 +324,12 @@ __all__ = [
     "Iou",
     "IouBook",
     "Line",
+    "LineOffer",
     "Party",
     "Settlement",
     "SignedIou",
     "SignedLine",
+    "accept_offer",
     "new_line",
     "open_line",
     "settlement_purpose",

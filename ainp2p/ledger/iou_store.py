@@ -39,7 +39,7 @@ class Ious:
     """All lines of one account; `open_ious` makes it."""
 
     def __init__(self, disk: Disk, network: bytes, account: bytes, signer: Signer) -> None:
-        self._disk, self._network, self._account, self._signer = disk, network, account, signer
+        self._disk, self._network, self._account, self.signer = disk, network, account, signer
         self.books: dict[bytes, IouBook] = {}
         self._settled: dict[bytes, Settlement] = {}  # Lock → …, the oldest first
         self._by_us: set[bytes] = set()
@@ -79,7 +79,7 @@ class Ious:
             As `IouBook.promise`.
         """
         book = self._book(line)
-        signed = book.promise(amount, units, context, self._signer)
+        signed = book.promise(amount, units, context, self.signer)
         await self._keep(line, book.us.party.account, signed)
         return signed
 
@@ -95,7 +95,7 @@ class Ious:
         return gained
 
     async def settle(self, wallet: Wallet, line: bytes) -> Settlement | None:
-        """Turn what we owe on a line into a final Lock; the settlement is for the creditor. None: nothing is
+        """Turn what we owe on a line into a final Lock; what its creditor needs, or None if nothing is due.
 
         After a crash, or a call that gave up waiting, the same Lock is found again by its note.
 
@@ -120,7 +120,7 @@ class Ious:
             if wallet.now_ms() < state.lock.expiry - life_ms // 2:
                 break  # else it is one of before a long outage, which nobody was told of: it is refunded
         lock = state.lock  # its deposit counts: by the note it may be one of before a crash, for less
-        receipt = Payer(self._network, lock, self._signer).sign(lock.deposit, 0, line)
+        receipt = Payer(self._network, lock, self.signer).sign(lock.deposit, 0, line)
         settlement = Settlement(line, lock.id, receipt)
         if lock.id not in self._settled:
             book.note_settled(lock.deposit)
