@@ -17,6 +17,7 @@ else happens. Nothing here raises: what was accepted is not refused because evid
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -294,17 +295,30 @@ class Collector:
 
     def _read(self, batch: VoteBatch) -> list[Evidence]:
         found: list[Evidence] = []
-        records: list[bytes] = []
-        for position, (kind, view, id_) in enumerate(read_votes(batch.entries)):
+        votes = read_votes(batch.entries)
+        newviews = self._open_for_newviews(batch) if any(kind == NEWVIEW for kind, _, _ in votes) else {}
+        for position, (kind, view, id_) in enumerate(votes):
             place = (batch.header.height, position)
-            if kind == NEWVIEW:
-                records = records or split_entries(batch.entries)
+            if position in newviews:
                 self._keep(batch)
-                self._note_newview(batch.member, records[position], place, found)
+                self._note_newview(batch.member, newviews[position], place, found)
             elif kind in (LOCK, COMMIT) and (file := self._watched.get(id_)) is not None:
                 self._keep(batch)
                 self._note(file, batch.member, kind, view, id_, place, found)
         return found
+
+    def _open_for_newviews(self, batch: VoteBatch) -> dict[int, NewView]:
+        """A batch's NEWVIEWs by position; their files are open before its votes are read, which may come first."""
+        newviews: dict[int, NewView] = {}
+        for position, record in enumerate(split_entries(batch.entries)):
+            if record[0] == NEWVIEW:
+                with contextlib.suppress(Malformed):
+                    (newview,) = read_entries(record)
+                    assert isinstance(newview, NewView)
+                    newviews[position] = newview
+                    if (newview.object, newview.seq) not in self._files:
+                        self._open((newview.object, newview.seq), batch.member)
+        return newviews
 
     def _keep(self, batch: VoteBatch) -> None:
         if self._batch is None:
@@ -337,12 +351,7 @@ class Collector:
             raws = [file.operations[first[0]].raw, file.operations[second[0]].raw]
             self._show(TWO_LOCKS, member, [first[1], second[1]], raws, found)
 
-    def _note_newview(self, member: int, record: bytes, place: Place, found: list[Evidence]) -> None:
-        try:
-            (newview,) = read_entries(record)
-        except Malformed:
-            return
-        assert isinstance(newview, NewView)
+    def _note_newview(self, member: int, newview: NewView, place: Place, found: list[Evidence]) -> None:
         slot = (newview.object, newview.seq)
         file = self._files.get(slot) or self._open(slot, member)
         log = file.log(member)

@@ -29,10 +29,19 @@ from ainp2p.ledger.evidence import (
     TWO_LOCKS,
     TWO_OPERATIONS,
     Evidence,
+    Offence,
+    verify_evidence,
 )
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, parse
 from ainp2p.ledger.slot import VoteTable
-from ainp2p.ledger.votelog import ENTRIES_MAX, VoteBatch, lock_entry, newview_entry, propose_entry
+from ainp2p.ledger.votelog import (
+    ENTRIES_MAX,
+    VoteBatch,
+    commit_entry,
+    lock_entry,
+    newview_entry,
+    propose_entry,
+)
 from tests.ledger.accused import (
     COMMITTEE,
     CULPRIT,
@@ -51,6 +60,7 @@ from tests.ledger.accused import (
     newview,
     refund,
 )
+from tests.ledger.bench import Bench
 from tests.ledger.committee_world import CommitteeWorld, Faults
 from tests.ledger.test_evidence import BROKEN, later
 from tests.ledger.world import changed, key_of
@@ -290,6 +300,20 @@ def test_a2_only_the_owner_is_blamed_for_a_contested_slot_whatever_the_network_d
     assert [(each.kind, each.culprit) for each in play(world)] == [(TWO_OPERATIONS, ALICE)]
 
 
+def test_a_validator_finds_what_its_collector_finds() -> None:
+    bench = Bench()
+    signed = bench.spend("alice", [("bob", 5)])
+    id_ = id_of(signed)
+    bench.give(signed)
+    slot = (bench.ids["alice"], 1)
+    above = newview_entry(2, *slot, None, id_)
+    for entries in ((commit_entry(0, id_), above), (lock_entry(1, id_, b"j" * 32),)):
+        bench.note(bench.validator.handle_batch(bench.batch(3, *entries), bench.now))
+    found = [verify_evidence(each, bench.network, lambda _: bench.committee) for each in bench.out.evidence]
+    guilty = bench.keys[3].public
+    assert found == [Offence(FORGOTTEN_COMMIT, guilty, 0), Offence(BELOW_NEWVIEW, guilty, 0)]
+
+
 # --- bounds -----------------------------------------------------------------------------------------------
 
 
@@ -433,6 +457,15 @@ def test_in_any_order_all_is_found_and_nothing_else(entries: list[bytes], held: 
             desk.hold(other_refund())
         if entry:
             desk.hear(log.says(entry))
+    assert {evidence.kind for evidence in desk.found} == guilty_of(entries)
+    desk = Desk(alone=True)
+    desk.hold(refund(), other_refund())
+    desk.hear(Log().says(*entries))
+    assert {evidence.kind for evidence in desk.found} == guilty_of(entries)
+    desk = Desk()
+    desk.hold(refund())
+    desk.hear(Log().says(*entries))  # all in one batch
+    desk.hold(other_refund())
     assert {evidence.kind for evidence in desk.found} == guilty_of(entries)
 
 
