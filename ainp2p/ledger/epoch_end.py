@@ -135,7 +135,7 @@ class EpochEnd:
         state = self._desk.state
         if state.system.closed:
             return self._look_at
-        if self._end.id in self._desk.table.candidates or self._desk.member < 0:
+        if self._end.id in self._desk.table.candidates or not self._desk.votes():
             return None
         return epoch_ends_at(state.system)
 

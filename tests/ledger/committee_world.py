@@ -153,6 +153,7 @@ class Auditor:
 
     def __init__(self, genesis: Genesis) -> None:
         self.genesis = genesis
+        self.epoch = 0
         self.committee = Committee.of(genesis)
         self.operations: dict[bytes, ParsedOperation] = {}
         self.decided: dict[tuple[bytes, int], bytes] = {}
@@ -181,7 +182,7 @@ class Auditor:
                 self._sees_newview(batch.member, entry)
             elif isinstance(entry, Propose):
                 slot = (entry.object, entry.seq)
-                leading = leader(self.committee, 0, *slot, entry.view)
+                leading = leader(self.committee, self.epoch, *slot, entry.view)
                 demand(leading == batch.member, "a PROPOSE by somebody who does not lead")
             elif isinstance(entry, Lock):
                 self._sees_lock(batch.member, entry)
@@ -204,11 +205,12 @@ class Auditor:
         slot = (member, operation.object, operation.seq, entry.view)
         demand(slot not in self.locks, "6: two LOCKs in one (slot, view)")  # not even the same twice
         demand(entry.view >= self.promised.get(slot[:3], 0), "6: a LOCK below one's NEWVIEW")
-        demand(
-            (entry.view == 0) == (entry.justification is None), "a LOCK above view 0 needs a justification"
-        )
+        demand(self.is_justified(entry), "a LOCK above view 0 needs a justification")
         self.locks[slot] = entry.operation
         self.locked_by.setdefault((entry.view, entry.operation), set()).add(member)
+
+    def is_justified(self, entry: Lock) -> bool:
+        return (entry.view == 0) == (entry.justification is None)
 
     def _sees_commit(self, member: int, entry: Commit) -> None:
         operation = self.operation(entry.operation)
