@@ -308,7 +308,7 @@ class Collector:
         return found
 
     def _open_for_newviews(self, batch: VoteBatch) -> dict[int, NewView]:
-        """A batch's NEWVIEWs by position; their files are open before its votes are read, which may come first."""
+        """A batch's NEWVIEWs by position; files are open before votes are read, which may come first."""
         newviews: dict[int, NewView] = {}
         for position, record in enumerate(split_entries(batch.entries)):
             if record[0] == NEWVIEW:
