@@ -18,6 +18,7 @@ from ainp2p.ledger.messages import (
     FetchAttachments,
     FetchBatches,
     FetchDecided,
+    FetchFrontier,
     FetchOperations,
     Follow,
     GetCredits,
@@ -45,7 +46,7 @@ MEMBER_RATE = 12_000.0  # tokens a second: 12,000 decided operations, or a core
 MEMBER_BURST = 24_000.0
 
 _PUSHES = (PushOperations, PushBatch, PushAttachment)
-_LONG = (Reconcile, GetHistory, FetchDecided, FetchAttachments, GetStatistics)
+_LONG = (FetchFrontier, Reconcile, GetHistory, FetchDecided, FetchAttachments, GetStatistics)
 
 
 @runtime_checkable
@@ -109,7 +110,7 @@ class Charges:
             return COST_STREAM
         if isinstance(question, GetHistory | GetLocksOf):
             return COST_PAGE
-        if isinstance(question, Reconcile):
+        if isinstance(question, Reconcile | FetchFrontier):
             return COST_RECONCILE
         if isinstance(question, GetStatistics):
             return COST_STATISTICS

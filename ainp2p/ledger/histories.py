@@ -6,13 +6,18 @@ with its next comparison. Every answer stays within its bounds by stopping early
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
+    FRONTIER_PAGE_MAX,
     OPERATIONS_MAX,
     Decided,
     DecidedPage,
+    FetchFrontier,
+    FrontierHead,
+    FrontierPage,
     GetHistory,
     History,
     Reconciled,
@@ -48,6 +53,7 @@ class Histories:
     def __init__(self, validator: Validator, store: Store) -> None:
         self._validator, self._store = validator, store
         self.index = index_of(validator.state)
+        self._frontier: tuple[bytes, list[tuple[bytes, tuple[int, bytes]]]] | None = None
 
     def note(self, parsed: ParsedOperation) -> None:
         """An operation is final and applied."""
@@ -81,6 +87,18 @@ class Histories:
             found += page
             size += more
         return History(tuple(found))
+
+    def frontier(self, question: FetchFrontier) -> FrontierPage:
+        """The frontier of a HANDOFF, a page at a time; the one asked for last is at hand, sorted."""
+        if self._frontier is None or self._frontier[0] != question.handoff:
+            found = self._validator.frontier(question.handoff)
+            if found is None:
+                return FrontierPage(())
+            self._frontier = question.handoff, sorted(found.items())
+        heads = self._frontier[1]
+        first = bisect_right(heads, question.after, key=lambda entry: entry[0])
+        page = heads[first : first + FRONTIER_PAGE_MAX]
+        return FrontierPage(tuple(FrontierHead(id_, seq, head) for id_, (seq, head) in page))
 
     def page(self, after: int) -> DecidedPage:
         """Operations in the order in which they were applied here."""

@@ -11,6 +11,7 @@ below, bytes by the codec. Every question has one class of answer; `Follow` and 
               GetStatistics → Statistics FetchAttachments → Attachments
               ListEvidence → EvidenceIds Reconcile → Reconciled
               GetHistory → History       GetLocksOf → LockIds
+              FetchFrontier → FrontierPage
     stream    Follow → Finals …          FetchBatches → PushBatch …
               FetchDecided → DecidedPage …
     faucet    AskPurse → Purse           on its own protocol, development networks only
@@ -41,6 +42,7 @@ FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
 EVIDENCE_PAGE_MAX = 1024  # ids
 LOCKS_PAGE_MAX = 256
+FRONTIER_PAGE_MAX = 4_096  # heads: 300 kB
 RECONCILE_SIZE_MAX = 60_000  # bytes of one message of a reconciliation
 BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
 
@@ -184,6 +186,13 @@ class GetLocksOf(Message, frozen=True, tag=18):
     after: Annotated[bytes, msgspec.Meta(max_length=32)]  # a Lock's id, or empty
 
 
+class FetchFrontier(Message, frozen=True, tag=19):
+    """Give the frontier of a HANDOFF (every decided head), in order of the objects, after the given one."""
+
+    handoff: Bytes32
+    after: Annotated[bytes, msgspec.Meta(max_length=32)]
+
+
 class Status(Message, frozen=True):
     """One operation's grade, its certificate if FINAL, the rule that refused it if REFUSED."""
 
@@ -321,6 +330,20 @@ class History(Message, frozen=True, tag=32):
     operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
 
 
+class FrontierHead(Message, frozen=True):
+    """An object's decided head."""
+
+    object: Bytes32
+    seq: Uint
+    head: Bytes32
+
+
+class FrontierPage(Message, frozen=True, tag=35):
+    """Answers FetchFrontier; ask for those after the last entry until it is empty."""
+
+    heads: Annotated[tuple[FrontierHead, ...], msgspec.Meta(max_length=FRONTIER_PAGE_MAX)]
+
+
 class DecidedPage(Message, frozen=True, tag=33):
     """One chunk of FetchDecided.
 
@@ -372,6 +395,7 @@ Question = (
     | Reconcile
     | GetHistory
     | FetchDecided
+    | FetchFrontier
     | GetLocksOf
 )
 

@@ -30,6 +30,7 @@ from ainp2p.ledger.charging import COST_FALSE, Charges, Placed
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import open_database, run_in_thread
 from ainp2p.ledger.effects import Effects, Journal
+from ainp2p.ledger.epoch_fetch import EpochFetcher
 from ainp2p.ledger.faucet import open_faucet
 from ainp2p.ledger.followers import Follower, Followers
 from ainp2p.ledger.genesis import Genesis
@@ -46,6 +47,7 @@ from ainp2p.ledger.messages import (
     FetchAttachments,
     FetchBatches,
     FetchDecided,
+    FetchFrontier,
     FetchOperations,
     Finals,
     Follow,
@@ -120,6 +122,7 @@ class ValidatorService:
         self._pusher = Pusher(self._validators)
         self._attacher = Attacher(self._validators, self, self._evidence)
         self._objects = ObjectSync(self._validators, self)
+        self._epoch_fetcher = EpochFetcher(self._validators, self)
         self._catch_up = CatchUp(self._validators, self, key, self._attacher, self._objects)
         self._core = trio.Lock()
         self._news = trio.Event()
@@ -202,6 +205,19 @@ class ValidatorService:
                     self._carry_out(self._validator.handle_decided(signed, each.certificate, self._now_ms()))
         return self.decided - before
 
+    def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
+        """Our frontier as it was frozen for our HANDOFF; empty before."""
+        return self._validator.own_frontier()
+
+    async def take_frontier(self, handoff: bytes, heads: dict[bytes, tuple[int, bytes]]) -> None:
+        """Where a HANDOFF's frontier differs from ours.
+
+        Raises:
+            Error: it does not.
+        """
+        async with self._core:
+            self._carry_out(self._validator.handle_frontier(handoff, heads, self._now_ms()))
+
     async def take_attachment(self, raw: bytes, source: str) -> None:
         """Handle a justification, a certificate, a handoff or evidence; `source` is the peer that brought it.
 
@@ -236,6 +252,7 @@ class ValidatorService:
         for raw in effects.attachments:
             self._pusher.push_attachment(raw)
         self._attacher.want(effects.missing)
+        self._epoch_fetcher.want(effects.certain, effects.frontiers)
         self._catch_up.want(effects.wanted, effects.gaps)
         if self._validator.due < self._asleep_until:
             self._news.set()
@@ -348,6 +365,8 @@ class ValidatorService:
             return self._answers.evidence(question.after)
         if isinstance(question, Reconcile):
             return self._histories.reconcile(question.message)
+        if isinstance(question, FetchFrontier):
+            return self._histories.frontier(question)
         if isinstance(question, GetHistory):
             return self._histories.history(question)
         return self.statistics()
@@ -461,6 +480,7 @@ class ValidatorService:
             nursery.start_soon(self._disconnect_flooders)
             nursery.start_soon(self._pusher.run)
             nursery.start_soon(self._attacher.run)
+            nursery.start_soon(self._epoch_fetcher.run)
             nursery.start_soon(self._catch_up.run)
 
 

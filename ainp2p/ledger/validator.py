@@ -323,6 +323,10 @@ class Validator:
         self._end.take_frontier(handoff, heads)
         return self._finish(now, out)
 
+    def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
+        """Our frontier as it was frozen for our HANDOFF; empty while the epoch goes on."""
+        return dict(self._end.closing.base) if self._end.closing is not None else {}
+
     def frontier(self, handoff: bytes) -> dict[bytes, tuple[int, bytes]] | None:
         """A HANDOFF's whole frontier, of the epoch that closes or closed last; None if it is not known."""
         found = self._end.frontier(handoff)

@@ -32,6 +32,7 @@ VECTORS: list[tuple[Message, str]] = [
     (m.Reconcile(b"ranges"), "920fc40672616e676573"),
     (m.GetHistory((m.HistoryFrom(A, 2),)), "92109192c420" + "61" * 32 + "02"),
     (m.FetchDecided(7), "921107"),
+    (m.FetchFrontier(A, b""), "9313c420" + "61" * 32 + "c400"),
     (m.GetLocksOf(A, b""), "9312c420" + "61" * 32 + "c400"),
     (m.Statuses((m.Status(A, m.FINAL, b"cert"),)), "92149194c420" + "61" * 32 + "03c40463657274c400"),
     (m.Fetched((DECIDED, None)), "92159292c4026f70c40463657274c0"),
@@ -50,6 +51,7 @@ VECTORS: list[tuple[Message, str]] = [
     (m.EvidenceIds((A,)), "921c91c420" + "61" * 32),
     (m.Reconciled(b"ranges"), "921dc40672616e676573"),
     (m.History((DECIDED,)), "92209192c4026f70c40463657274"),
+    (m.FrontierPage((m.FrontierHead(A, 2, B),)), "92239193c420" + "61" * 32 + "02c420" + "62" * 32),
     (m.DecidedPage((DECIDED,), 5, 9), "94219192c4026f70c404636572740509"),
     (m.LockIds((A,), 1), "932291c420" + "61" * 32 + "01"),
     (m.AskPurse(A), "921ec420" + "61" * 32),
@@ -73,11 +75,11 @@ def test_every_message_has_a_vector() -> None:
 
 
 def test_a_question_is_read_as_its_own_class() -> None:
-    for message, wire in VECTORS[:18]:
+    for message, wire in VECTORS[:19]:
         assert m.read_question(bytes.fromhex(wire)) == message
 
 
-@pytest.mark.parametrize("wire", [wire for _, wire in VECTORS[18:]])
+@pytest.mark.parametrize("wire", [wire for _, wire in VECTORS[19:]])
 def test_an_answer_is_no_question(wire: str) -> None:
     with pytest.raises(Malformed):
         m.read_question(bytes.fromhex(wire))
