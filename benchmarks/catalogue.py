@@ -115,21 +115,142 @@ def _pipeline(found: Found) -> list[Figure]:
             found["ledger_goal_per_cpu_s"],
             ratio=found["ledger_ratio_to_verify"],
             compared="bare verifications",
-        )
+        ),
+        Figure(
+            "ledger, an operation at n = 31",
+            found["ledger_large_times"],
+            "of n = 4",
+            found["ledger_goal_large_times"],
+            at_most=True,
+            ratio=found["ledger_large_times"],
+            compared="an operation at n = 4",
+        ),
     ]
 
 
-def _ledger(found: Found) -> list[Figure]:
+def _network(found: Found) -> list[Figure]:
+    alone = found["two_cores_alone_per_s"]
     return [
         Figure(
             "ledger, four processes",
             found["settlements_per_s"],
             "settlements/s",
             found["goal_settlements_per_s"],
+            ratio=found["settlements_per_s"] / alone,
+            compared="CPU of the validators alone",
         ),
         Figure(
             "ledger, finality p99", found["finality_p99_s"], "s", found["goal_finality_p99_s"], at_most=True
         ),
+        Figure("ledger, a settlement at one validator", found["validator_us"], "CPU us", at_most=True),
+    ]
+
+
+def _latency(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "ledger, decided p50 beyond 3 delays of 50 ms",
+            found["beyond_delays_s"],
+            "s",
+            found["goal_beyond_delays_s"],
+            at_most=True,
+        ),
+        Figure("ledger, proven to the payee p50, 50 ms", found["finality_p50_s"], "s", at_most=True),
+    ]
+
+
+def _spam(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            f"ledger, finality p99 beside {found['spam_offered_per_s']:,} spam/s",
+            found["spam_finality_p99_s"],
+            "s",
+            ratio=found["spam_times"],
+            compared="without spam",
+            at_most=True,
+        ),
+        Figure(
+            "ledger, honest p99 beside spam",
+            found["spam_times"],
+            "of without",
+            found["goal_spam_times"],
+            at_most=True,
+        ),
+    ]
+
+
+def _catch_up(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            "ledger, catching up",
+            found["caught_up_per_cpu_s"],
+            "operations/CPU s",
+            found["goal_per_s"],
+            ratio=found["ratio_to_verify"],
+            compared="bare verifications",
+        ),
+        Figure(
+            "ledger, a certificate at n = 4",
+            found["certificate_bytes"],
+            "bytes",
+            found["goal_certificate_bytes"],
+            at_most=True,
+        ),
+    ]
+
+
+def _reconcile(found: Found) -> list[Figure]:
+    objects = f"{found['objects']:,}"
+    return [
+        Figure(
+            f"ledger, 10 of {objects} differ", found["bytes_10"], "bytes", found["goal_bytes"], at_most=True
+        ),
+        Figure(
+            f"ledger, messages for 10 of {objects}",
+            found["messages_10"],
+            "messages",
+            found["goal_messages"],
+            at_most=True,
+        ),
+        Figure(
+            "ledger, the index per decided operation",
+            max(found["put_known_us"], found["put_new_us"]),
+            "CPU us",
+            found["goal_put_us"],
+            at_most=True,
+        ),
+    ]
+
+
+def _restart(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            f"ledger, restart with {found['receipts']:,} receipts",
+            found["busy_all_s"],
+            "s",
+            found["goal_s"],
+            at_most=True,
+        ),
+        Figure(
+            f"ledger, and with {found['receipts']:,} Locks",
+            found["wide_read_s"],
+            "s",
+            found["goal_s"],
+            at_most=True,
+        ),
+    ]
+
+
+def _memory(found: Found) -> list[Figure]:
+    return [
+        Figure(
+            f"ledger, memory grows over {found['operations']:,} operations",
+            found["growth_mb"],
+            "MB",
+            found["goal_growth_mb"],
+            at_most=True,
+        ),
+        Figure("ledger, memory of that validator", found["end_mb"], "MB", at_most=True),
     ]
 
 
@@ -185,15 +306,34 @@ def _model(found: Found) -> list[Figure]:
     ]
 
 
-_LEDGER = ("--no-pipeline", "--locks", "256")  # enough under way that latency does not bound the rate
+_NETWORK = "benchmarks.ledger_network"
+_CALM = ("--locks", "32")  # far below what the committee can do, so that only delays and spam delay
 
 CATALOGUE = (
     Benchmark("channel", "benchmarks.channel", _channel, quick=("--seconds", "0.5")),
     Benchmark("receipts", "benchmarks.receipts", _receipts, quick=("--quick",)),
     Benchmark("job", "benchmarks.job", _job, quick=("--quick",)),
     Benchmark("model", "benchmarks.model", _model, quick=("--rounds", "1")),
-    Benchmark("pipeline", "benchmarks.ledger_pipeline", _pipeline, quick=("--rounds", "2")),
-    Benchmark("ledger", "benchmarks.ledger", _ledger, _LEDGER, (*_LEDGER, "--seconds", "3")),
+    Benchmark("ledger pipeline", "benchmarks.ledger_pipeline", _pipeline, quick=("--rounds", "2")),
+    Benchmark("ledger network", _NETWORK, _network, quick=("--seconds", "3")),
+    Benchmark(
+        "ledger latency",
+        _NETWORK,
+        _latency,
+        (*_CALM, "--latency-ms", "50", "--seconds", "5"),
+        (*_CALM, "--latency-ms", "50", "--seconds", "3"),
+    ),
+    Benchmark(
+        "ledger spam",
+        _NETWORK,
+        _spam,
+        (*_CALM, "--spam", "10", "--seconds", "6"),
+        (*_CALM, "--spam", "10", "--seconds", "3"),
+    ),
+    Benchmark("ledger catch-up", "benchmarks.ledger_catch_up", _catch_up, quick=("--rounds", "2")),
+    Benchmark("ledger reconcile", "benchmarks.ledger_reconcile", _reconcile, quick=("--quick",)),
+    Benchmark("ledger restart", "benchmarks.ledger_restart", _restart, quick=("--quick",)),
+    Benchmark("ledger memory", "benchmarks.ledger_memory", _memory, quick=("--operations", "30000")),
     Benchmark("size", "benchmarks.size", _size, quick=("--quick",)),
     Benchmark("discovery", "benchmarks.discovery", _discovery, quick=("--quick",)),
 )

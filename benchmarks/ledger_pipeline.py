@@ -178,7 +178,7 @@ class Stage:
 
     def __init__(self, folder: Path, validators: int, account_count: int, rounds: int) -> None:
         self.scene = Scene(account_count, validators)
-        others = Others(self.scene)
+        others = self.others = Others(self.scene)
         opening = list(groups(self.scene.funding(), others)) + list(groups(self.scene.round(0), others))
         self.rounds = [list(groups(self.scene.round(n + 1), others)) for n in range(rounds)]
         self.database = Database(folder / f"validator-of-{validators}.sqlite")
