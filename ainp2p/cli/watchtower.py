@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ainp2p.cli import exit_codes
@@ -98,15 +99,15 @@ async def _do_serve(args: argparse.Namespace) -> None:
                 )
 
 
-def _own_key(directory: object, fresh: bytes) -> bytes:
+def _own_key(directory: Path, fresh: bytes) -> bytes:
     """The seed of the watchtower's peer id; it signs nothing on the ledger, so it is not sealed."""
-    from pathlib import Path
-
-    path = Path(str(directory)) / "peer.seed"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "peer.seed"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_bytes(fresh)
+        partial = directory / ".peer.seed.partial"
+        partial.touch(mode=0o600)
+        partial.write_bytes(fresh)
+        partial.replace(path)
     return path.read_bytes()
 
 

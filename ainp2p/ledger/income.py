@@ -39,6 +39,9 @@ class Income:
             if kept is not None:
                 self.book.restore(kept)
             return
+        known = self._locks.get(lock.id)
+        if known is not None and known.seq > lock.seq:
+            return
         self._locks[lock.id] = lock
         for part in self._unplaced_parts.pop(lock.id, []):
             self.releases.add(lock, part)

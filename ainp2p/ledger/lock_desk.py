@@ -76,7 +76,9 @@ class LockDesk:
         pending = self._writer.register(parse(signed))
         await self._writer.send(pending, {}, self._now_ms())
         await self._writer.final(pending, deadline)
-        return await self._look_up(id_)
+        state = await self._look_up(id_)
+        self._income.place(state.lock)  # one that does not concern us is told by nobody else
+        return state
 
 
 async def each_lock(ids: Iterable[bytes], do: Callable[[bytes], Awaitable[LockState]]) -> list[LockState]:

@@ -44,6 +44,7 @@ async def test_an_escrow_is_settled_by_anybody_once_two_of_three_have_signed(aut
         assert await carol.add_release(await second.sign_release(lock, 700), lock) is not None
         state = await carol.settle(lock)
         assert (state.lock.paid, state.is_open) == (700, True)
+        assert carol.unsettled(lock) == 0
         await until_available(bob, PURSE + 700)
 
 
