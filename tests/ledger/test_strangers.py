@@ -7,6 +7,7 @@ import trio
 
 from ainp2p.errors import InvalidOperation, NotFinal
 from ainp2p.ledger import operations
+from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.messages import Statuses, Submit
 from ainp2p.ledger.operations import Close, Operation, SignedOperation, Spend, parse
@@ -47,7 +48,8 @@ def test_a_stranger_cannot_split_the_votes_on_an_expired_lock() -> None:
     assert run(refund_while_a_stranger_splits_the_votes)
 
 
-def test_mutant_a_close_that_needs_no_key_freezes_a_deposit(monkeypatch: pytest.MonkeyPatch) -> None:
+def close_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lift the rule by which a stranger has only REFUND."""
     check = operations._check_on_lock
 
     def lenient(operation: Operation, body: object, signed: SignedOperation) -> None:
@@ -56,6 +58,16 @@ def test_mutant_a_close_that_needs_no_key_freezes_a_deposit(monkeypatch: pytest.
             check(operation, body, signed)  # type: ignore[arg-type]  # any of the three
 
     monkeypatch.setattr(operations, "_check_on_lock", lenient)
+
+
+def test_split_votes_would_be_joined_in_a_later_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    close_needs_no_key(monkeypatch)
+    assert run(refund_while_a_stranger_splits_the_votes)
+
+
+def test_mutant_without_views_split_votes_freeze_a_deposit(monkeypatch: pytest.MonkeyPatch) -> None:
+    close_needs_no_key(monkeypatch)
+    monkeypatch.setattr(Contention, "start_timer", lambda *_: None)
     with pytest.raises(NotFinal):
         run(refund_while_a_stranger_splits_the_votes)
 
