@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ainp2p.errors import BadSignature, InvalidOperation, InvalidReceipt, Malformed
 from ainp2p.ledger.locks import ANY_PAYEE, Lock
@@ -233,3 +235,19 @@ def test_a_judge_that_signs_for_ever_takes_no_room() -> None:
     assert len(book._parts[lock.id]) == 4
     best = book.add(lock, sign_release(world.network, lock, 99, key_of("judge 3")))
     assert best is not None
+
+
+@given(st.permutations([(name, cumulative) for name in JUDGES for cumulative in (200, 500, 900)]))
+def test_the_order_of_parts_does_not_matter(order: list[tuple[str, int]]) -> None:
+    book = ReleaseBook(WORLD.network)
+    seen: dict[int, set[str]] = {}
+    for name, cumulative in order:
+        book.add(LOCK, sign_release(WORLD.network, LOCK, cumulative, key_of(name)))
+        seen.setdefault(cumulative, set()).add(name)
+        whole = [sum_ for sum_, names in seen.items() if len(names) >= 2]
+        best = book.highest(LOCK.id)
+        assert (read_receipt(best.body).cumulative if best is not None else None) == max(whole, default=None)
+
+
+WORLD = World()
+LOCK = escrow(WORLD)

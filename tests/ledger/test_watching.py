@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ainp2p.errors import BadSignature, InvalidReceipt, Malformed, Refused
 from ainp2p.ledger import watching
@@ -11,6 +14,7 @@ from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import Close, Settle, parse
 from ainp2p.ledger.receipts import Release
 from ainp2p.ledger.watching import CLOSE, SETTLE, Watched, WatchList
+from ainp2p.protocol.codec import encode
 
 from .world import World
 
@@ -140,3 +144,25 @@ def test_after_a_restart_nothing_is_due_before_the_lock_is_known() -> None:
     assert tower.due() is None
     tower.list.learn(tower.lock, LIFE_MS)
     assert tower.due() == (tower.lock.expiry - 2 * MARGIN_MS, SETTLE)
+
+
+RELEASE = Release(b"r", (b"s" * 64,))
+VECTORS = [
+    (watching.Watch(RELEASE), "920192c4017291c440" + "73" * 64),
+    (watching.AskWatched(b""), "9202c400"),
+    (watching.AskHeld((b"l" * 32,)), "920391c420" + "6c" * 32),
+    (watching.Watching(b"l" * 32, 5, 9), "9414c420" + "6c" * 32 + "0509"),
+    (watching.WatchedLocks((), 0), "93159000"),
+]
+
+
+@pytest.mark.parametrize(("message", "wire"), VECTORS, ids=[type(message).__name__ for message, _ in VECTORS])
+def test_the_wire_form_is_what_it_was(message: Any, wire: str) -> None:
+    assert encode(message).hex() == wire
+
+
+@given(st.binary(max_size=64), st.integers(0, 255))
+def test_garbage_in_a_good_frame_is_refused_or_read(body: bytes, tag: int) -> None:
+    for frame in (body, encode([tag, body]), encode([1, [body, [body]]]), encode([3, [body]])):
+        with suppress(Malformed):
+            watching.read_watch(frame)
