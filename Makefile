@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 MODELS ?= smollm2-135m minilm-l6-v2
 RUNS ?= 50
 MODEL_RUNS ?= 3
+SEEDS ?= 2000
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -19,13 +20,13 @@ export CFLAGS += -I$(shell brew --prefix 2>/dev/null)/include
 export LDFLAGS += -L$(shell brew --prefix 2>/dev/null)/lib
 endif
 
-.PHONY: help install models swarm test format bench chaos clean FORCE
+.PHONY: help install models swarm test format bench chaos adversary clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' Makefile | expand -t 10
 	@echo
 	@echo 'TORCH_INDEX=<url>  where to take torch from, such as https://download.pytorch.org/whl/cpu'
-	@echo 'ARGS="…"           more arguments for swarm, test, bench or chaos'
+	@echo 'ARGS="…"           more arguments for swarm, test, bench, chaos or adversary'
 
 install: .venv/installed  ## make .venv with everything in it
 
@@ -50,6 +51,9 @@ bench: install models  ## print the table of speeds
 chaos: install models  ## kill a process of a swarm at a random moment, RUNS times scripted, MODEL_RUNS real
 	$(BIN)/python -m ainp2p.swarm.chaos --runs $(RUNS) $(ARGS)
 	$(BIN)/python -m ainp2p.swarm.chaos --runs $(MODEL_RUNS) --model smollm2-135m $(ARGS)
+
+adversary: install  ## attack the ledger's committees, SEEDS times
+	$(BIN)/python -m tests.adversary --seeds $(SEEDS) $(ARGS)
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swarm-report

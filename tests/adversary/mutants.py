@@ -1,0 +1,388 @@
+"""One-line faults in the cores, each of which a check must catch (row H2).
+
+A fault is a replacement in the source of one function, made while a run lasts. `check` names what the auditor
+must say (the first word or words of its check). Where two defences stand against one fault, each is tested
+with the other off: such a mutant has two edits. `caught.json` holds a seed that catches each of them;
+`python -m tests.adversary --mutants` searches for the seeds anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import multiprocessing
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.adversary.run import Outcome, simulate
+
+TABLE = Path(__file__).parent / "caught.json"
+SEEDS_MAX = 2_000
+LEDGER = "ainp2p.ledger."
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In this function of a module (``module:Class.function``) put `new` for `old`, which it has once."""
+
+    where: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Edits that together break a promise, and the checks that are meant for it."""
+
+    check: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+
+def _mutant(check: str, *edits: tuple[str, str, str]) -> Mutant:
+    return Mutant(tuple(check.split("|")), tuple(Edit(*edit) for edit in edits))
+
+
+MUTANTS: dict[str, Mutant] = {
+    # --- the eleven that LEDGER.md names ---------------------------------------------------------------
+    "ignore the prepared certificate": _mutant(
+        "prepared",
+        ("contending:Contention._promise", "if each.prepared is not None", "if False"),
+        ("contending:Contention._promise", "if max(slot.committed, default=-1) > below:", "if False:"),
+    ),
+    "COMMIT after NEWVIEW": _mutant(
+        "6 below NEWVIEW",
+        ("slot:Slot.commit", " or view < self.promised:", ":"),
+    ),
+    "LOCK twice in a view": _mutant(
+        "6 one LOCK",
+        (
+            "deciding:Decider._lock",
+            "if 0 in slot.locked or slot.committed or slot.promised:",
+            "if slot.promised:",
+        ),
+        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
+    ),
+    "skip the justification": _mutant(
+        "justification|pick",
+        ("contending:Contention._judge", "if shown.prepared is not None:", "if True:"),
+        ("contending:Contention._judge", "if shown is None:", "if False:"),
+        (
+            "contending:Contention._judge",
+            "return self._judge_prepared(slot_id, proposal, shown)",
+            "return self._table.candidates.get(proposal.operation)",
+        ),
+    ),
+    "forget the log on restart": _mutant(
+        "log|6 one LOCK|6 below NEWVIEW|10 liveness",
+        ("validator:Validator._restore", "self._log.resume(own.height, own.head)", "pass"),
+    ),
+    "do not consume a credit": _mutant(
+        "1 supply|4 credits|validity",
+        ("holdings:Holdings.commit", "self._drop_credit(id_)", "pass"),
+    ),
+    "a zero amount": _mutant(
+        "validity",
+        ("operations:_refuse_zero", "if amount == 0:", "if amount < 0:"),
+    ),
+    "a skipped sequence number": _mutant(
+        "votes|validity",
+        ("state:_refuse_slot", "if operation.seq > seq + 1:", "if False:"),
+    ),
+    "a gate forgotten in view 0": _mutant(
+        "gate",
+        ("deciding:Decider._lock", "if is_gated(parsed):", "if False:"),
+    ),
+    "a gate forgotten in NEWVIEW": _mutant(
+        "gate",
+        ("contending:Contention._own_candidate", "if is_gated(candidate.parsed):", "if False:"),
+    ),
+    "a timer that runs alone": _mutant(
+        "timer",
+        (
+            "views:Contest.next_view",
+            "return max(joined, self.entered + 1) if self.expired >= self.entered else joined",
+            "return max(joined, self.entered + 2) if self.expired >= self.entered else joined",
+        ),
+    ),
+    # --- votes ------------------------------------------------------------------------------------------
+    "LOCK twice in a later view": _mutant(
+        "6 one LOCK",
+        ("contending:Contention._follow", " or proposal.view in slot.locked:", ":"),
+        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
+    ),
+    "LOCK in view 0 after NEWVIEW": _mutant(
+        "6 below NEWVIEW",
+        ("deciding:Decider._lock", " or slot.promised:", ":"),
+    ),
+    "LOCK below NEWVIEW in a later view": _mutant(
+        "6 below NEWVIEW",
+        ("contending:Contention._follow", "if proposal.view < slot.promised or", "if"),
+    ),
+    "forget LOCKs on restart": _mutant(
+        "6 one LOCK",
+        ("validator:Validator._restore_votes", "slot.lock(view, id_)", "pass"),
+    ),
+    "forget NEWVIEWs on restart": _mutant(
+        "6 below NEWVIEW|6 NEWVIEW",
+        (
+            "contending:Contention._note_own",
+            "slot.promised = max(slot.promised, entry.view)",
+            "pass",
+        ),
+    ),
+    "vote without asking for the own height": _mutant(
+        "log|6 one LOCK",
+        (
+            "validator:Validator._start_voting",
+            "self.committee.weight_of(self._confirmed) >= self.committee.quorum",
+            "True",
+        ),
+    ),
+    "COMMIT on less than a quorum": _mutant(
+        "prepared",
+        ("slot:VoteTable.count", "if before < quorum <= after:", "if before < quorum // 2 + 1 <= after:"),
+    ),
+    "count a vote twice": _mutant(
+        "prepared|certificate",
+        ("slot:VoteTable.count", "if mask & bit:", "if False:"),
+    ),
+    "send before the write": _mutant(
+        "fsync, then send",
+        ("validator:Validator.tick", "self._journal.write(records)", "pass"),
+    ),
+    "a quorum of half the weight": _mutant(
+        "prepared|certificate|3 one per slot|justification|crash of a core|timer",
+        ("committee:Committee.__post_init__", "2 * total // 3 + 1", "total // 2 + 1"),
+    ),
+    # --- views ------------------------------------------------------------------------------------------
+    "a lower prepared certificate wins": _mutant(
+        "justification|prepared",
+        (
+            "justification:highest_report",
+            "return max(claims, default=None)",
+            "return min(claims, default=None)",
+        ),
+    ),
+    "NEWVIEWs of less than a quorum": _mutant(
+        "justification|pick",
+        ("justification:verify", "committee.weight_of(reports) < committee.quorum", "False"),
+    ),
+    "a NEWVIEW counts for every view": _mutant(
+        "justification|pick",
+        (
+            "justification:verify",
+            "not isinstance(entry, NewView) or not _is_for(entry, justification)",
+            "False",
+        ),
+    ),
+    "a member's NEWVIEW counts as often as it is named": _mutant(
+        "justification|pick",
+        ("justification:verify", "if members != sorted(set(members)):", "if False:"),
+    ),
+    "a prepared certificate may be hidden": _mutant(
+        "justification|pick",
+        (
+            "justification:_verify_prepared",
+            "if highest is None:",
+            "if highest is None or not justification.prepared:",
+        ),
+    ),
+    "the lowest id among two that conflict": _mutant(
+        "pick|7 honest",
+        (
+            "picking:pick",
+            "if len(ordered) > 1 and all(_is_owners(each) for each in ordered[:2]):",
+            "if False:",
+        ),
+    ),
+    "an owner's only operation is voided": _mutant(
+        "pick|validity|7 honest",
+        ("picking:pick", "if len(ordered) > 1 and", "if len(ordered) > 0 and"),
+        (
+            "picking:pick",
+            "return Conflict(ordered[0], ordered[1])",
+            "return Conflict(ordered[0], ordered[-1])",
+        ),
+    ),
+    "anybody proposes": _mutant(
+        "leader",
+        ("contending:Contention._lead", "if self._leader(slot_id, view) != self._desk.member:", "if False:"),
+    ),
+    "one proposes twice": _mutant(
+        "6 one PROPOSE",
+        ("contending:Contention._lead", "or contest.proposed >= view ", ""),
+    ),
+    "few may name a gated candidate": _mutant(
+        "pick|justification",
+        ("justification:choose", "if naming < committee.minority:", "if False:"),
+    ),
+    # --- receipts ---------------------------------------------------------------------------------------
+    "LOCK below a receipt": _mutant(
+        "8 priority",
+        (
+            "deciding:Decider._lock",
+            "if lock is not None and not self.receipts.allow(lock, parsed):",
+            "if False:",
+        ),
+        (
+            "contending:Contention._own_candidate",
+            "if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):",
+            "if False:",
+        ),
+    ),
+    "name what is below a receipt": _mutant(
+        "8 priority",
+        (
+            "contending:Contention._own_candidate",
+            "if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):",
+            "if False:",
+        ),
+    ),
+    "a REFUND before a receipt": _mutant(
+        "pick|8 priority",
+        ("picking:rank", "return 0, _REFUND", "return -(2**62), _REFUND"),
+    ),
+    "a SETTLE that pays nothing more": _mutant(
+        "validity|balance|2 paid",
+        ("locks:_refuse_amount", "if cumulative <= lock.paid:", "if cumulative < lock.paid:"),
+        (
+            "locks:after_settle",
+            "settle.cumulative - lock.paid < lock.step",
+            "settle.cumulative - lock.paid < 0",
+        ),
+    ),
+    "dust is paid to nobody": _mutant(
+        "balance|1 supply|crash of a core",
+        ("locks:_rest", "rest = lock.deposit - credited(lock, paid)", "rest = lock.deposit - paid"),
+    ),
+    # --- accounts ---------------------------------------------------------------------------------------
+    "a SPEND beyond the balance": _mutant(
+        "validity|crash of a core",
+        ("accounts:after_spend", "if needed > available:", "if False:"),
+    ),
+    "the debt is forgiven": _mutant(
+        "validity|balance",
+        ("accounts:minimum_fee", "parameters.fee_floor + account.debt", "parameters.fee_floor"),
+    ),
+    "a signature is not looked at": _mutant(
+        "validity",
+        (
+            "state:State.verify_proof",
+            "verify(spending_key(account, body), SIGN_OPERATION, parsed.id, signed.signatures[0])",
+            "spending_key(account, body)",
+        ),
+    ),
+    "more than 60 s ahead": _mutant(
+        "clock",
+        ("state:State._refuse_early", "if ahead > self.parameters[self.epoch].clock_ahead_ms:", "if False:"),
+    ),
+}
+
+
+# --- how a fault is planted ---------------------------------------------------------------------------
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Iterator[None]:
+    """The cores with these faults, while it lasts."""
+    undo: list[tuple[Any, str, Any]] = []
+    changed: dict[str, str] = {}
+    try:
+        for edit in mutant.edits:
+            module_name, path = edit.where.split(":")
+            module = importlib.import_module(LEDGER + module_name)
+            holder: Any = module
+            *outer, name = path.split(".")
+            for each in outer:
+                holder = getattr(holder, each)
+            original = inspect.getattr_static(holder, name)
+            source = changed.get(edit.where) or textwrap.dedent(inspect.getsource(original))
+            if source.count(edit.old) != 1:
+                raise LookupError(f"{edit.where} has {edit.old!r} {source.count(edit.old)} times")
+            changed[edit.where] = source.replace(edit.old, edit.new)
+            namespace: dict[str, Any] = {}
+            exec(compile(changed[edit.where], f"<{edit.where}>", "exec"), vars(module), namespace)
+            undo.append((holder, name, original))
+            setattr(holder, name, namespace[name])
+            for user in _users(module, original) if holder is module else ():
+                undo.append((user, name, original))
+                setattr(user, name, namespace[name])
+        yield
+    finally:
+        for holder, name, original in reversed(undo):
+            setattr(holder, name, original)
+
+
+def _users(module: Any, function: Callable[..., Any]) -> list[Any]:
+    """Modules that have imported this function by its name."""
+    found = []
+    for name, other in list(sys.modules.items()):
+        theirs = vars(other).get(function.__name__) if name.startswith(LEDGER) else None
+        if theirs is function and other is not module:
+            found.append(other)
+    return found
+
+
+def under(mutant: Mutant, seed: int, *, trace: bool = False) -> Outcome:
+    """One seed with the fault."""
+    with planted(mutant):
+        return simulate(seed, trace=trace)
+
+
+def is_caught(mutant: Mutant, outcome: Outcome) -> bool:
+    """Whether the check that is meant for it has found it."""
+    return outcome.check in mutant.check
+
+
+# --- the search ---------------------------------------------------------------------------------------
+
+
+def find(name: str, seeds: int = SEEDS_MAX) -> tuple[str, int | None, str]:
+    """(name, the first seed that catches it or None, what was said)."""
+    said = ""
+    for seed in range(seeds):
+        try:
+            outcome = under(MUTANTS[name], seed)
+        except LookupError as exc:
+            return name, None, str(exc)
+        if is_caught(MUTANTS[name], outcome):
+            return name, seed, f"{outcome.check}: {outcome.violation}"
+        if outcome.violation:
+            said = f"seed {seed}: {outcome.check}: {outcome.violation}"
+    return name, None, said
+
+
+def table() -> dict[str, int]:
+    """Mutant → a seed that catches it."""
+    return dict(json.loads(TABLE.read_text())) if TABLE.exists() else {}
+
+
+def search(only: str | None, seeds: int, jobs: int) -> int:
+    """Find a seed for each mutant and write the table."""
+    names = [only] if only else list(MUTANTS)
+    caught = table() if only else {}
+    missed = 0
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for name, seed, said in pool.imap_unordered(_Search(seeds), names):
+            print(f"{'MISSED' if seed is None else f'seed {seed}':>10}  {name}: {said}", flush=True)
+            if seed is None:
+                missed += 1
+            else:
+                caught[name] = seed
+    ordered = {name: caught[name] for name in MUTANTS if name in caught}
+    TABLE.write_text(json.dumps(ordered, indent=1) + "\n")
+    return 1 if missed else 0
+
+
+@dataclass(frozen=True)
+class _Search:
+    seeds: int
+
+    def __call__(self, name: str) -> tuple[str, int | None, str]:
+        return find(name, self.seeds)

@@ -1,0 +1,447 @@
+"""Who uses the ledger, well or badly: each deed is a few operations handed to some of the validators.
+
+What people know is the auditor's `Book`: final heads and final credits. Honest owners sign once and send the
+same bytes until they are final. Everybody else does what it likes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ainp2p.ledger.operations import (
+    Close,
+    Inception,
+    LockTerms,
+    Operation,
+    Out,
+    Refund,
+    Rotation,
+    Settle,
+    Share,
+    SignedOperation,
+    Spend,
+)
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.identity import Key, digest
+from tests.adversary.book import Book, Deposit, Purse, born, digest_of, settling_fee
+from tests.adversary.marks import sometimes
+from tests.adversary.world import World, key_of
+
+RIVALS_MAX = 5  # more would not make a slot harder
+CONTEXT = b"c" * 32
+
+
+@dataclass
+class Person:
+    """An owner; `generation` counts its keys."""
+
+    name: str
+    honest: bool
+    inception: Inception
+    id: bytes = b""
+    pending: SignedOperation | None = None
+    pending_id: bytes = b""
+    generation: int = 0
+
+    def key(self, generation: int | None = None) -> Key:
+        return key_of(f"{self.name} {self.generation if generation is None else generation}")
+
+
+def make_people(honest: int, cheats: int, lease_ms: int) -> list[Person]:
+    """Owners with guardians; the last ones cheat."""
+    people = []
+    for i in range(honest + cheats):
+        name = f"person {i}"
+        guardians = tuple(sorted(key_of(f"guardian {j} of {name}").public for j in range(3)))
+        inception = Inception(
+            key=key_of(f"{name} 0").public,
+            next_digest=_next_digest(key_of(f"{name} 1").public),
+            guardians=guardians,
+            m=2,
+            lease=lease_ms,
+            salt=bytes(32),
+        )
+        people.append(Person(name, i < honest, inception))
+    return people
+
+
+def _next_digest(public: bytes) -> bytes:
+    return digest(b"ainp2p/nextkey/1", public)
+
+
+class Maker:
+    """Builds operations from what the book shows, by LEDGER.md alone."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+
+    def purse(self, person: Person) -> Purse:
+        return self.book.purses.get(person.id) or born(self.book.network, person.inception)
+
+    def spend(
+        self,
+        person: Person,
+        outs: Sequence[tuple[bytes, int]],
+        now: int,
+        *,
+        locks: Sequence[LockTerms] = (),
+        rotate: bool = False,
+        ahead: Sequence[tuple[bytes, int]] = (),
+        fee: int = 0,
+        before: Purse | None = None,
+    ) -> SignedOperation:
+        """The next SPEND; `ahead` are (credit id, amount) that are not final yet, `fee` comes on top."""
+        book = self.book
+        before = before or self.purse(person)
+        mine = dict(sorted(book.inboxes.get(person.id, {}).items()))
+        mine.update(ahead)
+        received = sum(mine.values())
+        floor = book.rules.fee_floor
+        fee += floor + before.debt + sum(settling_fee(terms, floor) for terms in locks)
+        left = before.balance + received - fee
+        left -= sum(amount for _, amount in outs) + sum(terms.deposit for terms in locks)
+        generation = person.generation + (1 if rotate else 0)
+        key, next_digest = before.key, before.next_digest
+        rotation = None
+        if rotate:
+            key = person.key(generation).public
+            next_digest = _next_digest(person.key(generation + 1).public)
+            rotation = Rotation(key, next_digest)
+        timestamp = max(now, before.timestamp)
+        after = replace(
+            before,
+            seq=before.seq + 1,
+            balance=left,
+            debt=0,
+            key=key,
+            next_digest=next_digest,
+            timestamp=timestamp,
+        )
+        body = Spend(
+            epoch=0,
+            credits=tuple(sorted(mine)),
+            outs=tuple(Out(to, amount) for to, amount in outs),
+            locks=tuple(locks),
+            fee=fee,
+            inception=None if before.seq else person.inception,
+            rotate=rotation,
+            digest=digest_of(after) if left >= 0 else bytes(32),
+        )
+        operation = Operation(1, book.network, person.id, before.seq + 1, before.head, timestamp, body)
+        return sign(operation, person.key(generation))
+
+    def on_lock(
+        self,
+        deposit: Deposit,
+        body: Settle | Close | Refund,
+        closer: Key | None = None,
+        signer: Key | None = None,
+    ) -> SignedOperation:
+        """An operation on the Lock's head, with the session key's receipt if its body has one."""
+        operation = Operation(1, self.book.network, deposit.id, deposit.seq + 1, deposit.head, None, body)
+        raw = encode(operation)
+        id_ = digest(b"ainp2p/op/1", raw)
+        signatures: tuple[bytes, ...] = ()
+        if not isinstance(body, Refund) and body.context:
+            receipt = encode((self.book.network, deposit.id, body.cumulative, body.units, body.context))
+            signatures = ((signer or session_key()).sign(b"ainp2p/receipt/1", receipt),)
+        closing = closer.sign(b"ainp2p/close/1", id_) if closer is not None else None
+        return SignedOperation(raw, signatures, closing)
+
+
+def session_key() -> Key:
+    return key_of("session")
+
+
+def closer_key() -> Key:
+    return key_of("closer")
+
+
+def sign(operation: Operation, key: Key) -> SignedOperation:
+    raw = encode(operation)
+    return SignedOperation(raw, (key.sign(b"ainp2p/op/1", digest(b"ainp2p/op/1", raw)),), None)
+
+
+@dataclass
+class Channel:
+    """What a payee and its watchtowers hold for a Lock."""
+
+    id: bytes
+    highest: int = 0
+
+
+class Town:
+    """Everybody, and what they do when their turn comes.
+
+    Attributes:
+        sent: all operations that were handed to anybody, in order.
+        contended: slots for which rivals were sent.
+    """
+
+    def __init__(self, world: World, people: Sequence[Person], seed: str) -> None:
+        self.world = world
+        self.rng = random.Random(seed)
+        self.people = list(people)
+        self.maker = Maker(world.auditor.book)
+        for person in self.people:
+            person.id = born(world.network, person.inception).id
+        world.auditor.honest_owners = {person.id for person in people if person.honest}
+        self.sent: dict[bytes, SignedOperation] = {}
+        self.channels: dict[bytes, Channel] = {}
+        self.contended: set[tuple[bytes, int]] = set()
+        self.quiet = False
+        self.deeds: list[tuple[int, Any]] = [
+            (4, self.honest_spend),
+            (8, self.sign_twice),
+            (2, self.spend_ahead),
+            (4, self.open_lock),
+            (6, self.race_settles),
+            (4, self.starve),
+            (5, self.race_the_end),
+            (1, self.rotate),
+            (1, self.garbage),
+            (2, self.guardians_race),
+        ]
+
+    # --- handing over -----------------------------------------------------------------------------
+
+    def submit(self, signed: SignedOperation, to: Sequence[int] | None = None) -> bytes:
+        parsed = self.world.auditor.knows(signed)
+        self.sent[parsed.id] = signed
+        for place in range(self.world.n) if to is None else to:
+            self.world.deliver(place, signed)
+        return parsed.id
+
+    def _some(self, least: int = 1) -> list[int]:
+        return self.rng.sample(range(self.world.n), self.rng.randint(least, self.world.n))
+
+    def _halves(self, parts: int) -> list[list[int]]:
+        """Each part of the committee is shown another thing."""
+        places = list(range(self.world.n))
+        self.rng.shuffle(places)
+        halves: list[list[int]] = [[] for _ in range(parts)]
+        for index, place in enumerate(places):
+            halves[index % parts].append(place)
+        if self.rng.random() < 0.3:  # one sees both
+            halves[0].append(halves[-1][-1])
+        return halves
+
+    def _split(self, rivals: Sequence[SignedOperation]) -> None:
+        for signed, to in zip(rivals, self._halves(len(rivals)), strict=True):
+            self.submit(signed, to)
+        operation = self.world.auditor.knows(rivals[0]).operation
+        self.contended.add((operation.object, operation.seq))
+
+    # --- turns --------------------------------------------------------------------------------------
+
+    def live(self, every_ms: tuple[int, int]) -> None:
+        """Do a burst of things, again and again until `quiet`."""
+        if self.quiet:
+            return
+        self.world.after(self.rng.randint(*every_ms), lambda: self.live(every_ms))
+        self.retry()
+        self.burst()
+
+    def burst(self) -> None:
+        deeds = [deed for weight, deed in self.deeds for _ in range(weight)]
+        for _ in range(self.rng.randint(2, 6)):
+            self.rng.choice(deeds)()
+
+    def retry(self) -> None:
+        """Honest owners send what is not final yet once more."""
+        for person in self.people:
+            if person.pending is not None:
+                if self._is_decided(person):
+                    person.pending = None
+                elif self.rng.random() < 0.5:
+                    self.submit(person.pending, self._some())
+
+    def _is_decided(self, person: Person) -> bool:
+        assert person.pending is not None
+        operation = self.world.auditor.operations[person.pending_id].operation
+        decided = self.world.auditor.decided.get((operation.object, operation.seq))
+        if decided is None:
+            return False
+        if decided == person.pending_id:
+            body = operation.body
+            if isinstance(body, Spend) and body.rotate is not None:
+                person.generation += 1
+        return True
+
+    def _free(self, honest: bool) -> Person | None:
+        free = [p for p in self.people if p.honest == honest and p.pending is None]
+        free = [p for p in free if self._in_charge(p) and not self._crowded(p.id)]
+        return self.rng.choice(free) if free else None
+
+    def _crowded(self, object_: bytes) -> bool:
+        """Enough rivals wait for the next slot of this object."""
+        auditor = self.world.auditor
+        return len(auditor.rivals.get((object_, auditor.book.head(object_)[0] + 1), ())) >= RIVALS_MAX
+
+    def _in_charge(self, person: Person) -> bool:
+        """Guardians may have given the account another key; a cheat follows its own rotations."""
+        key = self.maker.purse(person).key
+        for generation in (person.generation, person.generation + 1):
+            if person.key(generation).public == key:
+                person.generation = generation
+                return True
+        return False
+
+    def _out(self, person: Person, most: int = 50) -> tuple[bytes, int]:
+        others = [other for other in self.people if other is not person]
+        return self.rng.choice(others).id, self.rng.randint(1, most)
+
+    # --- accounts -----------------------------------------------------------------------------------
+
+    def honest_spend(self, **more: Any) -> None:
+        person = self._free(True)
+        if person is None:
+            return
+        person.pending = self.maker.spend(person, [self._out(person)], self.world.now, **more)
+        person.pending_id = self.submit(person.pending, self._some())
+
+    def rotate(self) -> None:
+        self.honest_spend(rotate=True)
+
+    def sign_twice(self) -> None:
+        """An owner that restored a backup, or cheats: two or three operations for one slot."""
+        person = self._free(False)
+        if person is None:
+            return
+        rivals = []
+        for index in range(self.rng.choice((2, 2, 2, 3))):
+            rotate = index == 1 and self.rng.random() < 0.1
+            later = self.world.now + self.rng.choice((0, 0, 0, 1, 90_000))
+            rivals.append(
+                self.maker.spend(person, [self._out(person, 50 + index)], later, rotate=rotate, fee=index)
+            )
+        sometimes("an owner signs twice")
+        self._split(rivals)
+        if self.rng.random() < 0.3:  # "dependencies between objects": one of the credits is spent at once
+            self._depend_on(self.rng.choice(rivals))
+
+    def spend_ahead(self) -> None:
+        """An owner consumes credits of operations that are not decided, and may never be."""
+        undecided = [s for id_, s in self.sent.items() if id_ not in self.world.auditor.final]
+        if undecided:
+            self._depend_on(self.rng.choice(undecided[-8:]))
+
+    def _depend_on(self, signed: SignedOperation) -> None:
+        parsed = self.world.auditor.knows(signed)
+        body = parsed.operation.body
+        if not isinstance(body, Spend):
+            return
+        for index, out in enumerate(body.outs):
+            payee = next((p for p in self.people if p.id == out.account), None)
+            if payee is None or payee.honest or not self._in_charge(payee) or self._crowded(payee.id):
+                continue
+            credit = (parsed.id + index.to_bytes(2, "big"), out.amount)
+            rivals = [
+                self.maker.spend(payee, [self._out(payee)], self.world.now, ahead=[credit]),
+                self.maker.spend(payee, [self._out(payee)], self.world.now, fee=3),
+            ]
+            sometimes("a slot depends on a contended slot")
+            self._split(rivals)
+
+    def guardians_race(self) -> None:
+        """RECOVER, against an owner that speaks or does not."""
+
+    def garbage(self) -> None:
+        """Operations that nobody may vote for."""
+        person = self._free(False)
+        if person is None:
+            return
+        now = self.world.now
+        good = self.maker.spend(person, [self._out(person)], now)
+        stranger = key_of("stranger")
+        raw_id = digest(b"ainp2p/op/1", good.raw)
+        bad = [
+            SignedOperation(good.raw, (stranger.sign(b"ainp2p/op/1", raw_id),), None),
+            self.maker.spend(person, [(self.people[0].id, 2**40)], now),
+            self.maker.spend(person, [], now + 10_000_000),
+        ]
+        self.submit(self.rng.choice(bad), self._some())
+
+    # --- Locks --------------------------------------------------------------------------------------
+
+    def open_lock(self) -> None:
+        payer = self._free(True)
+        if payer is None:
+            return
+        now = self.world.now
+        others = sorted(person.id for person in self.people if person is not payer)
+        shares = tuple(Share(id_, self.rng.randint(1, 3)) for id_ in sorted(self.rng.sample(others, 2)))
+        terms = LockTerms(
+            beneficiaries=shares if self.rng.random() < 0.5 else shares[:1],
+            deposit=1_000,
+            step=self.rng.choice((1, 10, 300)),
+            authority=(session_key().public,),
+            threshold=1,
+            closer=closer_key().public,
+            expiry=now + self.rng.choice((1_500, 3_000, 6_000, 60_000)),
+            purpose=bytes(32),
+        )
+        payer.pending = self.maker.spend(payer, [], now, locks=[terms] * self.rng.randint(1, 3))
+        payer.pending_id = self.submit(payer.pending, self._some())
+
+    def _open(self) -> list[Deposit]:
+        found = [deposit for deposit in self.world.auditor.book.deposits.values() if not deposit.ended]
+        return [deposit for deposit in found if not self._crowded(deposit.id)]
+
+    def _receipt(self, deposit: Deposit, cumulative: int) -> Settle:
+        return Settle(cumulative, cumulative, CONTEXT)
+
+    def _can_settle(self, deposit: Deposit, cumulative: int) -> bool:
+        return deposit.paid < cumulative <= deposit.deposit and (
+            cumulative - deposit.paid >= deposit.step or cumulative == deposit.deposit
+        )
+
+    def race_settles(self) -> None:
+        """Two receipts, each shown to a half."""
+        choices = [
+            deposit for deposit in self._open() if deposit.paid + 2 * deposit.step + 20 < deposit.deposit
+        ]
+        if not choices:
+            return
+        deposit = self.rng.choice(choices)
+        low = deposit.paid + deposit.step + self.rng.randint(0, 5)
+        high = low + self.rng.randint(1, 10)
+        self._split([self.maker.on_lock(deposit, self._receipt(deposit, c)) for c in (low, high)])
+
+    def starve(self) -> None:
+        """A payer keeps the slot busy with stale settlements while the payee shows its highest receipt."""
+        choices = [deposit for deposit in self._open() if deposit.paid + deposit.step + 3 < deposit.deposit]
+        if not choices:
+            return
+        deposit = self.rng.choice(choices)
+        stale = deposit.paid + deposit.step
+        best = min(deposit.deposit, stale + self.rng.randint(1, 200))
+        sometimes("stale settlements")
+        self._split([self.maker.on_lock(deposit, self._receipt(deposit, c)) for c in (stale, best)])
+
+    def race_the_end(self) -> None:
+        """At (or long before, or after) its expiry: REFUND, CLOSE with a receipt, CLOSE by the closer."""
+        choices = self._open()
+        if not choices:
+            return
+        deposit = self.rng.choice(choices)
+        rivals = [self.maker.on_lock(deposit, Refund())]
+        if deposit.paid < deposit.deposit:
+            more = self.rng.randint(deposit.paid + 1, min(deposit.deposit, deposit.paid + deposit.step + 50))
+            rivals.append(self.maker.on_lock(deposit, Close(more, 1, CONTEXT)))
+            if self._can_settle(deposit, more):
+                rivals.append(self.maker.on_lock(deposit, Settle(more, 1, CONTEXT)))
+        if self.rng.random() < 0.3:
+            rivals.append(self.maker.on_lock(deposit, Close(deposit.paid, 0, b""), closer_key()))
+        if deposit.paid < deposit.deposit and self.rng.random() < 0.2:
+            more = self.rng.randint(deposit.paid + 1, deposit.deposit)
+            rivals.append(self.maker.on_lock(deposit, Close(more, 2, CONTEXT), closer_key()))
+        self.rng.shuffle(rivals)
+        sometimes("a race to end a Lock")
+        self._split(rivals[:3])
+
+
+__all__ = ["Maker", "Person", "Town", "make_people"]

@@ -1,0 +1,230 @@
+"""One seed, one run: a committee, traitors, people, faults; then these stop, and all must be decided."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tests.adversary.book import Refused
+from tests.adversary.byzantine import Traitor, choose_traitors
+from tests.adversary.faults import Nemesis
+from tests.adversary.marks import sometimes
+from tests.adversary.people import Town, make_people
+from tests.adversary.signatures import remembered
+from tests.adversary.violation import Violation, demand
+from tests.adversary.world import BEGIN, PARAMETERS, World
+
+COMMITTEES = (
+    (1, 1, 1, 1),
+    (5, 4, 3, 3),
+    (1, 1, 1, 1),
+    (2, 2, 1, 1),
+    (1,) * 7,
+    (9, 7, 5, 3, 3, 2, 2),
+    (1,) * 10,
+    tuple(range(3, 13)),
+)
+SETTLE_LIMIT_MS = (
+    240_000  # for n = 4: in this time all that is pending is decided, however long faults lasted
+)
+
+
+@dataclass
+class Plan:
+    """What one seed does."""
+
+    seed: int
+    weights: tuple[int, ...]
+    traitors: tuple[str, ...]
+    faulty_ms: int
+    nemesis: bool
+    outage_ms: int
+    surplus: int = 0
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    seed: int
+    slots: int = 0
+    contended: int = 0
+    decided: int = 0
+    later_views: int = 0
+    evidence: int = 0
+    settled_ms: int = 0
+    events: int = 0
+    trace: str = ""
+    plan: str = ""
+    violation: str = ""
+    check: str = ""
+    log: list[str] = field(default_factory=list)
+
+
+def plan_for(seed: int) -> Plan:
+    rng = random.Random(f"plan {seed}")
+    weights = COMMITTEES[rng.choice((0, 0, 1, 1, 2, 3, 4, 5, 6, 7))]
+    kind = rng.choice(("", *Traitor.KINDS, *Traitor.KINDS))
+    return Plan(
+        seed,
+        weights,
+        (kind,) if kind else (),
+        faulty_ms=rng.choice((1_500, 3_000, 5_000)),
+        nemesis=rng.random() < 0.7,
+        outage_ms=rng.choice((0, 0, 0, 0, 0, 20_000, 200_000)),
+    )
+
+
+class Run:
+    """A plan, carried out."""
+
+    def __init__(self, plan: Plan, *, trace: bool = False) -> None:
+        self.plan = plan
+        seed = plan.seed
+        rng = random.Random(f"run {seed}")
+        people = make_people(4, 5, lease_ms=10_000)
+        parameters = msgspec.structs.replace(PARAMETERS, vote_timeout_ms=500)
+        inceptions = [person.inception for person in people]
+        self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters)
+        if trace:
+            world.log = []
+        traitors = choose_traitors(rng, plan.weights, surplus=plan.surplus) if plan.traitors else []
+        for place in traitors:
+            world.auditor.honest -= {place}
+        for place in range(world.n):
+            if place in traitors:
+                Traitor(world, place, rng.choice(plan.traitors), f"traitor {seed} {place}")
+            else:
+                world.add_brain(place)
+        self.town = Town(world, people, f"town {seed}")
+        self.nemesis = Nemesis(world, f"nemesis {seed}")
+
+    def carry_out(self) -> None:
+        world, plan = self.world, self.plan
+        world.after(400, lambda: self.town.live((60, 250)))
+        if plan.nemesis:
+            world.after(500, self.nemesis.start)
+        world.run(plan.faulty_ms)
+        if plan.outage_ms:
+            self.nemesis.stopped = True
+            self.nemesis.outage()
+            world.run(plan.outage_ms)
+        self.town.quiet = True
+        self.nemesis.stop()
+        self.settled_ms = self._settle()
+        self._look_back()
+
+    # --- 10: once faults stop ---------------------------------------------------------------------
+
+    def _settle(self) -> int:
+        """All that is pending is decided, in time that does not depend on how long faults lasted."""
+        world, town = self.world, self.town
+        began, step = world.now, 500
+        for id_, signed in list(town.sent.items()):
+            if id_ not in world.auditor.final:
+                town.submit(signed)
+        while True:
+            world.run(step)
+            pending = self._pending()
+            if not pending:
+                if self._all_the_same():
+                    return world.now - began
+            elif (world.now - began) % 3_000 == 0:
+                for id_ in pending:
+                    town.submit(town.sent[id_])
+            demand(
+                world.now - began < SETTLE_LIMIT_MS,
+                "10 liveness",
+                f"{len(pending)} operations wait {SETTLE_LIMIT_MS} ms after the faults: "
+                + ", ".join(self._describe(id_) for id_ in pending[:3]),
+            )
+
+    def _describe(self, id_: bytes) -> str:
+        operation = self.world.auditor.operations[id_].operation
+        rivals = len(self.world.auditor.rivals[operation.object, operation.seq])
+        return f"{type(operation.body).__name__} {id_.hex()[:8]} of {rivals} for slot {operation.seq}"
+
+    def _pending(self) -> list[bytes]:
+        """What is valid now, was sent, and is not decided."""
+        auditor = self.world.auditor
+        pending = []
+        for id_ in self.town.sent:
+            if id_ in auditor.final:
+                continue
+            parsed = auditor.operations[id_]
+            operation = parsed.operation
+            if auditor.book.head(operation.object) != (operation.seq - 1, operation.previous):
+                continue
+            if operation.timestamp is not None and operation.timestamp > self.world.now + 60_000:
+                continue
+            try:
+                auditor.book.effect(parsed, auditor._conflict)
+            except Refused:
+                continue
+            deposit = auditor.book.deposits.get(operation.object)
+            if deposit is not None and auditor._is_gated(parsed) and self.world.now < deposit.expiry:
+                continue
+            pending.append(id_)
+        return pending
+
+    def _all_the_same(self) -> bool:
+        frontier = {id_: purse.head for id_, purse in self.world.auditor.book.purses.items()}
+        frontier.update({id_: lock.head for id_, lock in self.world.auditor.book.deposits.items()})
+        for brain in self.world.honest:
+            assert brain.validator is not None
+            state = brain.validator.state
+            shown = {id_: account.head for id_, account in state.accounts.items()}
+            shown.update({id_: lock.head for id_, lock in state.locks.items()})
+            if shown != frontier:
+                return False
+        return True
+
+    # --- at the end ---------------------------------------------------------------------------------
+
+    def _look_back(self) -> None:
+        world = self.world
+        roots = set()
+        for brain in world.honest:
+            assert brain.validator is not None
+            world.auditor.whole(brain.place, brain.validator.state)
+            roots.add(brain.validator.state.root())
+        demand(len(roots) == 1, "5 roots", "equal frontiers, and other roots")
+        world.run(2_000)  # all is written by then, unless something was decided meanwhile
+        for brain in world.honest:
+            assert brain.validator is not None
+            replayed, state = brain.disk.state(), brain.validator.state
+            if replayed.operations == state.operations:
+                sometimes("a replay is compared")
+                demand(replayed.root() == state.root(), "9 replay", f"validator {brain.place}")
+            else:
+                demand(world.now - BEGIN < 10_000_000, "9 replay", "decided operations are never written")
+
+
+def simulate(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Outcome:
+    """Run a seed; a violation is in the outcome."""
+    plan = plan or plan_for(seed)
+    outcome = Outcome(seed, plan=f"n={len(plan.weights)} {'/'.join(plan.traitors) or 'no traitor'}")
+    with remembered():
+        run = Run(plan, trace=trace)
+        try:
+            run.carry_out()
+            outcome.settled_ms = run.settled_ms
+        except Violation as exc:
+            outcome.check, outcome.violation = exc.check, exc.what
+    auditor = run.world.auditor
+    outcome.slots = len(auditor.decided)
+    outcome.contended = sum(
+        len(rivals) > 1 for slot, rivals in auditor.rivals.items() if slot in auditor.decided
+    )
+    outcome.later_views = sum(view > 0 for view in auditor.final.values())
+    outcome.decided = len(auditor.final)
+    outcome.evidence = len(run.world.evidence)
+    outcome.events = run.world.events
+    outcome.trace = run.world.trace.hexdigest()
+    outcome.log = run.world.log or []
+    return outcome
+
+
+__all__ = ["Outcome", "Plan", "Run", "plan_for", "simulate"]

@@ -1,0 +1,440 @@
+"""Validators in virtual time: a heap of events calls the production cores as the service would.
+
+A *brain* is one running `Validator` with its disk. An honest member has one; a traitor may have several, with
+one key, each of which some of the others see (`byzantine`). What passes between members goes through `Net`,
+which loses, doubles, delays and cuts as `faults` tells it to.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+from ainp2p.errors import Error, InvalidOperation, NotYet
+from ainp2p.ledger.effects import Effects, Gap, Records, Wanted
+from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
+from ainp2p.ledger.operations import Inception, SignedOperation
+from ainp2p.ledger.validator import FINAL, Validator
+from ainp2p.ledger.votelog import peek_header
+from ainp2p.protocol.identity import Key
+from tests.adversary.auditor import Auditor
+from tests.adversary.disk import Disk
+from tests.adversary.marks import sometimes
+from tests.adversary.violation import Violation
+
+BEGIN = 1_700_000_000_000  # ms
+_NEVER = 2**60
+_FETCHED_MAX = 64
+
+
+def key_of(name: str) -> Key:
+    """The key that belongs to a name."""
+    return Key(blake2b(name.encode(), digest_size=32).digest())
+
+
+def make_genesis(weights: Sequence[int], inceptions: Sequence[Inception], parameters: Parameters) -> Genesis:
+    """A network whose validator i has the i-th weight in the order of the keys."""
+    keys = sorted(key_of(f"validator {i}").public for i in range(len(weights)))
+    validators: list[tuple[bytes, int, list[str]]]
+    validators = [(key, weight, []) for key, weight in zip(keys, weights, strict=True)]
+    grants = [(inception, 1_000_000) for inception in inceptions]
+    return new_genesis("adversary", BEGIN, validators, grants, None, parameters)
+
+
+PARAMETERS = DEVELOPMENT
+
+
+@dataclass
+class Net:
+    """What happens to a message between two places; -1 is a client."""
+
+    loss: float = 0.0
+    double: float = 0.0
+    delay_ms: tuple[int, int] = (1, 5)
+    cut: Callable[[int, int], bool] = field(default=lambda a, b: False)
+
+    def calm(self) -> None:
+        """Nothing is lost any more."""
+        self.loss, self.double, self.delay_ms = 0.0, 0.0, (1, 5)
+        self.cut = lambda a, b: False
+
+
+@dataclass(eq=False)
+class Brain:
+    """One running validator."""
+
+    place: int
+    disk: Disk
+    validator: Validator | None = None
+    audience: Callable[[int], bool] = field(default=lambda other: True)  # who sees what it sends
+    honest: bool = True
+    life: int = 0
+    busy: bool = False  # a write is under way
+    dies: str = ""  # "unwritten", "written": how the power goes at its next write
+    ticking_at: int = _NEVER
+    heights: dict[int, int] = field(default_factory=dict)  # how far it was told each log, in this life
+    before_seal: Callable[[Validator, int], None] | None = None
+
+
+class World:
+    """A committee, its network and its clock.
+
+    Attributes:
+        skew: what each place's clock shows above the true time, in ms.
+        trace: a hash over everything that happened: equal seeds, equal traces (row H1).
+    """
+
+    def __init__(
+        self, seed: str, weights: Sequence[int], inceptions: Sequence[Inception], parameters: Parameters
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.genesis = make_genesis(weights, inceptions, parameters)
+        self.network = self.genesis.network_id
+        self.parameters = parameters
+        self.weights = [member.weight for member in self.genesis.validators]
+        by_key = {key_of(f"validator {i}").public: key_of(f"validator {i}") for i in range(len(weights))}
+        self.keys = [by_key[member.key] for member in self.genesis.validators]
+        self.place_of = {key.public: place for place, key in enumerate(self.keys)}
+        self.n = len(weights)
+        self.net = Net()
+        self.skew = [0] * self.n
+        self.now = BEGIN
+        self.brains: list[Brain] = []
+        self.by_place: list[list[Brain]] = [[] for _ in weights]
+        self.auditor = Auditor(self.genesis, range(self.n))
+        self.trace = blake2b(digest_size=16)
+        self.log: list[str] | None = None  # filled with --trace
+        self.evidence: list[Any] = []
+        self.events = 0
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def at(self, when: int, what: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, what))
+
+    def after(self, ms: int, what: Callable[[], None]) -> None:
+        self.at(self.now + ms, what)
+
+    def run(self, ms: int) -> None:
+        """Let `ms` of virtual time pass."""
+        end = self.now + ms
+        while self._heap and self._heap[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._heap)
+            self.events += 1
+            what()
+        self.now = end
+
+    def clock(self, place: int) -> int:
+        return self.now + self.skew[place]
+
+    def note(self, kind: str, place: int, what: bytes = b"") -> None:
+        """One line of the trace."""
+        self.trace.update(f"{self.now} {kind} {place} ".encode() + what)
+        if self.log is not None:
+            self.log.append(f"{self.now - BEGIN:>8} ms  {kind:<10} {place:>2}  {what.hex()[:16]}")
+
+    # --- validators -----------------------------------------------------------------------------
+
+    def add_brain(self, place: int, *, honest: bool = True, disk: Disk | None = None) -> Brain:
+        brain = Brain(place, disk or Disk(self.genesis), honest=honest)
+        self.brains.append(brain)
+        self.by_place[place].append(brain)
+        self.start(brain)
+        self.after(self.rng.randint(1, 300), partial(self._compare, brain))
+        return brain
+
+    def start(self, brain: Brain) -> None:
+        """Switch it on: it knows what its disk knows."""
+        place = brain.place
+        brain.life += 1
+        brain.busy, brain.dies, brain.ticking_at, brain.heights = False, "", _NEVER, {}
+        if brain.honest:
+            self.auditor.started(place, self.clock(place))
+            brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
+        self.note("start", place)
+        try:
+            brain.validator = Validator(self.keys[place], self.genesis, brain.disk.state(), brain.disk)
+        except Exception as exc:
+            if brain.honest:
+                raise Violation("crash of a core", f"at its start, {type(exc).__name__}: {exc}") from exc
+            brain.validator = None  # what it wrote contradicts itself
+        self._schedule(brain)
+
+    def crash(self, brain: Brain) -> None:
+        """All that its disk was not given is lost."""
+        if brain.validator is not None:
+            brain.validator = None
+            brain.life += 1
+            self.note("crash", brain.place)
+            sometimes("crash")
+
+    def set_clock(self, place: int, skew: int) -> None:
+        """Somebody, or NTP, sets a validator's clock."""
+        if skew != self.skew[place]:
+            self.skew[place] = skew
+            self.auditor.clock_set(place, self.clock(place))
+            for brain in self.by_place[place]:
+                self._schedule(brain)
+
+    def act(self, brain: Brain, step: Callable[[Validator], Effects]) -> Effects:
+        """One step of a core, and what it brings about."""
+        validator = brain.validator
+        if validator is None or validator.halted is not None:
+            return Effects()
+        try:
+            effects = step(validator)
+        except (InvalidOperation, NotYet) as exc:
+            sometimes(f"refused: {exc.rule}")
+            effects = Effects()
+        except Error as exc:
+            sometimes(f"refused: {type(exc).__name__}")
+            effects = Effects()
+        except Exception as exc:
+            if brain.honest:
+                raise Violation("crash of a core", f"{type(exc).__name__}: {exc}") from exc
+            self.crash(brain)
+            return Effects()
+        if validator.halted is not None and brain.honest:
+            raise Violation("3 one per slot", f"validator {brain.place} has halted: {validator.halted}")
+        self._carry_out(brain, validator, effects)
+        self._schedule(brain)
+        return effects
+
+    def _carry_out(self, brain: Brain, validator: Validator, effects: Effects) -> None:
+        place = brain.place
+        for push in effects.operations:
+            self.auditor.knows(push.parsed.signed)
+            if brain.honest:  # it may have made it itself, of a receipt
+                self.auditor.handed(place, push.parsed.id, self.clock(place))
+            if not push.source.startswith("validator"):
+                self.push(brain, partial(self._take_operation, push.parsed.signed, f"validator {place}"))
+        if brain.honest and effects.finals:
+            self._announce(brain, validator, effects)
+        for raw in effects.attachments:
+            self.auditor.attached(raw)
+            self.push(brain, partial(self._take_attachment, raw, f"validator {place}"))
+        for batch in effects.batches:
+            self.note("batch", place, batch.id)
+            if brain.honest:
+                self.auditor.sent(place, batch.raw)
+            else:
+                self.auditor.forged(place, batch)
+            self.push(
+                brain,
+                partial(self._take_batch, batch.raw, place, batch.header.timestamp, batch.header.height),
+            )
+        for wanted in effects.wanted:
+            self._fetch_operation(brain, wanted)
+        for gap in effects.gaps:
+            self._fetch_gap(brain, gap)
+        for wanted in effects.missing:
+            self._fetch_attachment(brain, wanted)
+        self.evidence += effects.evidence
+
+    def _announce(self, brain: Brain, validator: Validator, effects: Effects) -> None:
+        touched = []
+        for final in effects.finals:
+            certificate = validator.certificate(final.parsed.id)
+            self.note("final", brain.place, final.parsed.id)
+            self.auditor.decides(brain.place, final.parsed, final.view, certificate)
+            touched.append(final.parsed.operation.object)
+        self.auditor.sees(brain.place, validator.state, touched)
+
+    # --- its timer and its disk --------------------------------------------------------------------
+
+    def _schedule(self, brain: Brain) -> None:
+        validator = brain.validator
+        if validator is None or brain.busy or validator.halted is not None:
+            return
+        due = max(validator.due - self.skew[brain.place], self.now + 1)
+        if due < min(brain.ticking_at, _NEVER):
+            brain.ticking_at = due
+            self.at(due, partial(self._tick, brain, brain.life, due))
+
+    def _tick(self, brain: Brain, life: int, due: int) -> None:
+        if brain.life != life or brain.ticking_at != due:
+            return
+        brain.ticking_at = _NEVER
+        validator = brain.validator
+        if validator is None or brain.busy or validator.halted is not None:
+            return
+        if validator.due > self.clock(brain.place):
+            self._schedule(brain)
+            return
+        if brain.before_seal is not None:
+            brain.before_seal(validator, self.clock(brain.place))
+        records = validator.seal(self.clock(brain.place))
+        if records is None:
+            self.act(brain, lambda v: v.tick(self.clock(brain.place)))
+            return
+        brain.busy = True
+        self.after(self.rng.randint(0, 3), partial(self._written, brain, brain.life, records))
+
+    def _written(self, brain: Brain, life: int, records: Records) -> None:
+        """The write comes back, or the power goes: before it was durable, or after."""
+        if brain.life != life:
+            return
+        if brain.dies == "unwritten":
+            sometimes("power cut before a write")
+            self.crash(brain)
+            return
+        brain.disk.write(records)
+        if brain.dies == "written":
+            sometimes("power cut after a write")
+            self.crash(brain)
+            return
+        brain.busy = False
+        self.act(brain, lambda v: v.release(records, self.clock(brain.place)))
+        self.act(brain, lambda v: v.tick(self.clock(brain.place)))
+
+    # --- the network ------------------------------------------------------------------------------
+
+    def push(self, brain: Brain, take: Callable[[Brain], None]) -> None:
+        """To every other member that this brain lets see it."""
+        for other in range(self.n):
+            if other != brain.place and brain.audience(other):
+                self.send(brain.place, other, take)
+
+    def send(self, source: int, target: int, take: Callable[[Brain], None]) -> None:
+        """One message; all brains of its target get it."""
+        net = self.net
+        copies = 2 if net.double and self.rng.random() < net.double else 1
+        if copies == 2:
+            sometimes("message doubled")
+        for _ in range(copies):
+            if net.loss and self.rng.random() < net.loss:
+                sometimes("message lost")
+                continue
+            self.after(self.rng.randint(*net.delay_ms), partial(self._arrive, source, target, take))
+
+    def _arrive(self, source: int, target: int, take: Callable[[Brain], None]) -> None:
+        if self.net.cut(source, target):
+            sometimes("message cut")
+            return
+        for brain in self.by_place[target]:
+            if brain.validator is not None:
+                take(brain)
+
+    def reply(self, source: Brain, target: Brain, take: Callable[[Brain], None]) -> None:
+        """An answer, to the brain that asked."""
+        if source.audience(target.place):
+            self.send(source.place, target.place, lambda brain: take(brain) if brain is target else None)
+
+    def _take_operation(self, signed: SignedOperation, source: str, brain: Brain) -> None:
+        now = self.clock(brain.place)
+        if brain.honest:
+            self.auditor.handed(brain.place, self.auditor.knows(signed).id, now)
+        self.act(brain, lambda v: v.handle_operation(signed, now, source))
+
+    def _take_batch(self, raw: bytes, member: int, timestamp: int, height: int, brain: Brain) -> None:
+        now = self.clock(brain.place)
+        if brain.honest and height > brain.heights.get(member, 0) and brain.place != member:
+            brain.heights[member] = height
+            self.auditor.heard(brain.place, member, timestamp, now)
+        self.act(brain, lambda v: v.handle_batch(raw, now))
+
+    def _take_attachment(self, raw: bytes, source: str, brain: Brain) -> None:
+        now = self.clock(brain.place)
+        self.act(brain, lambda v: v.handle_attachment(raw, now, source))
+
+    def deliver(self, place: int, signed: SignedOperation, source: str = "client") -> None:
+        """A client's operation arrives."""
+        self.auditor.knows(signed)
+        self.send(-1, place, partial(self._take_operation, signed, source))
+
+    # --- fetching, as `catch_up` does it --------------------------------------------------------------
+
+    def _ask(self, brain: Brain, place: int, answer: Callable[[Brain, Validator], None]) -> None:
+        """A question; the answer is the business of whoever gets it."""
+
+        def take(asked: Brain) -> None:
+            if asked.validator is not None:
+                answer(asked, asked.validator)
+
+        if brain.audience(place):
+            self.send(brain.place, place, take)
+
+    def _fetch_operation(self, brain: Brain, wanted: Wanted) -> None:
+        holders = [self.place_of[key] for key in wanted.holders if self.place_of[key] != brain.place]
+        holders = holders or [other for other in range(self.n) if other != brain.place]
+
+        def answer(asked: Brain, validator: Validator) -> None:
+            signed = validator.operation(wanted.id)
+            if signed is not None:
+                take = partial(self._take_operation, signed, f"validator {asked.place}")
+                self.reply(asked, brain, take)
+
+        self._ask(brain, self.rng.choice(holders), answer)
+
+    def _fetch_attachment(self, brain: Brain, wanted: Wanted) -> None:
+        holders = [self.place_of[key] for key in wanted.holders if self.place_of[key] != brain.place]
+        holders = holders or [other for other in range(self.n) if other != brain.place]
+
+        def answer(asked: Brain, validator: Validator) -> None:
+            raw = validator.attachment(wanted.id)
+            if raw is not None:
+                self.reply(asked, brain, partial(self._take_attachment, raw, f"validator {asked.place}"))
+
+        self._ask(brain, self.rng.choice(holders), answer)
+
+    def _fetch_gap(self, brain: Brain, gap: Gap) -> None:
+        own = self.place_of[gap.validator]
+        others = [other for other in range(self.n) if other != brain.place]
+        place = own if own != brain.place and self.rng.random() < 0.5 else self.rng.choice(others)
+        self._fetch_log(brain, place, own, gap.first)
+
+    def _fetch_log(self, brain: Brain, place: int, member: int, first: int) -> None:
+        def answer(asked: Brain, validator: Validator) -> None:
+            for raw in validator.batches(self.keys[member].public, first, _FETCHED_MAX):
+                header = peek_header(raw)
+                take = partial(self._take_batch, raw, member, header.timestamp, header.height)
+                self.reply(asked, brain, take)
+
+        self._ask(brain, place, answer)
+
+    def _compare(self, brain: Brain) -> None:
+        """Heights: of all until it may vote, then now and then of one."""
+        validator = brain.validator
+        voting = validator is not None and validator.voting
+        self.after(self.rng.randint(500, 1_500) * (3 if voting else 1), partial(self._compare, brain))
+        if validator is None:
+            return
+        others = [other for other in range(self.n) if other != brain.place]
+        for other in [self.rng.choice(others)] if voting else others:
+            self._ask(brain, other, lambda asked, v: self._tell_heights(brain, asked, v))
+
+    def _tell_heights(self, brain: Brain, asked: Brain, validator: Validator) -> None:
+        theirs = validator.heights()
+
+        def take(asking: Brain) -> None:
+            assert asking.validator is not None
+            ours = asking.validator.heights()
+            for key, height in theirs.items():
+                if self.place_of[key] != asking.place and height > ours.get(key, 0):
+                    self._fetch_log(asking, asked.place, self.place_of[key], ours.get(key, 0) + 1)
+            own = theirs.get(self.keys[asking.place].public, 0)
+            now = self.clock(asking.place)
+            self.act(asking, lambda v: v.handle_height(self.keys[asked.place].public, own, now))
+
+        self.reply(asked, brain, take)
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    @property
+    def honest(self) -> list[Brain]:
+        return [brain for brain in self.brains if brain.honest]
+
+    def is_final(self, id_: bytes) -> bool:
+        """At every correct validator that runs."""
+        return all(b.validator.status(id_) == FINAL for b in self.honest if b.validator is not None)
+
+
+__all__ = ["BEGIN", "PARAMETERS", "Brain", "Net", "World", "key_of", "make_genesis"]
