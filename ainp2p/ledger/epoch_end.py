@@ -23,13 +23,14 @@ from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Wanted
 from ainp2p.ledger.epochs import Applied, Closing, Epochal, Verdict
-from ainp2p.ledger.evidence import Evidence, Offence, evidence_id, verify_evidence
+from ainp2p.ledger.evidence import Evidence, Offence, evidence_id, read_evidence, verify_evidence
 from ainp2p.ledger.handoff import Head, Leaving, Prepared, SlotId, check_handoff, make_handoff, read_handoff
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, Signer, parse, unsigned_operation
 from ainp2p.ledger.slot import Candidate, Slot
 from ainp2p.ledger.state import Undo
 from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.ledger.votelog import COMMIT, Handoff, VoteBatch, handoff_entry, has_views, read_entries
+from ainp2p.protocol.codec import encode
 
 AGAIN_MS = 300  # between two looks at what is missing
 ASK_AGAIN_MS = 900
@@ -117,10 +118,11 @@ class EpochEnd:
 
     def take_decided(self, parsed: ParsedOperation, certificate: bytes, view: int) -> bool:
         """Hold a final operation aside while we are frozen; False if it may be applied."""
-        if self.closing is None or not self._frozen or parsed.operation.object == self._desk.state.network:
+        if not self._frozen or parsed.operation.object == self._desk.state.network:
             return False
-        self.closing.take_decided(parsed, certificate, view)
-        self._progress()
+        if self.closing is not None:
+            self.closing.take_decided(parsed, certificate, view)
+            self._progress()
         return True
 
     def _progress(self) -> None:
@@ -166,7 +168,8 @@ class EpochEnd:
 
     @property
     def _frozen(self) -> bool:
-        return self.closing is not None and not self._released
+        # From our HANDOFF on, also before we vote again after a restart: our frontier is what it says.
+        return (self.closing is not None or self._desk.member in self._recorded) and not self._released
 
     @property
     def _released(self) -> bool:
@@ -175,7 +178,7 @@ class EpochEnd:
     def _close(self, now: int) -> None:
         """Freeze, and hand over: END-EPOCH is applied here."""
         desk, state = self._desk, self._desk.state
-        if desk.member < 0 or not desk.votes():
+        if desk.member not in self._recorded and not desk.votes():
             return  # it follows: what others decide is taken by certificates
         leaving = self._leaving()
         if leaving is None:
@@ -255,6 +258,12 @@ class EpochEnd:
         for id_, key in self.closing.operations_wanted:
             if self._may_ask(id_, now):
                 out.certain.append(Wanted(id_, (key,)))
+        slot = self._desk.table.slots.get((self._desk.state.network, 2 * self._desk.epoch + 2))
+        for candidate in slot.candidates if slot is not None else ():
+            body = candidate.parsed.operation.body if candidate.parsed is not None else None
+            for id_ in body.evidence if isinstance(body, NextCommittee) else ():
+                if self._desk.archive.attachment(id_) is None and self._may_ask(id_, now):
+                    out.missing.append(Wanted(id_, self._desk.committee.keys))
 
     def _may_ask(self, what: bytes, now: int) -> bool:
         if now < self._asked.get(what, 0):
@@ -272,8 +281,18 @@ class EpochEnd:
             offence = verify_evidence(evidence, self._desk.state.network, self._desk.state.committee)
         except Error:
             return
-        if offence.by_validator and len(self._evidence) < EARLY_MAX:
-            self._evidence[evidence_id(evidence)] = offence
+        id_ = evidence_id(evidence)
+        if offence.by_validator and id_ not in self._evidence and len(self._evidence) < EARLY_MAX:
+            self._evidence[id_] = offence
+            if self._desk.archive.attachment(id_) is None:
+                self._desk.archive.keepsake(encode(evidence))
+            self._progress()
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """What was noted and has barred nobody yet."""
+        found = [self._desk.archive.attachment(id_) for id_ in self._evidence]
+        return [read_evidence(raw) for raw in found if raw is not None]
 
     def _propose(self, now: int) -> None:
         assert self.closing is not None

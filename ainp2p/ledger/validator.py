@@ -367,6 +367,8 @@ class Validator:
         self._open(self.state.system.head)
         self._desk.receipts.highest.update(before.receipts.highest)
         self.behind = end.blind
+        for evidence in end.evidence:
+            self._end.note_evidence(evidence)
         for candidate in held:
             assert candidate.parsed is not None
             with suppress(LedgerError, RemoteError):
@@ -583,6 +585,9 @@ class Validator:
         for segment, raw in restored.attachments:
             if attachment_tag(raw) in (HANDOFF, PAGE):
                 self._end.take_attachment(raw)
+                continue
+            if attachment_tag(raw) == EVIDENCE:
+                self._end.note_evidence(read_evidence(raw))
                 continue
             self._contention.restore_attachment(raw, segment)
         self._room.work.extend(self._table.candidates.values())
