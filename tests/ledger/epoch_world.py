@@ -11,10 +11,11 @@ from functools import partial
 
 import msgspec
 
-from ainp2p.errors import Error
+from ainp2p.ledger.certificate import read_certificate
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.effects import Effects
 from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters
+from ainp2p.ledger.handoff import read_handoff
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation
 from ainp2p.ledger.validator import Validator
 from ainp2p.ledger.votelog import Commit, Handoff, Lock, VoteBatch, read_entries
@@ -35,6 +36,7 @@ class OneEpoch(Auditor):
         self.epoch, self.committee, self.whole = epoch, committee, whole
         self.operations, self.ask, self.cheats = whole.operations, whole.ask, whole.cheats
         self.handed: dict[int, bytes] = {}
+        self.inherited: dict[tuple[bytes, int], bytes] = {}  # slot → what it starts with at view 1
 
     def sees_batch(self, batch: VoteBatch, journal: MemoryJournal) -> None:
         for entry in read_entries(batch.entries):
@@ -50,8 +52,11 @@ class OneEpoch(Auditor):
         super().sees_batch(batch, journal)
 
     def is_justified(self, entry: Lock) -> bool:
-        if self.epoch and entry.view == 1 and entry.justification is None:
-            return self.whole.was_locked(entry.operation, self.epoch)
+        operation = self.operation(entry.operation)
+        begun = self.inherited.get((operation.object, operation.seq))
+        demand(begun is None or entry.view > 0, "a LOCK in view 0 of a slot that starts at view 1")
+        if entry.view == 1 and entry.justification is None:
+            return entry.operation == begun and self.whole.was_locked(entry.operation, self.epoch)
         return super().is_justified(entry)
 
 
@@ -61,6 +66,7 @@ class EpochAuditor(Auditor):
     def __init__(self, genesis: Genesis) -> None:
         super().__init__(genesis)
         self.epochs = {0: OneEpoch(genesis, 0, self.committee, self)}
+        self.ask_attachment: Callable[[bytes], bytes | None] = lambda id_: None
 
     def sees_batch(self, batch: VoteBatch, journal: MemoryJournal) -> None:
         self.epochs[batch.header.epoch].ask = self.ask
@@ -74,6 +80,19 @@ class EpochAuditor(Auditor):
             self.epochs[body.epoch] = OneEpoch(self.genesis, body.epoch, committee, self)
             handed = set(self.epochs[body.epoch - 1].handed.values())
             demand(set(body.handoffs) <= handed, "a COMMITTEE of HANDOFFs that nobody signed")
+            self._inherit(body)
+
+    def _inherit(self, body: NextCommittee) -> None:
+        """What its HANDOFFs leave prepared, in slots that nobody has decided: the auditor's own reckoning."""
+        highest: dict[tuple[bytes, int], tuple[int, int, bytes]] = {}
+        for raw in filter(None, map(self.ask_attachment, body.handoffs)):
+            for held in read_handoff(raw).prepared:
+                certificate = read_certificate(held.certificate)
+                found = certificate.epoch, certificate.view, certificate.operation
+                slot = held.object, held.seq
+                highest[slot] = max(found, highest.get(slot, (0, -1, b"")))
+        epoch = self.epochs[body.epoch]
+        epoch.inherited = {slot: found[2] for slot, found in highest.items() if slot not in self.decided}
 
     def was_locked(self, operation: bytes, before: int) -> bool:
         """Whether an operation can have been prepared in an earlier epoch."""
@@ -98,10 +117,14 @@ class EpochWorld(CommitteeWorld):
         followers: int = 0,
     ) -> None:
         super().__init__(weights, names, seed, parameters)
-        self.auditor = EpochAuditor(self.genesis)
+        self.auditor: EpochAuditor = EpochAuditor(self.genesis)
         self.auditor.ask = self._find_operation
+        self.auditor.ask_attachment = self._find_attachment
         for number in range(followers):
             self._add_follower(key_of(f"follower {number}"))
+
+    def _find_attachment(self, id_: bytes) -> bytes | None:
+        return next((found for v in self.alive if (found := v.attachment(id_)) is not None), None)
 
     def _add_follower(self, key: Key) -> None:
         index = len(self.nodes)
@@ -199,4 +222,4 @@ class EpochWorld(CommitteeWorld):
         return self.run_until(lambda: min(self.epochs) >= epoch, limit_ms)
 
 
-__all__ = ["EPOCH_MS", "EpochAuditor", "EpochWorld", "Error"]
+__all__ = ["EPOCH_MS", "EpochAuditor", "EpochWorld"]
