@@ -55,7 +55,7 @@ async def fetch_a_frontier() -> tuple[list[Any], int]:
             return frontier(question)
 
         member._histories.frontier = counted  # type: ignore[method-assign]
-        member._validator.frontier = lambda id_: THEIRS if id_ == HANDOFF else None  # type: ignore[method-assign]
+        member._validator.frontier = lambda handoff: THEIRS if handoff == HANDOFF else None  # type: ignore[method-assign]
         core = Core()
         fetcher = EpochFetcher(service._validators, core)
         async with trio.open_nursery() as nursery:
