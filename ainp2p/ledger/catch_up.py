@@ -55,6 +55,9 @@ class Core(Protocol):
     def heights(self) -> dict[bytes, int]:
         """Per validator, how many batches are held."""
 
+    def holds(self, id_: bytes) -> bool:
+        """Whether an operation has come, so that nobody need be asked for it."""
+
     async def take_operation(self, encoded: bytes, source: str) -> None:
         """Handle an encoded SignedOperation that was fetched."""
 
@@ -119,6 +122,9 @@ class CatchUp:
                 not free
             ):  # when much is wanted, nearly always: going through all of it took a third of the time
                 break
+            if self._core.holds(id_):  # a vote had only overtaken it
+                del self._wanted[id_]
+                continue
             peers = [self._peer_of[key] for key in holders if key != self._own_key] or free
             able = [peer for peer in peers if peer in free]
             if able:

@@ -159,6 +159,10 @@ class ValidatorService:
         """How many operations are held that are not decided, or whose dependencies are not."""
         return self._validator.statistics().candidates
 
+    def holds(self, id_: bytes) -> bool:
+        """Whether an operation has come, so that nobody need be asked for it."""
+        return self._validator.holds(id_)
+
     def is_lock(self, object_: bytes) -> bool:
         """Whether this is an open Lock here."""
         return object_ in self._validator.state.locks

@@ -516,6 +516,11 @@ class Validator:
         ours = candidate.id in self._table.slot_of(candidate).locked.values()
         return LOCKED if ours or candidate.prepared is not None else SEEN
 
+    def holds(self, id_: bytes) -> bool:
+        """Whether this operation is here undecided, or was decided lately. Looks at memory only."""
+        candidate = self._table.candidates.get(id_)
+        return self._table.was_decided(id_) if candidate is None else candidate.parsed is not None
+
     def operation(self, id_: bytes) -> SignedOperation | None:
         """A held operation, decided or not."""
         candidate = self._table.candidates.get(id_)
