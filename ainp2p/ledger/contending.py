@@ -130,6 +130,10 @@ class Contention:
         for slot_id, slot in list(self._table.slots.items()):
             if slot.locked or len(slot.candidates) > 1:
                 self.start_timer(slot_id, slot, now)
+            contest = slot.contest
+            if slot.inherited is not None and contest is not None and contest.entered == 1:
+                contest.deadline = now + self._first_ms  # what it began with was restored without a clock
+                self._later.add(contest.deadline, slot_id)
         self.review_all(now, out)
 
     def review_all(self, now: int, out: Effects) -> None:
@@ -335,10 +339,16 @@ class Contention:
         slot.inherited, slot.promised = prepared, max(slot.promised, 1)
         contest = self._contest(slot_id)
         if contest.entered < 1:
-            contest.entered, contest.deadline = 1, now + self._first_ms
-            self._later.add(contest.deadline, slot_id)
+            contest.entered = 1
+            self._time_inherited(slot_id, contest, now)
         contest.named[-1, False] = (prepared.operation,)
         self._adopt(prepared.operation, 0, prepared.certificate, (1 << len(self._committee.keys)) - 1)
+
+    def _time_inherited(self, slot_id: SlotId, contest: Contest, now: int) -> None:
+        """Start the timer of view 1, unless we do not know yet what time it is (`_wake_up`)."""
+        if now and contest.entered == 1 and contest.deadline is None and contest.expired < 1:
+            contest.deadline = now + self._first_ms
+            self._later.add(contest.deadline, slot_id)
 
     def _lock_inherited(self, slot: Slot, prepared: Prepared, now: int) -> None:
         """ "Everybody LOCKs the highest one's operation at once, without PROPOSE"."""

@@ -43,6 +43,7 @@ from ainp2p.ledger.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, Signer, parse
 from ainp2p.ledger.seen_votes import SeenVotes
+from ainp2p.ledger.slot import SlotId
 from ainp2p.ledger.state import State
 from ainp2p.ledger.votelog import (
     ENTRIES_MAX,
@@ -381,11 +382,19 @@ class Validator:
 
     def _inherit(self, now: int, out: Effects) -> None:
         """Slots that were left prepared start at view 1, before we vote on anything."""
-        for slot, prepared in (self._inheritance.prepared or {}).items():
-            if self.state.head(slot[0])[0] < slot[1]:
-                self._contention.inherit(slot, prepared, now)
-                self._contention.review(slot, now, out)
+        for slot in self._take_up_inheritance(now):
+            self._contention.review(slot, now, out)
+
+    def _take_up_inheritance(self, now: int) -> list[SlotId]:
+        undecided = [
+            (slot, prepared)
+            for slot, prepared in (self._inheritance.prepared or {}).items()
+            if self.state.head(slot[0])[0] < slot[1]
+        ]
+        for slot, prepared in undecided:
+            self._contention.inherit(slot, prepared, now)
         self._room.work.extend(self._table.candidates.values())
+        return [slot for slot, _ in undecided]
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -595,7 +604,8 @@ class Validator:
                 self._end.note_evidence(read_evidence(raw))
                 continue
             self._contention.restore_attachment(raw, segment)
-        self._room.work.extend(self._table.candidates.values())
+        # "A slot with a prepared certificate in the set starts at view 1": also here, before any vote in it.
+        self._take_up_inheritance(0)
         self._start_voting()
 
     def _restore_operation(self, parsed: ParsedOperation, segment: int) -> None:
