@@ -339,16 +339,10 @@ class Contention:
         slot.inherited, slot.promised = prepared, max(slot.promised, 1)
         contest = self._contest(slot_id)
         if contest.entered < 1:
-            contest.entered = 1
-            self._time_inherited(slot_id, contest, now)
+            contest.entered, contest.deadline = 1, now + self._first_ms
+            self._later.add(contest.deadline, slot_id)
         contest.named[-1, False] = (prepared.operation,)
         self._adopt(prepared.operation, 0, prepared.certificate, (1 << len(self._committee.keys)) - 1)
-
-    def _time_inherited(self, slot_id: SlotId, contest: Contest, now: int) -> None:
-        """Start the timer of view 1, unless we do not know yet what time it is (`_wake_up`)."""
-        if now and contest.entered == 1 and contest.deadline is None and contest.expired < 1:
-            contest.deadline = now + self._first_ms
-            self._later.add(contest.deadline, slot_id)
 
     def _lock_inherited(self, slot: Slot, prepared: Prepared, now: int) -> None:
         """ "Everybody LOCKs the highest one's operation at once, without PROPOSE"."""

@@ -21,8 +21,8 @@ from ainp2p.ledger.certificate import build_certificate, unpack_place
 from ainp2p.ledger.committee_chain import end_epoch
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
-from ainp2p.ledger.effects import Effects, Wanted
-from ainp2p.ledger.epochs import Applied, Closing, Epochal, Verdict
+from ainp2p.ledger.effects import Effects, FrontierWanted, Wanted
+from ainp2p.ledger.epochs import Applied, Certain, Closing, Epochal, Verdict
 from ainp2p.ledger.evidence import Evidence, Offence, evidence_id, read_evidence, verify_evidence
 from ainp2p.ledger.handoff import Head, Leaving, Prepared, SlotId, check_handoff, make_handoff, read_handoff
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, Signer, parse, unsigned_operation
@@ -66,7 +66,7 @@ class EpochEnd:
         self._recent: deque[Applied] = deque(maxlen=RECENT_MAX)
         self._good: dict[bytes, Verdict] = {}
         self._permitted: set[bytes] = set()
-        self._asked: dict[bytes, int] = {}
+        self._asked: dict[bytes, tuple[int, int]] = {}  # when to ask again, how often we did
         self._look_at = 0
         self._waiting_since: int | None = None  # for what a final COMMITTEE needs
         self._proposed = False
@@ -251,13 +251,14 @@ class EpochEnd:
         assert self.closing is not None
         for id_, key in self.closing.attachments_wanted:
             if self._may_ask(id_, now):
-                out.missing.append(Wanted(id_, (key,)))
+                out.missing.append(Wanted(id_, (self._whom(id_, key),)))
         for wanted in self.closing.frontiers_wanted:
-            if self._may_ask(wanted.handoff + b"frontier", now):
-                out.frontiers.append(wanted)
+            name = wanted.handoff + b"frontier"
+            if self._may_ask(name, now):
+                out.frontiers.append(FrontierWanted(self._whom(name, wanted.member), wanted.handoff))
         for id_, key in self.closing.operations_wanted:
             if self._may_ask(id_, now):
-                out.certain.append(Wanted(id_, (key,)))
+                out.certain.append(Wanted(id_, (self._whom(id_, key),)))
         slot = self._desk.table.slots.get((self._desk.state.network, 2 * self._desk.epoch + 2))
         for candidate in slot.candidates if slot is not None else ():
             body = candidate.parsed.operation.body if candidate.parsed is not None else None
@@ -266,10 +267,22 @@ class EpochEnd:
                     out.missing.append(Wanted(id_, self._desk.committee.keys))
 
     def _may_ask(self, what: bytes, now: int) -> bool:
-        if now < self._asked.get(what, 0):
+        at, asked = self._asked.get(what, (0, 0))
+        if now < at:
             return False
-        self._asked[what] = now + ASK_AGAIN_MS
+        self._asked[what] = now + ASK_AGAIN_MS, asked + 1
         return True
+
+    def _whom(self, what: bytes, first: bytes) -> bytes:
+        """Whose it is; then one member after the other: whoever has judged it has it too.
+
+        So a HANDOFF that its member shows to a few only keeps nobody from judging what those few vote for.
+        """
+        keys, asked = self._desk.committee.keys, self._asked[what][1]
+        if asked == 1:
+            return first
+        others = [key for key in keys if key not in (first, self._signer.public)] or [first]
+        return others[(asked - 2) % len(others)]
 
     # --- COMMITTEE ----------------------------------------------------------------------------------
 
@@ -299,7 +312,8 @@ class EpochEnd:
         slot = self._desk.table.slots.get((self._desk.state.network, 2 * self._desk.epoch + 2))
         if self._proposed or self._desk.member < 0 or not self._desk.votes():
             return
-        if slot is not None and (slot.locked or slot.contest is not None):
+        valid = [c for c in slot.candidates if c.valid_since is not None] if slot is not None else []
+        if slot is not None and (slot.locked or valid):
             return  # somebody's is good enough
         at = self.closing.propose_at(self._desk.member, now)
         if at is None or at > now:
@@ -400,6 +414,10 @@ class EpochEnd:
     def collects(self) -> bool:
         """Whether what is applied may have to be taken back for a look at a union."""
         return self._end.id in self._desk.table.candidates or bool(self._desk.state.system.closed)
+
+    def certain(self, id_: bytes) -> Certain | None:
+        """An operation of this epoch that is held aside, for others who judge the same."""
+        return self.closing.certain.get(id_) if self.closing is not None else None
 
     # --- afterwards ---------------------------------------------------------------------------------
 

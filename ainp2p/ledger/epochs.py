@@ -208,6 +208,11 @@ class Closing:
                 return changed_frontier(self.base, handing.heads)
         return None
 
+    def retire(self) -> None:
+        """The next epoch has begun: only `frontier` is still asked for."""
+        self._held = lambda _: None
+        self.certain.clear()
+
     # --- what a HANDOFF needs ---------------------------------------------------------------------
 
     def take_decided(self, parsed: ParsedOperation, certificate: bytes, view: int) -> None:

@@ -39,6 +39,7 @@ from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Gap, Journal, Records
 from ainp2p.ledger.epoch_end import EpochEnd, Inheritance
+from ainp2p.ledger.epochs import Closing
 from ainp2p.ledger.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, Signer, parse
@@ -115,7 +116,7 @@ class Validator:
         self._archive = Archive(journal, state.committee, state.epoch)
         self._seen_votes = SeenVotes()
         self._latest = 0  # when `tick` or `seal` was called last
-        self._before: EpochEnd | None = None  # the last epoch's, for those who are late
+        self._before: Closing | None = None  # the last epoch's, for those who are late
         try:
             self._open(self._opening())
             if self._member < 0 and not follow:
@@ -364,7 +365,9 @@ class Validator:
         leftovers = end.leftovers()
         held = [c for c in self._table.candidates.values() if c.parsed is not None and c.final is None]
         self._archive.turn(self.state.epoch, now)
-        self._before = end
+        if end.closing is not None:
+            end.closing.retire()
+        self._before = end.closing
         self._open(self.state.system.head)
         self._desk.receipts.highest.update(before.receipts.highest)
         self.behind = end.blind
@@ -536,11 +539,15 @@ class Validator:
         if candidate is not None and candidate.parsed is not None:
             return candidate.proof
         found = self._archive.find(id_)
-        return found.signed if found is not None else None
+        if found is not None:
+            return found.signed
+        aside = self._end.certain(id_)
+        return aside.parsed.signed if aside is not None else None
 
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation; made from the stored batches when asked for."""
-        return self._archive.certificate(id_)
+        aside = self._end.certain(id_)
+        return aside.certificate if aside is not None else self._archive.certificate(id_)
 
     def attachment(self, id_: bytes) -> bytes | None:
         """A held attachment by its `attachment_id`."""
