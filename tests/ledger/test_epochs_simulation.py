@@ -5,18 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger import epoch_end
+from ainp2p.ledger import deciding, epoch_end
 from ainp2p.ledger.committee_chain import CommitteeChain
+from ainp2p.ledger.database import Database
 from ainp2p.ledger.desk import Desk
+from ainp2p.ledger.effects import Found, Records, Restored
 from ainp2p.ledger.evidence import TWO_BATCHES, Evidence
+from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.handoff import read_handoff
 from ainp2p.ledger.merkle import EMPTY_ROOT
 from ainp2p.ledger.operations import BOND_PURPOSE, LockTerms, NextCommittee, Share, SignedOperation, parse
+from ainp2p.ledger.state import State
+from ainp2p.ledger.store import Store
+from ainp2p.ledger.validator_store import SqliteJournal
 from ainp2p.ledger.votelog import BATCH_VERSION, SIGN_VOTES, Header
 from ainp2p.protocol.codec import encode
 
@@ -257,6 +264,104 @@ def test_without_a_quorum_no_epoch_ends() -> None:
     world.start(2)
     world.start(3)
     world.turn(1)
+
+
+class RealJournal(MemoryJournal):
+    """What is read comes from a SQLite file; the other copy is for the auditor."""
+
+    def __init__(self, genesis: Genesis, path: Path) -> None:
+        super().__init__(genesis)
+        self._database = Database(path)
+        self.store = Store(self._database, genesis)
+        self.disk = SqliteJournal(self._database, self.store)
+
+    def state(self) -> State:
+        return self.store.load()
+
+    def write(self, records: Records) -> None:
+        super().write(records)
+        self.disk.write(records)
+
+    def restore(self, members: int, epoch: int = 0) -> Restored:
+        return self.disk.restore(members, epoch)
+
+    def batch(self, member: int, height: int, epoch: int = 0) -> bytes | None:
+        return self.disk.batch(member, height, epoch)
+
+    def batches(self, member: int, first: int, limit: int, epoch: int = 0) -> list[bytes]:
+        return self.disk.batches(member, first, limit, epoch)
+
+    def find(self, id_: bytes) -> Found | None:
+        return self.disk.find(id_)
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        assert self.disk.heads() == super().heads()
+        return self.disk.heads()
+
+    def attachment(self, id_: bytes) -> bytes | None:
+        return self.disk.attachment(id_)
+
+
+def test_b6_epochs_on_real_disks_with_restarts_before_during_and_after(tmp_path: Path) -> None:
+    world = EpochWorld(parameters=QUICK)
+    for node in world.nodes:
+        world.crash(node.index)
+        node.journal = RealJournal(world.genesis, tmp_path / f"{node.index}.sqlite")
+        world.start(node.index)
+
+    def restart_all() -> None:
+        for index in range(4):
+            world.crash(index)
+            world.start(index)
+
+    paid = world.spend("alice", [("bob", 1)])
+    world.decide(paid)
+    world.run(2_000)
+    restart_all()
+    world.run_until(lambda: all(v.state.system.closed for v in world.alive), 20_000)
+    world.run(100)
+    restart_all()
+    world.turn(1)
+    world.run(2_000)
+    restart_all()
+    world.run(2_000)
+    world.decide(world.spend("bob", [("carol", 1)]))
+    world.turn(2)
+    world.run(2_000)
+    restart_all()
+    world.run(2_000)
+    certificate = world.validator(0).certificate(parse(paid).id)
+    assert certificate is not None
+    assert CommitteeChain.from_genesis(world.genesis).check(certificate, parse(paid).id).number == 0
+    world.demand_equal()
+
+
+def test_commits_beyond_what_a_handoff_holds_wait_and_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, "commits_max", lambda members: 1)
+    world = EpochWorld(parameters=QUICK)
+    world.run(600)
+    most = 0
+    spends = [world.spend(name, [("bob", 1)]) for name in world.names]
+    for signed in spends:
+        world.submit(signed)
+    for _ in range(400):
+        world.run(1)
+        most = max(most, *(v._table.open_commits for v in world.alive))
+    assert most == 1
+    world.run_until(lambda: all(world.is_final(parse(signed).id) for signed in spends))
+
+
+def test_a_committee_that_only_some_can_judge_yet_is_not_in_the_way() -> None:
+    """One member's HANDOFF reaches two others only by what those show."""
+    world = EpochWorld(parameters=QUICK)
+    world.decide(world.spend("alice", [("bob", 1)]))
+    world.run_until(lambda: any(v.state.system.closed for v in world.alive), 20_000)
+    world.faults.cut = lambda a, b: {a, b} in ({0, 2}, {0, 3})
+    world.turn(1)
+    world.faults.cut = lambda a, b: False
+    world.run(2_000)
+    world.decide(world.spend("bob", [("carol", 1)]))
+    world.demand_equal()
 
 
 # --- who sits -----------------------------------------------------------------------------------------
