@@ -31,8 +31,9 @@ class MerkleTree:
 
     __slots__ = ("_levels", "root")
 
-    def __init__(self, leaves: Sequence[bytes]) -> None:
-        level = _hashed(_LEAF_STATE, leaves)
+    def __init__(self, leaves: Sequence[bytes], *, nodes: Sequence[bytes] = ()) -> None:
+        """Either over `leaves`, or over the `nodes` that one level of a larger tree has."""
+        level = _hashed(_LEAF_STATE, leaves) or list(nodes)
         self._levels = [level]
         while len(level) > 1:
             level = _level_above(level)

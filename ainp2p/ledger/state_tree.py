@@ -52,7 +52,7 @@ class StateTree:
         """`leaves` in whatever order, each object once."""
         self._leaves = sorted(leaves, key=_place)
         self._tree = MerkleTree([encode(leaf) for leaf in self._leaves])
-        self.root = _root(len(self._leaves), self._tree.root)
+        self.root = root_of(len(self._leaves), self._tree.root)
 
     def prove(self, kind: int, id_: bytes) -> StateProof:
         """A proof that this object is what it is.
@@ -74,7 +74,7 @@ def verify_path(proof: StateProof, root: bytes) -> Leaf:
         InvalidOperation: rule ``"state-proof"``, it shows nothing under this root.
     """
     inner = root_from_path(encode(proof.leaf), proof.index, proof.count, proof.path)
-    if _root(proof.count, inner) != root:
+    if root_of(proof.count, inner) != root:
         raise InvalidOperation("state-proof", "the leaf is not under this root")
     return proof.leaf
 
@@ -83,5 +83,6 @@ def _place(leaf: Leaf) -> tuple[int, bytes]:
     return leaf.kind, leaf.id
 
 
-def _root(count: int, inner: bytes) -> bytes:
+def root_of(count: int, inner: bytes) -> bytes:
+    """The root over `count` leaves whose Merkle tree has this root."""
     return digest(b"ainp2p/root/1", count.to_bytes(8, "big"), inner)

@@ -5,6 +5,9 @@ batch at a time. The tables of the state can be rebuilt from the operations, and
 against a replay. Certificates are kept as bytes: whoever uses one verifies it. Ended Locks have a table of
 their own, which is not read at start: only a late duplicate, or somebody who asks, needs them.
 
+Without `keep_history` a COMMITTEE begins a checkpoint (`ainp2p.ledger.checkpoints`), from which a replay
+starts once it is whole; what came before it may be gone then (`ainp2p.ledger.pruning`).
+
 Files of format 1 (before epochs could change) are brought to format 2 when they are opened.
 """
 
@@ -15,20 +18,23 @@ from dataclasses import dataclass
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.checkpoints import Checkpoint, Checkpoints
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.state import Changes, Credit, State
+from ainp2p.ledger.state_tree import ACCOUNT, BURNT, CREDIT, LOCK, Leaf
 from ainp2p.ledger.system import System
-from ainp2p.protocol.codec import encode, fast_decoder
+from ainp2p.protocol.codec import decode, encode, fast_decoder
 
 FORMAT = 2
 _read_signed = fast_decoder(SignedOperation)
 _read_account = fast_decoder(Account)
 _read_lock = fast_decoder(Lock)
 _read_system = fast_decoder(System)
+_read_credit = fast_decoder(Credit)
 _PAGE = 1000  # operations read at a time
 
 _TABLES_2 = (  # that format 2 has more than format 1
@@ -69,9 +75,14 @@ class Stored:
 
 
 class Store:
-    """The ledger's tables in a `Database`, which may hold other tables as well."""
+    """The ledger's tables in a `Database`, which may hold other tables as well.
 
-    def __init__(self, database: Database, genesis: Genesis) -> None:
+    Attributes:
+        checkpoints: from where on operations are stored, once there is one.
+        keep_history: begin no checkpoint: everything is kept from now on.
+    """
+
+    def __init__(self, database: Database, genesis: Genesis, *, keep_history: bool = True) -> None:
         """Use the tables, or make them.
 
         Raises:
@@ -83,10 +94,17 @@ class Store:
         if not known:
             self._create()
         self._check_meta()
+        self.keep_history = keep_history
+        self.checkpoints = Checkpoints(database)
+
+    @property
+    def network(self) -> bytes:
+        """The network's id."""
+        return self._genesis.network_id
 
     @property
     def count(self) -> int:
-        """How many decided operations are stored."""
+        """How many decided operations were stored; they are numbered so, though old ones may be gone."""
         count: int = self.database.execute("SELECT coalesce(max(n), 0) FROM ledger_operations")[0][0]
         return count
 
@@ -105,10 +123,19 @@ class Store:
         if not batch:
             return
         with self.database.transaction():
-            self._write(batch)
+            first = 0
+            for place, decided in enumerate(batch):
+                body = decided.parsed.operation.body
+                if isinstance(body, NextCommittee) and not self.keep_history:
+                    if place > first:
+                        self._write(batch[first:place])
+                    self.checkpoints.begin(body.epoch, self.count + 1, body.state_root)
+                    first = place
+            self._write(batch[first:])
 
     def _write(self, batch: Sequence[Decided]) -> None:
         many = self.database.executemany
+        self.checkpoints.save(decided.changes for decided in batch)
         many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", self._operation_rows(batch))
         # Later states of one object replace earlier ones of the same batch before they are written.
         accounts = {account.id: account for decided in batch for account in decided.changes.accounts}
@@ -258,7 +285,7 @@ class Store:
         return self._replay(frontier)
 
     def _replay(self, frontier: Mapping[bytes, int] | None) -> State:
-        state, n = State(self._genesis), 0
+        state, n = self._begin()
         ended: set[bytes] = set()
         state.ended_lock = lambda id_: self.ended_lock(id_) if id_ in ended else None
         while page := self.operations(after=n):
@@ -280,9 +307,32 @@ class Store:
         if frontier is None:
             state.ended_lock = self.ended_lock
             count = self.database.execute("SELECT count(*) FROM ledger_ended")[0][0]
-            if count != len(ended):
+            if count != len(ended) and self.checkpoints.base is None:
                 raise self._damaged("a Lock is said to have ended that has not")
         return state
+
+    def _begin(self) -> tuple[State, int]:
+        """Where a replay starts: the base, or the genesis; and how many operations came before it."""
+        base = self.checkpoints.base
+        if base is None:
+            return State(self._genesis), 0
+        state = State(self._genesis, grants=False)
+        self._read_epochs(state, base.epoch - 1)
+        try:
+            self._take_leaves(state, base)
+        except (Error, TypeError) as exc:
+            raise self._damaged(f"the checkpoint cannot be read: {exc}") from exc
+        if state.root() != base.root:
+            raise self._damaged("the checkpoint is not the one that its COMMITTEE names")
+        state.operations = base.n - 1
+        return state, base.n - 1
+
+    def _take_leaves(self, state: State, base: Checkpoint) -> None:
+        after = -1, b""
+        while page := self.checkpoints.leaves(base.epoch, after):
+            for leaf in page:
+                _take_leaf(state, leaf)
+            after = page[-1].kind, page[-1].id
 
     def _release_ended(self, state: State, locks: Sequence[Lock], ended: set[bytes]) -> None:
         for lock in locks:
@@ -314,15 +364,22 @@ class Store:
             raise self._damaged("the tables hold more or less than was ever made")
         return state
 
-    def _read_epochs(self, state: State) -> None:
-        """Committees and parameters of all epochs so far, from the System's chain."""
+    def _read_epochs(self, state: State, last: int = 2**62) -> None:
+        """Committees and parameters of the epochs so far, from the System's chain, which is kept whole."""
         seq = 1
         while page := self.history(state.network, seq):
             for stored in page:
                 body = parse(stored.signed).operation.body
-                if isinstance(body, NextCommittee):
+                if isinstance(body, NextCommittee) and body.epoch <= last:
                     state.add_epoch(body.epoch, Committee.of_seats(body.seats), body.parameters)
             seq += len(page)
+
+    def committees(self) -> dict[int, Committee]:
+        """Epoch → its committee, of all epochs that have begun."""
+        state = State(self._genesis, grants=False)
+        self._read_epochs(state)
+        epochs = sorted(state.parameters)
+        return {epoch: state.committee(epoch) for epoch in epochs}
 
     def _read_locks(self, table: str) -> list[Lock]:
         try:
@@ -337,6 +394,19 @@ class Store:
         return StorageError(
             f"{self.database.path} is damaged: {what}; restore a backup, or sync from peers anew"
         )
+
+
+def _take_leaf(state: State, leaf: Leaf) -> None:
+    if leaf.kind == ACCOUNT:
+        state.commit(Changes((_read_account(leaf.state),)))
+    elif leaf.kind == LOCK:
+        state.commit(Changes(locks=(_read_lock(leaf.state),)))
+    elif leaf.kind == CREDIT:
+        state.add_credit(leaf.id, _read_credit(leaf.state))
+    elif leaf.kind == BURNT:
+        state.burnt = decode(leaf.state, int)
+    else:
+        state.take_system(_read_system(leaf.state))
 
 
 def _state_rows(

@@ -1,7 +1,8 @@
 """A validator's disk: vote logs, bodies that votes rest on, decided operations, evidence.
 
 One SQLite file holds these tables and the `Store`'s; each write is one transaction and one fsync, so votes,
-the operations they name and the state they led to are never apart. Blocking: see `Database`.
+the operations they name and the state they led to are never apart. What a checkpoint has made superfluous
+goes in small steps with these writes (`ainp2p.ledger.pruning`). Blocking: see `Database`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.effects import Evidence, Found, Record, Records, Restored
 from ainp2p.ledger.operations import SignedOperation, operation_id
+from ainp2p.ledger.pruning import Pruner, holds_committee
 from ainp2p.ledger.store import Store
 from ainp2p.protocol.codec import encode, fast_decoder
 
@@ -32,6 +34,7 @@ _TABLES = (
 _LAST, _FIRST = -1, -2
 _FOREVER = 2**62  # as a segment: no floor reaches it
 _LENGTH = struct.Struct(">I")
+_IDLE_STEPS = 16  # of pruning, with a write that holds no votes; 1 with others: 5 ms or so
 _read_signed = fast_decoder(SignedOperation)
 _read_evidence = fast_decoder(Evidence, size_max=1 << 20)
 
@@ -52,6 +55,7 @@ class SqliteJournal:
             # Files of earlier releases have no epoch there: all that they hold is of epoch 0.
             if "epoch" not in {row[1] for row in database.execute("PRAGMA table_info(vote_finals)")}:
                 database.execute("ALTER TABLE vote_finals ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0")
+        self._pruner = Pruner(database, store)
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -91,6 +95,15 @@ class SqliteJournal:
                 for table in ("vote_operations", "vote_attachments"):
                     self._database.execute(f"DELETE FROM {table} WHERE segment < ?", (floors[_FIRST],))
             many("INSERT OR REPLACE INTO vote_floors VALUES (?, ?)", sorted(floors.items()))
+            self._prune(records)
+
+    def _prune(self, records: Records) -> None:
+        if holds_committee([record.decided.parsed for record in records.decided]):
+            self._pruner.wake()
+        busy = records.decided or any(batch.header.count for batch in records.own)
+        for _ in range(1 if busy else _IDLE_STEPS):
+            if not self._pruner.step():
+                break
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -157,8 +170,20 @@ class SqliteJournal:
         return rows[0][0] if rows else None
 
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
-        """Every object that was ever written, with (seq, id) of the last stored operation on it."""
-        rows = self._database.execute("SELECT object, MAX(seq), id FROM vote_finals GROUP BY object")
+        """Every object that lives, or ended in this epoch, with (seq, id) of the last stored operation on it.
+
+        Locks that had ended when the epoch began are left out, by those that keep their history too: the
+        frontiers of pruned nodes and of archives are the same.
+        """
+        opened = self._database.execute(
+            "SELECT coalesce(max(n), 0) FROM ledger_operations WHERE object = ? AND seq % 2 = 0",
+            (self._store.network,),
+        )[0][0]
+        rows = self._database.execute(
+            """SELECT object, MAX(seq), id FROM ledger_operations
+               WHERE n > ? OR object NOT IN (SELECT id FROM ledger_ended) GROUP BY object""",
+            (opened,),
+        )
         return {object_: (seq, id_) for object_, seq, id_ in rows}
 
     def evidence(self) -> list[Evidence]:

@@ -147,7 +147,7 @@ def _root_without_locks(patch: pytest.MonkeyPatch) -> None:
 
 
 def _believe_the_proof(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state_tree._root", lambda count, inner: count.to_bytes(8, "big"))
+    patch.setattr("ainp2p.ledger.state_tree.root_of", lambda count, inner: count.to_bytes(8, "big"))
 
 
 @pytest.mark.parametrize(
