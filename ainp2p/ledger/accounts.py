@@ -122,6 +122,8 @@ def after_spend(
 ) -> Account:
     """The account after this SPEND, which consumes credits worth `received` and has the id `head`.
 
+    Lemma L12 (docs/ledger-proof.md): outs, deposits, fee and new balance are balance and credits.
+
     Raises:
         InvalidOperation: a rule refuses; ``rule`` says which.
         InsufficientFunds: balance and credits do not cover outs, deposits and fee.
