@@ -74,7 +74,10 @@ class Archive:
             candidate.segment = self.segment + 1
 
     def keep_commit(self, candidate: Candidate) -> None:
-        """The same for a COMMIT: it rests on others' LOCKs too, which a NEWVIEW may have to report."""
+        """The same for a COMMIT: it rests on others' LOCKs too, which a NEWVIEW may have to report.
+
+        Lemma L4 (docs/ledger-proof.md): what we COMMITted on can be shown after a restart.
+        """
         self.keep(candidate)
         self._rests_on_others = True
 
