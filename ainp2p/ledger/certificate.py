@@ -110,6 +110,8 @@ def verify_decided(
 ) -> tuple[int, bytes]:
     """The view, and the id of the operation that is final by this commit certificate.
 
+    Lemma L5 (docs/ledger-proof.md): a commit certificate makes its operation the only one of its slot.
+
     Args:
         check: as `identity.verify`; one that remembers, for whoever reads many (`seen_votes`).
 
@@ -122,6 +124,8 @@ def verify_decided(
 
 def verify_prepared(raw: bytes, committee: Committee, epoch: int, network: bytes) -> tuple[int, bytes]:
     """The view, and the id of the operation that is prepared in it, by this prepared certificate.
+
+    Lemma L3 (docs/ledger-proof.md): it shows a quorum's LOCKs of one view, and nothing else.
 
     Raises:
         Malformed, InvalidOperation, BadSignature: as `verify_certificate`.
