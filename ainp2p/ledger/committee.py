@@ -19,6 +19,8 @@ from ainp2p.ledger.operations import BONDS_MAX, VALIDATORS_MAX, Seat
 class Committee:
     """Members in the order of their keys; a member's place there is how votes and certificates name it.
 
+    Lemma L1 (docs/ledger-proof.md): two quorums share a correct member.
+
     Attributes:
         keys: raw public keys, sorted.
         weights: at least 1 each.
