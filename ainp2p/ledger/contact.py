@@ -13,6 +13,8 @@ GAP_MS = 60_000  # "gaps under 60 s do not reset"
 class Contact:
     """When each member was last heard of, and since when that makes a quorum, ourselves included.
 
+    Lemma L13 (docs/ledger-proof.md): a gap of a minute ends contact.
+
     A member is heard of by a new batch of its own log, at the earlier of its timestamp and our clock: a
     log that is only caught up with later is no contact.
     """
