@@ -229,7 +229,10 @@ class Decider:
         return self._let_go(candidate, InvalidOperation("void", "follows from two operations, or not at all"))
 
     def _lock(self, candidate: Candidate, slot: Slot, now: int, out: Effects) -> None:
-        """Step 1: at most one LOCK, priority and gates observed."""
+        """Step 1: at most one LOCK, priority and gates observed.
+
+        Lemma L2 (docs/ledger-proof.md): view 0 is open only while nothing was said there.
+        """
         parsed = candidate.parsed
         assert parsed is not None
         if 0 in slot.locked or slot.committed or slot.promised:
@@ -249,7 +252,10 @@ class Decider:
         self.contention.start_timer(candidate.slot, slot, now)
 
     def _commit(self, candidate: Candidate, view: int, now: int) -> None:
-        """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)"."""
+        """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)".
+
+        Lemma L5 (docs/ledger-proof.md): COMMIT on a prepared certificate only.
+        """
         if not self._desk.votes_on(candidate.slot[0]):
             return
         # More could not be handed over at the epoch's end (`handoff`).
@@ -261,7 +267,10 @@ class Decider:
             self._archive.keep_commit(candidate)
 
     def _apply(self, candidate: Candidate, view: int, now: int, out: Effects) -> None:
-        """Step 2: "final. Apply, once the dependencies are applied"."""
+        """Step 2: "final. Apply, once the dependencies are applied".
+
+        Lemma L5 (docs/ledger-proof.md): two final operations in one slot mean that the assumption is broken.
+        """
         parsed = candidate.parsed
         assert parsed is not None
         if self._desk.holds_back(candidate, now):
