@@ -147,6 +147,8 @@ def verify_evidence(
 ) -> Offence:
     """Judge evidence; nothing in it is believed that the culprit has not signed.
 
+    Lemma L10 (docs/ledger-proof.md): a party that follows the code is never found guilty.
+
     Args:
         committee_of: an epoch's committee; raises `InvalidOperation` (or `KeyError`) for an unknown one.
         attachment_of: attachments by their id, for a HANDOFF that is not among the items.
