@@ -107,6 +107,8 @@ def verify(
 ) -> Shown:
     """Check all that needs no state: that a quorum sent these NEWVIEWs for this view of this slot.
 
+    Lemma L4 (docs/ledger-proof.md): what a quorum has COMMITted on is among what a quorum reports.
+
     Args:
         committee: of the justification's epoch.
         inherited: what the slot began its epoch with. It counts as prepared in view 0, in which such a slot
@@ -178,6 +180,8 @@ def choose(
     reports: Reports, candidates: Mapping[bytes, ParsedOperation], committee: Committee
 ) -> ParsedOperation | Conflict | None:
     """What follows from NEWVIEWs that report nothing prepared; None if only gated ones, too few, are there.
+
+    Lemma L9 (docs/ledger-proof.md): a gated rival counts no more than a gated receipt.
 
     Args:
         candidates: all that the reports name, with the proofs of the justification.
