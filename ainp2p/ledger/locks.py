@@ -72,7 +72,10 @@ def open_lock(payer: bytes, operation: bytes, index: int, terms: LockTerms) -> L
 
 
 def credited(lock: Lock, paid: int) -> int:
-    """What the beneficiaries have received in all when `paid` is paid: ∑⌊paid·pᵢ/P⌋."""
+    """What the beneficiaries have received in all when `paid` is paid: ∑⌊paid·pᵢ/P⌋.
+
+    Lemma L12 (docs/ledger-proof.md): never more than `paid`.
+    """
     if len(lock.beneficiaries) == 1:
         return paid
     parts_sum = sum(beneficiary.parts for beneficiary in lock.beneficiaries)
@@ -81,6 +84,8 @@ def credited(lock: Lock, paid: int) -> int:
 
 def after_settle(lock: Lock, settle: Settle, head: bytes) -> tuple[Lock, list[Payment]]:
     """The Lock after this SETTLE with id `head`, and the credits that it makes.
+
+    Lemma L12 (docs/ledger-proof.md): the credits are `credited` after less before.
 
     Raises:
         InvalidOperation: rules ``"ended"``, ``"cumulative"``, ``"above-deposit"``, ``"step"``, ``"payee"``.
