@@ -185,7 +185,7 @@ class EpochEnd:
             return
         desk.archive.hold_floors = True
         setting = Epochal(state.network, desk.epoch, desk.committee, state.committee, self._end.id)
-        self.closing = Closing(setting, leaving.frontier, self._held, now)
+        self.closing = Closing(setting, leaving.frontier, self._held, now, state.head)
         for member, id_ in self._recorded.items():
             self.closing.recorded(member, id_)
         if desk.member not in self._recorded:
@@ -231,12 +231,14 @@ class EpochEnd:
     def _highest(self, slot: Slot) -> bytes | None:
         """The highest prepared certificate of a slot, if it is no lower than what we COMMITted on."""
         views = [(c.prepared, c) for c in slot.candidates if c.prepared is not None]
+        if not views and slot.inherited is not None and not slot.committed:
+            return slot.inherited.certificate
         if not views:
             return None
         view, candidate = max(views, key=lambda pair: pair[0])
         if view < max(slot.committed, default=-1):
             return None
-        return self._contention.certificate(candidate, view)
+        return self._contention.exhibits.certificate(candidate, view)
 
     # --- fetching -----------------------------------------------------------------------------------
 

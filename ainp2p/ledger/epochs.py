@@ -31,6 +31,7 @@ from ainp2p.ledger.handoff import (
     CommitteeOf,
     Handoff,
     Head,
+    HeadOf,
     Prepared,
     SlotId,
     Union,
@@ -39,6 +40,7 @@ from ainp2p.ledger.handoff import (
     frontier_root,
     read_handoff,
     unite,
+    unwritten,
 )
 from ainp2p.ledger.operations import (
     EVIDENCE_MAX,
@@ -112,8 +114,17 @@ class Closing:
         certain: operations that others have more than we, by id.
     """
 
-    def __init__(self, setting: Epochal, base: Mapping[bytes, Head], held: HeldOf, now: int) -> None:
+    def __init__(
+        self,
+        setting: Epochal,
+        base: Mapping[bytes, Head],
+        held: HeldOf,
+        now: int,
+        head_of: HeadOf = unwritten,
+    ) -> None:
+        """Begin; `head_of` gives our heads of objects that are not in the base: they ended before."""
         self._is = setting
+        self._head_of = head_of
         self.base = dict(base)
         self._root = frontier_root(self.base)
         self._held = held
@@ -239,9 +250,12 @@ class Closing:
         certain = self.certain.get(id_)
         return certain.parsed if certain is not None else self._held(id_)
 
+    def _head(self, object_: bytes) -> Head:
+        return self.base.get(object_) or self._head_of(object_)
+
     def _chain(self, object_: bytes, head: Head) -> tuple[list[Certain], bytes | None]:
         """What leads from our head of an object up to this one, lowest first; or the id that is missing."""
-        seq, known = self.base.get(object_, (0, object_))
+        seq, known = self._head(object_)
         at, id_ = head
         steps: list[Certain] = []
         while at > seq:
@@ -325,7 +339,7 @@ class Closing:
         return verdict
 
     def _united(self, named: Sequence[Checked]) -> Verdict:
-        union = unite(named, self._is.committee, self.base)
+        union = unite(named, self._is.committee, self.base, self._head_of)
         missing: list[Certain] = []
         for object_, head in union.heads.items():
             steps, lacking = self._chain(object_, head)
@@ -344,15 +358,9 @@ class Closing:
             if (applied.object in verdict.union.heads)
             and applied.seq > verdict.union.heads[applied.object][0]
         ]
-        below = {
-            object_: head
-            for object_, head in verdict.union.heads.items()
-            if head < self.base.get(object_, (0, b""))
-        }
         undone = {(applied.object, applied.seq) for applied in ahead}
-        for object_, (seq, _) in below.items():
-            top = self.base[object_][0]
-            if any((object_, n) not in undone for n in range(seq + 1, top + 1)):
+        for object_, (seq, _) in verdict.union.heads.items():
+            if any((object_, n) not in undone for n in range(seq + 1, self._head(object_)[0] + 1)):
                 raise NotYet("handoffs", "we have applied more than they say, too long ago to take it back")
         with visiting(state, ahead, [certain.parsed for certain in verdict.missing]):
             return state.root(), state.succession(offenders, timestamp)

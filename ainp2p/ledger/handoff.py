@@ -43,6 +43,7 @@ _VOTE_SIZE_MAX = 450  # bytes of one member's vote in a certificate: header, sig
 SlotId = tuple[bytes, int]  # object, seq
 Head = tuple[int, bytes]  # seq, id of the operation decided there
 CommitteeOf = Callable[[int], Committee]  # raises InvalidOperation for an epoch that is not known
+HeadOf = Callable[[bytes], Head]
 
 
 class Held(Message, frozen=True):
@@ -207,6 +208,11 @@ def check_prepared(raw: bytes, network: bytes, epoch: int, committee_of: Committ
     return Prepared(of, view, operation, raw)
 
 
+def unwritten(object_: bytes) -> Head:
+    """The head of an object without operations."""
+    return 0, object_
+
+
 # --- a set of them ------------------------------------------------------------------------------------
 
 
@@ -239,8 +245,13 @@ class Union:
     prepared: dict[SlotId, Prepared]
 
 
-def unite(named: Iterable[Checked], committee: Committee, base: Mapping[bytes, Head]) -> Union:
+def unite(
+    named: Iterable[Checked], committee: Committee, base: Mapping[bytes, Head], head_of: HeadOf = unwritten
+) -> Union:
     """The union of these HANDOFFs over their common base.
+
+    Args:
+        head_of: our head of an object that is not in the base, since it ended before this epoch.
 
     Raises:
         InvalidOperation: rule ``"handoffs"``: they are not of distinct members of this committee, or not of
@@ -254,23 +265,24 @@ def unite(named: Iterable[Checked], committee: Committee, base: Mapping[bytes, H
     # LEDGER.md: "COMMITTEE names HANDOFFs of more than 2/3 of e".
     if committee.weight_of(members) < committee.quorum:
         raise InvalidOperation("handoffs", f"weight {committee.weight_of(members)} is no quorum")
-    heads = _united_heads([each.heads for each in checked], base)
+    heads = _united_heads([each.heads for each in checked], base, head_of)
     prepared: dict[SlotId, Prepared] = {}
     for each in checked:
         for slot, found in each.prepared.items():
-            decided = heads.get(slot[0]) or base.get(slot[0]) or (0, slot[0])
+            decided = heads.get(slot[0]) or base.get(slot[0]) or head_of(slot[0])
             if slot[1] > decided[0] and (slot not in prepared or prepared[slot] < found):
                 prepared[slot] = found
     return Union(tuple(each.id for each in checked), heads, dict(sorted(prepared.items())))
 
 
 def _united_heads(
-    differences: Sequence[Mapping[bytes, Head]], base: Mapping[bytes, Head]
+    differences: Sequence[Mapping[bytes, Head]], base: Mapping[bytes, Head], head_of: HeadOf
 ) -> dict[bytes, Head]:
     united: dict[bytes, Head] = {}
     for object_ in sorted({id_ for heads in differences for id_ in heads}):
-        known = base.get(object_, (0, object_))
-        claims = {heads.get(object_, known) for heads in differences}
+        shared = base.get(object_, (0, object_))
+        known = base.get(object_) or head_of(object_)
+        claims = {heads.get(object_, shared) for heads in differences}
         highest = max(seq for seq, _ in claims)
         tops = {head for seq, head in claims if seq == highest}
         if len(tops) > 1 or (highest == known[0] and tops != {known[1]}):

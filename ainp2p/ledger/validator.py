@@ -373,8 +373,12 @@ class Validator:
         self.behind = end.blind
         for evidence in end.evidence:
             self._end.note_evidence(evidence)
+        begun = {prepared.operation for prepared in (self._inheritance.prepared or {}).values()}
         for candidate in held:
             assert candidate.parsed is not None
+            if candidate.id in begun:  # valid or not: a VOID, for one, nobody could hand over again
+                self._table.hold(candidate.parsed)
+                continue
             with suppress(LedgerError, RemoteError):
                 self._decider.take_operation(candidate.parsed, candidate.source, now, out)
         for parsed, certificate, view in leftovers:
@@ -551,7 +555,7 @@ class Validator:
 
     def attachment(self, id_: bytes) -> bytes | None:
         """A held attachment by its `attachment_id`."""
-        return self._contention.attachment(id_)
+        return self._contention.exhibits.attachment(id_)
 
     def heights(self) -> dict[bytes, int]:
         """Per validator, ourselves included, how many of its batches are held."""

@@ -55,6 +55,10 @@ class OneEpoch(Auditor):
         operation = self.operation(entry.operation)
         begun = self.inherited.get((operation.object, operation.seq))
         demand(begun is None or entry.view > 0, "a LOCK in view 0 of a slot that starts at view 1")
+        # All that is proposed there follows from NEWVIEWs that report what the slot began with.
+        demand(
+            begun in (None, entry.operation), "another LOCK than what a slot that starts at view 1 began with"
+        )
         if entry.view == 1 and entry.justification is None:
             return entry.operation == begun and self.whole.was_locked(entry.operation, self.epoch)
         return super().is_justified(entry)
