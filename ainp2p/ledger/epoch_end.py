@@ -212,7 +212,10 @@ class EpochEnd:
                     self._early[page] = found
 
     def _leaving(self) -> Leaving | None:
-        """What we hand over; None while a certificate that we COMMITted on is not here again."""
+        """What we hand over; None while a certificate that we COMMITted on is not here again.
+
+        Lemma L6 (docs/ledger-proof.md): a HANDOFF reports no less than we have COMMITted on.
+        """
         network = self._desk.state.network
         frontier = {id_: head for id_, head in self._desk.archive.heads().items() if id_ != network}
         committed: dict[SlotId, bytes] = {}
@@ -351,7 +354,10 @@ class EpochEnd:
     # --- applying -----------------------------------------------------------------------------------
 
     def holds_back(self, candidate: Candidate, now: int) -> bool:
-        """Whether this final operation must not be applied now; it is looked at again when it may be."""
+        """Whether this final operation must not be applied now; it is looked at again when it may be.
+
+        Lemma L7 (docs/ledger-proof.md): from the HANDOFF on only the union is applied.
+        """
         state, parsed = self._desk.state, candidate.parsed
         assert parsed is not None
         if not state.system.closed:
