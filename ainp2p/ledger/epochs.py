@@ -312,6 +312,8 @@ class Closing:
     ) -> Verdict:
         """Whether a COMMITTEE says what the HANDOFFs and the evidence that it names make it say.
 
+        Lemma L7 (docs/ledger-proof.md): root and seats follow from the named set alone.
+
         Raises:
             NotYet: rule ``"handoffs"`` or ``"evidence"``: something that it names is not here yet.
             InvalidOperation: rules ``"handoffs"``, ``"fork"``, ``"state-root"``, ``"seats"``, ``"bonds"``,
@@ -492,6 +494,8 @@ class Applied:
 @contextmanager
 def visiting(state: State, ahead: Sequence[Applied], missing: Sequence[ParsedOperation]) -> Iterator[None]:
     """The state without `ahead` and with `missing`; inside the block only.
+
+    Lemma L7 (docs/ledger-proof.md): the state after exactly the union, also for those who are ahead of it.
 
     Whatever builds on an operation of `ahead` must be in it too (a union of frontiers is closed downwards, so
     what it lacks is closed upwards). Effects on different objects commute: nothing else need be taken back.
