@@ -131,7 +131,10 @@ class Leaving:
 def make_handoff(
     network: bytes, epoch: int, validator: bytes, height: int, members: int, leaving: Leaving
 ) -> list[bytes]:
-    """A HANDOFF of one of so many members as attachments: itself, then its pages."""
+    """A HANDOFF of one of so many members as attachments: itself, then its pages.
+
+    Lemma L6 (docs/ledger-proof.md): every slot with a COMMIT of ours is in it.
+    """
     chosen = dict(leaving.committed)
     for slot, certificate in sorted(leaving.prepared.items()):
         if len(chosen) >= commits_max(members):
@@ -249,6 +252,8 @@ def unite(
     named: Iterable[Checked], committee: Committee, base: Mapping[bytes, Head], head_of: HeadOf = unwritten
 ) -> Union:
     """The union of these HANDOFFs over their common base.
+
+    Lemma L6 (docs/ledger-proof.md): what is final is in the union, or highest prepared in it.
 
     Args:
         head_of: our head of an object that is not in the base, since it ended before this epoch.
