@@ -19,7 +19,10 @@ _SETTLE, _CLOSE, _REFUND = range(3)
 
 
 def leader(committee: Committee, epoch: int, object_: bytes, seq: int, view: int) -> int:
-    """The place in the committee of the member that proposes in this view (1 or above) of this slot."""
+    """The place in the committee of the member that proposes in this view (1 or above) of this slot.
+
+    Lemma L11 (docs/ledger-proof.md): a correct one comes at least once in n views.
+    """
     # "member (view − 1) mod n of the committee sorted by blake2b-256([epoch, object, seq, key])"
     keys = committee.keys
     order = sorted(
@@ -30,7 +33,10 @@ def leader(committee: Committee, epoch: int, object_: bytes, seq: int, view: int
 
 
 def rank(parsed: ParsedOperation) -> tuple[int, int]:
-    """Where an operation stands in `pick`'s order; the lowest first, then the lowest id."""
+    """Where an operation stands in `pick`'s order; the lowest first, then the lowest id.
+
+    Lemma L9 (docs/ledger-proof.md): the highest receipt comes first.
+    """
     body = parsed.operation.body
     if isinstance(body, Spend):
         return (_OWNER if body.rotate is None else _ROTATION), 0
@@ -51,7 +57,10 @@ class Conflict:
 
 
 def pick(candidates: Iterable[ParsedOperation]) -> ParsedOperation | Conflict | None:
-    """What is decided among these valid operations of one slot; None if there are none."""
+    """What is decided among these valid operations of one slot; None if there are none.
+
+    Lemma L8 (docs/ledger-proof.md): a VOID takes two operations that the owner signed.
+    """
     ordered = sorted({each.id: each for each in candidates}.values(), key=lambda each: (rank(each), each.id))
     if not ordered:
         return None
