@@ -63,7 +63,10 @@ class HeldReceipts:
         return learned
 
     def allow(self, lock: Lock, parsed: ParsedOperation) -> bool:
-        """Whether view 0 may LOCK this operation beside what is held."""
+        """Whether view 0 may LOCK this operation beside what is held.
+
+        Lemma L9 (docs/ledger-proof.md): nothing below a held receipt gets our LOCK in view 0.
+        """
         held = self.highest.get(lock.id)
         if held is None or _cumulative(lock, parsed) >= held.cumulative:
             return True
