@@ -115,6 +115,8 @@ class State(Holdings):
     def check(self, parsed: ParsedOperation, now_ms: int, *, proof_verified: bool = False) -> Changes:
         """Whether this operation is the valid next one of its object, now; returns what it would change.
 
+        Lemma L8 (docs/ledger-proof.md): no VOID is valid by itself.
+
         A proof that was verified once for an operation's `previous` stays good, since `previous` pins the
         keys: pass `proof_verified` on a second look. Its signatures are verified before any `NotYet` other
         than those of an object or a slot that is not there yet.
@@ -176,6 +178,8 @@ class State(Holdings):
         self, parsed: ParsedOperation, checked: Changes | None = None, undos: list[Undo] | None = None
     ) -> Changes:
         """Change the state by a final operation: refuse, compute, commit.
+
+        Lemma L12 (docs/ledger-proof.md): what is consumed is what is made, in whatever order operations come.
 
         Its certificate stands in for signatures and clocks, which are not looked at here; all other rules
         hold. A repeat of the object's head changes nothing. `checked` is what `check` returned for it: while
