@@ -42,6 +42,7 @@ class WaitingRoom:
         self._sources: dict[str, int] = {}
         self._blocked: dict[bytes, list[Candidate]] = {}
         self._timers: list[tuple[int, int, Candidate]] = []
+        self._timed: set[tuple[Candidate, int]] = set()  # each is in `_timers` once
         self._timer_count = 0
 
     def __len__(self) -> int:
@@ -116,18 +117,25 @@ class WaitingRoom:
 
     def wake_at(self, candidate: Candidate, at: int, held: dict[bytes, Candidate]) -> None:
         """Look at it again at this time; `held` are all candidates, whose timers alone are kept for long."""
+        if (candidate, at) in self._timed:  # else two that look at one another would wake ever more often
+            return
         if len(self._timers) > 2 * len(held) + _STALE_TIMERS_MAX:
             self._timers = [timer for timer in self._timers if held.get(timer[2].id) is timer[2]]
+            self._timed = {(timer[2], timer[0]) for timer in self._timers}
             heapq.heapify(self._timers)
+        self._timed.add((candidate, at))
         self._timer_count += 1  # equal times in the order of their making
         heapq.heappush(self._timers, (at, self._timer_count, candidate))
 
     def run_all_timers(self) -> None:
         """Put to work whoever waits for a time: the clock that it was reckoned by has changed."""
         timers, self._timers = sorted(self._timers, key=lambda timer: timer[:2]), []
+        self._timed.clear()
         self.work.extend(candidate for _, _, candidate in timers)
 
     def run_timers(self, now: int) -> None:
         """Put to work whose time has come."""
         while self._timers and self._timers[0][0] <= now:
-            self.work.append(heapq.heappop(self._timers)[2])
+            at, _, candidate = heapq.heappop(self._timers)
+            self._timed.discard((candidate, at))
+            self.work.append(candidate)

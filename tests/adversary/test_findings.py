@@ -1,0 +1,28 @@
+"""What the adversary has found, each as small as it could be made."""
+
+from __future__ import annotations
+
+from ainp2p.ledger.slot import Candidate
+from ainp2p.ledger.waiting import Limits, WaitingRoom
+from tests.adversary.run import simulate
+
+
+def test_two_gated_candidates_that_wait_for_contact_do_not_wake_one_another_ever_more_often() -> None:
+    # Each look at one of them set a timer for both: in an outage of 200 s with G = 2 s that makes 2^100.
+    room = WaitingRoom(Limits())
+    both = [Candidate(bytes([n]) * 32) for n in range(2)]
+    held = {candidate.id: candidate for candidate in both}
+    room.work.extend(both)
+    for now in range(100):
+        looks = len(room.work)
+        assert looks <= 2
+        for _ in range(looks):
+            room.work.popleft()
+            for candidate in both:
+                room.wake_at(candidate, now + 1, held)
+        room.run_timers(now + 1)
+
+
+def test_no_lock_ends_below_a_receipt_whose_own_close_still_waits_for_its_gate() -> None:
+    # A CLOSE(923) that had passed its gate was named in NEWVIEWs beside a receipt for 988.
+    assert not simulate(22).violation
