@@ -5,7 +5,7 @@
 
 LEDGER.md, "Deciding a slot", 3 and 4. Here is what all of it has in common: timers, and what members have
 said. When to go further is in `views`, own NEWVIEWs are in `reporting`, PROPOSE is in `leading`, LOCKs on
-proposals are in `following`, what must be shown with them is in `exhibits`. COMMITs need nothing of this: a
+proposals are in `judging`, what must be shown with them is in `exhibits`. COMMITs need nothing of this: a
 quorum of LOCKs is a prepared certificate in every view.
 """
 
@@ -16,8 +16,8 @@ from ainp2p.ledger.certificate import read_certificate
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects
 from ainp2p.ledger.exhibits import Exhibits
-from ainp2p.ledger.following import Following
 from ainp2p.ledger.handoff import Prepared
+from ainp2p.ledger.judging import Judging
 from ainp2p.ledger.justification import read_certified, read_justification
 from ainp2p.ledger.leading import Leading
 from ainp2p.ledger.replies import Replies
@@ -46,7 +46,7 @@ class Contention:
         self.exhibits = Exhibits(desk)
         self._reporting = Reporting(desk, self.exhibits)
         self._leading = Leading(desk, self.exhibits)
-        self._following = Following(desk, self.exhibits, self._later.add)
+        self._judging = Judging(desk, self.exhibits, self._later.add)
         self._replies = Replies(desk)
         self._asleep = False  # restored, and not looked at since
 
@@ -108,7 +108,7 @@ class Contention:
         """No timer lasts longer than if it had just been started."""
         self._first.clock_put_back(now + self._first_ms)
         self._later.clear()
-        self._following.clock_put_back()
+        self._judging.clock_put_back()
         self._replies.clock_put_back(now)
         for slot_id, slot in self._table.slots.items():
             if slot.contest is not None and slot.contest.deadline is not None:
@@ -193,7 +193,7 @@ class Contention:
         elif tag == JUSTIFICATION:
             justification = read_justification(raw)
             id_ = attachment_id(raw)
-            if self._following.has_judged(id_) or self.exhibits.attachment(id_) is not None:
+            if self._judging.has_judged(id_) or self.exhibits.attachment(id_) is not None:
                 return
             self.exhibits.lay_open(raw)
             self.review((justification.object, justification.seq), now, out)
@@ -235,7 +235,7 @@ class Contention:
         if view > slot.promised:
             self._reporting.promise(slot_id, slot, view, now)
         self._leading.lead(slot_id, slot, contest, now)
-        self._following.follow(slot_id, slot, contest, now, out)
+        self._judging.follow(slot_id, slot, contest, now, out)
 
     def inherit(self, slot_id: SlotId, prepared: Prepared, now: int) -> None:
         """Start a slot at view 1, with what the last epoch left prepared; its timer runs from now on.

@@ -10,8 +10,9 @@ from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.contact import Contact
 from ainp2p.ledger.operations import ParsedOperation
 from ainp2p.ledger.parameters import Parameters
+from ainp2p.ledger.picking import leader
 from ainp2p.ledger.priority import HeldReceipts
-from ainp2p.ledger.slot import Candidate, VoteTable
+from ainp2p.ledger.slot import Candidate, SlotId, VoteTable
 from ainp2p.ledger.state import State, Undo
 from ainp2p.ledger.votelog import OwnLog
 from ainp2p.ledger.waiting import Limits, WaitingRoom
@@ -65,6 +66,10 @@ class Desk:
         contact = now if since is None else since
         opens = max(held + self.parameters.gate_hold_ms, contact + self.parameters.gate_contact_ms)
         return max(opens, now + 1) if since is None else opens
+
+    def leader(self, slot_id: SlotId, view: int) -> int:
+        """The place of the member that leads this view of this slot."""
+        return leader(self.committee, self.epoch, *slot_id, view)
 
     def wake_at(self, candidate: Candidate, at: int) -> None:
         """Look at a candidate again at this time."""

@@ -277,6 +277,13 @@ class VoteTable:
             slot = self.slots[slot_id] = Slot()
         return slot
 
+    def contest(self, slot_id: SlotId) -> Contest:
+        """What is said of this slot's views; from now on it is contested."""
+        slot = self.open_slot(slot_id)
+        if slot.contest is None:
+            slot.contest = Contest()
+        return slot.contest
+
     def name(self, id_: bytes, holders: int) -> Candidate | None:
         """The candidate with this id, new or not, which these members have; None if it was decided lately."""
         candidate = self.candidates.get(id_)

@@ -7,8 +7,8 @@ import pytest
 
 from ainp2p.ledger.attachments import CERTIFIED, attachment_tag
 from ainp2p.ledger.certificate import verify_certificate, verify_prepared
-from ainp2p.ledger.contending import ASK_AGAIN_MS
 from ainp2p.ledger.genesis import DEVELOPMENT
+from ainp2p.ledger.judging import ASK_AGAIN_MS
 from ainp2p.ledger.justification import read_certified
 from ainp2p.ledger.operations import SignedOperation, operation_id
 from ainp2p.ledger.picking import leader
@@ -175,7 +175,7 @@ def own_candidate_of_a_hurried_refund() -> object:
     bench.wait(6_000)
     bench.give(bench.refund(lock))
     slot_id = lock.id, 1
-    return bench.validator._contention._own_candidate(
+    return bench.validator._contention._reporting._own_candidate(
         slot_id, bench.validator._table.slots[slot_id], bench.now
     )
 
@@ -185,7 +185,7 @@ def test_a_gated_candidate_is_named_only_when_its_gate_has_passed_here() -> None
 
 
 def test_mutant_gate_forgotten_in_a_newview(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ainp2p.ledger.contending.is_gated", lambda parsed: False)
+    monkeypatch.setattr("ainp2p.ledger.reporting.is_gated", lambda parsed: False)
     assert own_candidate_of_a_hurried_refund() is not None
 
 

@@ -14,6 +14,7 @@ from ainp2p.errors import Error
 from ainp2p.ledger import deciding, views
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
+from ainp2p.ledger.judging import Judging
 from ainp2p.ledger.justification import read_justification
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import (
@@ -27,6 +28,7 @@ from ainp2p.ledger.operations import (
 )
 from ainp2p.ledger.picking import leader
 from ainp2p.ledger.receipts import Payer, refund_operation, settle_operation
+from ainp2p.ledger.reporting import Reporting
 from ainp2p.ledger.slot import Slot
 from ainp2p.ledger.views import Contest
 from ainp2p.protocol.codec import encode
@@ -249,7 +251,7 @@ def test_8_a_refund_against_a_settle_ends_with_the_payee_paid(seed: int) -> None
 
 def lie_as_leader(world: CommitteeWorld, view: int, lie: Callable[..., Any]) -> None:
     """The leader of this view justifies something else than what follows."""
-    contention = world.validator(leader_of(world, view))._contention
+    contention = world.validator(leader_of(world, view))._contention._leading
     honest = contention._justify
 
     def justify(*arguments: Any) -> Any:
@@ -351,9 +353,9 @@ def test_committees_in_turmoil_keep_their_promises() -> None:
 
 
 def test_mutant_that_ignores_the_prepared_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    promise = Contention._promise
+    promise = Reporting.promise
 
-    def forgetful(self: Contention, slot_id: Any, slot: Slot, view: int, now: int) -> None:
+    def forgetful(self: Reporting, slot_id: Any, slot: Slot, view: int, now: int) -> None:
         held = [(c, c.prepared) for c in slot.candidates]
         committed, slot.committed = slot.committed, {}
         for candidate, _ in held:
@@ -363,7 +365,7 @@ def test_mutant_that_ignores_the_prepared_certificate(monkeypatch: pytest.Monkey
         for candidate, prepared in held:
             candidate.prepared = prepared
 
-    monkeypatch.setattr(Contention, "_promise", forgetful)
+    monkeypatch.setattr(Reporting, "promise", forgetful)
     assert "reports less than an own COMMIT" in caught()
 
 
@@ -404,14 +406,14 @@ def test_mutant_that_locks_in_view_0_after_a_newview(monkeypatch: pytest.MonkeyP
 
 
 def test_mutant_that_locks_twice_in_a_later_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Contention._follow
+    original = Judging.follow
 
-    def again(self: Contention, slot_id: Any, slot: Slot, *rest: Any) -> None:
+    def again(self: Judging, slot_id: Any, slot: Slot, *rest: Any) -> None:
         locked, slot.locked = slot.locked, {}
         original(self, slot_id, slot, *rest)
         slot.locked = {**locked, **slot.locked}
 
-    monkeypatch.setattr(Contention, "_follow", again)
+    monkeypatch.setattr(Judging, "follow", again)
     assert "6: two LOCKs in one" in caught()
 
 
@@ -427,7 +429,7 @@ def test_mutant_that_skips_the_justification(monkeypatch: pytest.MonkeyPatch) ->
 
     assert caught(1, follow_a_liar) == ""
     monkeypatch.setattr(
-        Contention,
+        Judging,
         "_judge",
         lambda self, slot_id, proposal, now, out: self._table.candidates.get(proposal.operation),
     )
