@@ -180,7 +180,8 @@ class EpochEnd:
         desk, state = self._desk, self._desk.state
         if desk.member not in self._recorded and not desk.votes():
             return  # it follows: what others decide is taken by certificates
-        leaving = self._leaving()
+        handed_over = desk.member in self._recorded
+        leaving = Leaving(self._frontier(), {}, {}) if handed_over else self._leaving()
         if leaving is None:
             return
         desk.archive.hold_floors = True
@@ -188,17 +189,18 @@ class EpochEnd:
         self.closing = Closing(setting, leaving.frontier, self._held, now, state.head)
         for member, id_ in self._recorded.items():
             self.closing.recorded(member, id_)
-        if desk.member not in self._recorded:
+        if not handed_over:
             key, members = desk.committee.keys[desk.member], len(desk.committee.keys)
-            attachments = make_handoff(state.network, desk.epoch, key, desk.log.height, members, leaving)
+            attachments = make_handoff(
+                state.network, desk.epoch, key, desk.log.height, members, leaving, self._signer
+            )
             for raw in attachments:
                 desk.archive.hand_over(raw, now)
                 self._early[attachment_id(raw)] = raw
             desk.log.add(handoff_entry(attachment_id(attachments[0])), now)
             self.closing.recorded(desk.member, attachment_id(attachments[0]))
         else:
-            for id_ in (self._recorded[desk.member],):
-                self._reload(id_)
+            self._reload(self._recorded[desk.member])
         self._feed()
 
     def _reload(self, id_: bytes) -> None:
@@ -217,7 +219,6 @@ class EpochEnd:
         Lemma L6 (docs/ledger-proof.md): a HANDOFF reports no less than we have COMMITted on.
         """
         network = self._desk.state.network
-        frontier = {id_: head for id_, head in self._desk.archive.heads().items() if id_ != network}
         committed: dict[SlotId, bytes] = {}
         prepared: dict[SlotId, bytes] = {}
         for slot_id, slot in self._desk.table.slots.items():
@@ -229,7 +230,11 @@ class EpochEnd:
                 return None
             if certificate is not None:
                 (committed if needed else prepared)[slot_id] = certificate
-        return Leaving(frontier, committed, prepared)
+        return Leaving(self._frontier(), committed, prepared)
+
+    def _frontier(self) -> dict[bytes, Head]:
+        network = self._desk.state.network
+        return {id_: head for id_, head in self._desk.archive.heads().items() if id_ != network}
 
     def _highest(self, slot: Slot) -> bytes | None:
         """The highest prepared certificate of a slot, if it is no lower than what we COMMITted on."""

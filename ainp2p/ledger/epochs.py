@@ -17,7 +17,7 @@ frontiers; nobody LOCKs it before fetching and checking all of that."
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,7 @@ from ainp2p.ledger.handoff import (
     Union,
     changed_frontier,
     check_handoff,
+    check_signature,
     frontier_root,
     read_handoff,
     unite,
@@ -60,7 +61,7 @@ GATHER_MS = (
     1_000  # for further HANDOFFs, once those of a quorum are usable: whoever is named is not left behind
 )
 TURN_MS = 4_000  # until the next member in turn proposes too
-FORGED_MAX = 64  # attachments that were not what a record names; then their senders are not listened to
+NAMED_MAX = 64  # HANDOFFs that only a COMMITTEE names, no log that we have
 
 AttachmentOf = Callable[[bytes], bytes | None]
 HeldOf = Callable[[bytes], ParsedOperation | None]  # an operation that is held or decided here, by its id
@@ -88,9 +89,10 @@ class Certain:
 
 @dataclass(slots=True)
 class _Handing:
-    """How far we are with one member's HANDOFF."""
+    """How far we are with a HANDOFF. `member`: whose log records it; −1 until it says itself whose it is."""
 
     id: bytes
+    member: int
     raw: bytes | None = None
     handoff: Handoff | None = None
     prepared: Mapping[SlotId, Prepared] = field(default_factory=dict)
@@ -130,35 +132,51 @@ class Closing:
         self._held = held
         self._since = now
         self._usable_since: int | None = None
-        self._handings: dict[int, _Handing] = {}  # by member
+        self._handings: dict[bytes, _Handing] = {}  # by id, in the order in which they were heard of
         self._pages: dict[bytes, bytes] = {}
         self.certain: dict[bytes, Certain] = {}
 
     # --- HANDOFFs ---------------------------------------------------------------------------------
 
     def recorded(self, member: int, id_: bytes) -> None:
-        """A member's log has a HANDOFF record; the first one counts, any other is an offence."""
-        self._handings.setdefault(member, _Handing(id_))
+        """A member's log, as we know it, has a HANDOFF record."""
+        handing = self._handings.setdefault(id_, _Handing(id_, member))
+        if handing.member < 0:
+            handing.member = member
+
+    def named(self, ids: Iterable[bytes]) -> None:
+        """A COMMITTEE names these; of members that show others another log, we may not have heard."""
+        for id_ in ids:
+            if len(self._handings) < len(self._is.committee.keys) + NAMED_MAX:
+                self._handings.setdefault(id_, _Handing(id_, -1))
 
     def attached(self, raw: bytes) -> bool:
-        """Take an attachment if it is a HANDOFF that was recorded, or a page of one; whether it was."""
+        """Take an attachment if it is a HANDOFF that we have heard of, or a page of one; whether it was."""
         id_, taken = attachment_id(raw), False
         for handing in self._handings.values():
             if handing.id == id_ and handing.raw is None:
                 handing.raw, taken = raw, True
-                try:
-                    handing.handoff = read_handoff(raw)
-                except Error:
-                    handing.broken = True
+                self._read(handing, raw)
             elif handing.handoff is not None and id_ in handing.handoff.more:
                 self._pages[id_], taken = raw, True
         if taken:
             self._check_all()
         return taken
 
+    def _read(self, handing: _Handing, raw: bytes) -> None:
+        try:
+            handoff = read_handoff(raw)
+            check_signature(handoff)
+        except Error:
+            handing.broken = True
+            return
+        member = self._is.committee.index.get(handoff.validator, -1)
+        handing.broken = member < 0 or handing.member not in (-1, member)
+        handing.handoff, handing.member = handoff, member
+
     def _check_all(self) -> None:
-        for member, handing in self._handings.items():
-            handoff, key = handing.handoff, self._is.committee.keys[member]
+        for handing in self._handings.values():
+            handoff = handing.handoff
             if handoff is None or handing.raw is None or handing.broken or handing.heads is not None:
                 continue
             if any(page not in self._pages for page in handoff.more):
@@ -166,7 +184,12 @@ class Closing:
             pages = [self._pages[page] for page in handoff.more]
             try:
                 handing.handoff, handing.prepared = check_handoff(
-                    handing.raw, self._is.network, self._is.epoch, key, pages, self._is.committee_of
+                    handing.raw,
+                    self._is.network,
+                    self._is.epoch,
+                    handoff.validator,
+                    pages,
+                    self._is.committee_of,
                 )
             except Error:
                 handing.broken = True
@@ -178,20 +201,23 @@ class Closing:
     def attachments_wanted(self) -> list[tuple[bytes, bytes]]:
         """(attachment, member's key) of what is recorded, or named by a HANDOFF, and not here."""
         wanted = []
-        for member, handing in sorted(self._handings.items()):
-            key = self._is.committee.keys[member]
+        for handing in self._handings.values():
+            key = self._key_of(handing)
             if handing.raw is None:
                 wanted.append((handing.id, key))
             elif handing.handoff is not None and not handing.broken:
                 wanted += [(page, key) for page in handing.handoff.more if page not in self._pages]
         return wanted
 
+    def _key_of(self, handing: _Handing) -> bytes:
+        return self._is.committee.keys[max(handing.member, 0)]
+
     @property
     def frontiers_wanted(self) -> list[FrontierWanted]:
         """Members whose frontier differs from ours, we do not know where."""
         return [
-            FrontierWanted(self._is.committee.keys[member], handing.id)
-            for member, handing in sorted(self._handings.items())
+            FrontierWanted(self._key_of(handing), handing.id)
+            for handing in self._handings.values()
             if handing.handoff is not None
             and not handing.broken
             and handing.heads is None
@@ -234,8 +260,8 @@ class Closing:
     def operations_wanted(self) -> list[tuple[bytes, bytes]]:
         """(operation, member's key): heads that others have more, what is below them, and prepared ones."""
         wanted: dict[bytes, bytes] = {}
-        for member, handing in sorted(self._handings.items()):
-            key = self._is.committee.keys[member]
+        for handing in self._handings.values():
+            key = self._key_of(handing)
             for object_, head in (handing.heads or {}).items():
                 missing = self._chain(object_, head)[1]
                 if missing is not None:
@@ -293,12 +319,18 @@ class Closing:
 
     @property
     def usable(self) -> dict[int, Checked]:
-        """By member, the HANDOFFs of which everything is here and right."""
-        return {
-            member: Checked(handing.id, handing.handoff, handing.prepared, handing.heads)
-            for member, handing in sorted(self._handings.items())
+        """By member, a HANDOFF of which everything is here and right."""
+        found: dict[int, Checked] = {}
+        for checked in self._all_usable():
+            found.setdefault(self._is.committee.index[checked.handoff.validator], checked)
+        return dict(sorted(found.items()))
+
+    def _all_usable(self) -> list[Checked]:
+        return [
+            Checked(handing.id, handing.handoff, handing.prepared, handing.heads)
+            for handing in self._handings.values()
             if handing.handoff is not None and handing.heads is not None and self._problem(handing) is None
-        }
+        ]
 
     # --- judging somebody's COMMITTEE ---------------------------------------------------------------
 
@@ -319,11 +351,11 @@ class Closing:
             InvalidOperation: rules ``"handoffs"``, ``"fork"``, ``"state-root"``, ``"seats"``, ``"bonds"``,
                 ``"offenders"``: it says something else.
         """
-        usable = {checked.id: checked for checked in self.usable.values()}
-        known = {handing.id: handing for handing in self._handings.values()}
+        self.named(body.handoffs)
+        usable = {checked.id: checked for checked in self._all_usable()}
         for id_ in body.handoffs:
             if id_ not in usable:
-                if id_ in known and known[id_].broken:
+                if id_ in self._handings and self._handings[id_].broken:
                     raise InvalidOperation("handoffs", "one is not what it should be")
                 raise NotYet("handoffs", "not all that it names are here")
         offenders = judge_evidence(body.evidence, self._is, state, attachment_of)

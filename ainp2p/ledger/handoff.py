@@ -3,12 +3,14 @@
 LEDGER.md, "Epochs": "publishes HANDOFF: its log height, its frontier (every decided head, certificates
 fetchable) and for each undecided slot its highest prepared certificate".
 
-    Handoff  = [3, network, epoch, validator, height, frontier root, frontier count, prepared, more]
+    Handoff  = [3, network, epoch, validator, height, frontier root, count, prepared, more, signature]
     Page     = [5, prepared]                    what does not fit into the HANDOFF; `more` names it by its id
     prepared = [[object, seq, certificate], …]  rising, over the HANDOFF and its pages together
 
 Both travel as attachments. The HANDOFF record (06) of the vote log signs the HANDOFF's digest, so one
-validator has one for each epoch, and its votes before it are those before that record.
+validator has one for each epoch, and its votes before it are those before that record. The HANDOFF itself is
+signed too (over its encoding with an empty signature): a member that shows different logs to different others
+must not keep those from judging one COMMITTEE, so whichever of its HANDOFFs is named counts.
 
 **Nothing that matters is left out.** A validator must hand over the slots in which it has COMMITted: where
 one was decided unseen, each set of more than 2/3 meets the quorum that COMMITted in a correct member. So it
@@ -31,8 +33,11 @@ from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX, attachment_id
 from ainp2p.ledger.certificate import CERTIFICATE_SIZE_MAX, read_certificate, verify_prepared
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.merkle import MerkleTree
+from ainp2p.ledger.operations import Signer
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Uint, encode, fast_decoder
+from ainp2p.protocol.identity import verify
 
+SIGN_HANDOFF = b"ainp2p/handoff/1"
 PAGES_MAX = 512  # named by one HANDOFF: 17 kB
 _ROOM = 40_000  # bytes of prepared slots in a HANDOFF; its pages' names need 17 kB
 _PAGE_ROOM = 59_000
@@ -68,6 +73,7 @@ class Handoff(Message, frozen=True, tag=3):
     frontier_count: Uint
     prepared: HeldSlots
     more: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=PAGES_MAX)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
 
 class Page(Message, frozen=True, tag=5):
@@ -129,11 +135,20 @@ class Leaving:
 
 
 def make_handoff(
-    network: bytes, epoch: int, validator: bytes, height: int, members: int, leaving: Leaving
+    network: bytes,
+    epoch: int,
+    validator: bytes,
+    height: int,
+    members: int,
+    leaving: Leaving,
+    signer: Signer | None = None,
 ) -> list[bytes]:
     """A HANDOFF of one of so many members as attachments: itself, then its pages.
 
     Lemma L6 (docs/ledger-proof.md): every slot with a COMMIT of ours is in it.
+
+    Args:
+        signer: the member's key; without one it is not signed, and nobody takes it.
     """
     chosen = dict(leaving.committed)
     for slot, certificate in sorted(leaving.prepared.items()):
@@ -148,7 +163,21 @@ def make_handoff(
         pages.append(encode(Page(page)))
     names = tuple(attachment_id(page) for page in pages)
     root, count = frontier_root(leaving.frontier), len(leaving.frontier)
-    return [encode(Handoff(network, epoch, validator, height, root, count, inline, names)), *pages]
+    handoff = Handoff(network, epoch, validator, height, root, count, inline, names)
+    if signer is not None:
+        signature = signer.sign(SIGN_HANDOFF, encode(handoff))
+        handoff = msgspec.structs.replace(handoff, signature=signature)
+    return [encode(handoff), *pages]
+
+
+def check_signature(handoff: Handoff) -> None:
+    """Check that its validator has signed a HANDOFF.
+
+    Raises:
+        BadSignature: it has not.
+    """
+    unsigned = msgspec.structs.replace(handoff, signature=b"")
+    verify(handoff.validator, SIGN_HANDOFF, encode(unsigned), handoff.signature)
 
 
 def _split(held: list[Held], room: int) -> tuple[tuple[Held, ...], list[Held]]:
@@ -309,6 +338,7 @@ __all__ = [
     "changed_frontier",
     "check_handoff",
     "check_prepared",
+    "check_signature",
     "commits_max",
     "frontier_root",
     "make_handoff",

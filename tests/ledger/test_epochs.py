@@ -59,7 +59,8 @@ class Member:
         self.state.apply(house.end)
         self.closing = Closing(house.setting, self.heads, house.operations.get, NOW)
         leaving = Leaving(self.heads, self.prepared, {})
-        return make_handoff(house.network, 0, house.keys[self.index].public, 1, 4, leaving)
+        key = house.keys[self.index]
+        return make_handoff(house.network, 0, key.public, 1, 4, leaving, key)
 
 
 class Parliament:
@@ -381,14 +382,44 @@ def test_a_set_of_fewer_handoffs_has_its_own_root(house: Parliament) -> None:
         house.judge(0, msgspec.structs.replace(body, handoffs=without))
 
 
-def test_a_second_handoff_of_one_member_does_not_count(house: Parliament) -> None:
+def test_of_a_member_with_two_handoffs_whichever_is_named_counts(house: Parliament) -> None:
+    """It shows different logs to different others: they can judge each other's COMMITTEEs all the same."""
     house.close()
-    other = make_handoff(house.network, 0, house.keys[0].public, 9, 4, Leaving({}, {}, {}))
-    closing = house.closing(1)
-    house.tell(1, 0)
-    closing.recorded(0, attachment_id(other[0]))
-    assert not closing.attached(other[0])
-    assert closing.usable.keys() == {0}
+    house.meet()
+    key = house.keys[0]
+    other = make_handoff(house.network, 0, key.public, 9, 4, Leaving({}, {}, {}), key)
+    late = Parliament()
+    late.close()
+    late.handed = [other, *house.handed[1:]]
+    late.meet()
+    proposed = late.propose(1)
+    assert first_id(other) in body_of(proposed).handoffs
+    with pytest.raises(NotYet, match="handoffs"):
+        house.judge(2, proposed)
+    (wanted,) = house.closing(2).attachments_wanted
+    assert wanted[0] == first_id(other)
+    assert house.closing(2).attached(other[0])
+    house.judge(2, proposed)
+    assert len(house.closing(2).usable) == 4
+    assert first_id(house.handed[0]) != first_id(other)
+
+
+def test_a_handoff_that_its_member_did_not_sign_does_not_count(house: Parliament) -> None:
+    house.close()
+    house.meet()
+    forged = make_handoff(house.network, 0, house.keys[0].public, 9, 4, Leaving({}, {}, {}), house.keys[1])
+    body = body_of(house.propose(1))
+    ids = tuple(sorted({*body.handoffs, first_id(forged)} - {house.id_of(0)}))
+    named = msgspec.structs.replace(body, handoffs=ids)
+    with pytest.raises(NotYet):
+        house.judge(2, named)
+    assert house.closing(2).attached(forged[0])
+    with pytest.raises(InvalidOperation, match="not what it should be"):
+        house.judge(2, named)
+
+
+def first_id(handed: list[bytes]) -> bytes:
+    return attachment_id(handed[0])
 
 
 def test_a_handoff_of_garbage_is_of_no_use_and_blocks_nobody(house: Parliament) -> None:
