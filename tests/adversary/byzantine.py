@@ -192,7 +192,7 @@ class Traitor:
         contest = slot.contest
         assert contest is not None
         view = contest.entered + self.rng.randint(0, 1)
-        if view == 0 or validator._contention._leader(slot_id, view) != self.place:
+        if view == 0 or validator._desk.leader(slot_id, view) != self.place:
             return
         key = ("forged", id(validator), slot_id, view)
         if key in self._said or not contest.heard:

@@ -52,8 +52,8 @@ MUTANTS: dict[str, Mutant] = {
     # --- the eleven that LEDGER.md names ---------------------------------------------------------------
     "ignore the prepared certificate": _mutant(
         "prepared",
-        ("contending:Contention._promise", "if each.prepared is not None", "if False"),
-        ("contending:Contention._promise", "if max(slot.committed, default=-1) > below:", "if False:"),
+        ("reporting:Reporting.promise", "if each.prepared is not None", "if False"),
+        ("reporting:Reporting.promise", "if max(slot.committed, default=-1) > below:", "if False:"),
     ),
     "COMMIT after NEWVIEW": _mutant(
         "6 below NEWVIEW",
@@ -70,10 +70,10 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "skip the justification": _mutant(
         "justification|pick",
-        ("contending:Contention._judge", "if shown.prepared is not None:", "if True:"),
-        ("contending:Contention._judge", "if shown is None:", "if False:"),
+        ("judging:Judging._judge", "if shown.prepared is not None:", "if True:"),
+        ("judging:Judging._judge", "if shown is None:", "if False:"),
         (
-            "contending:Contention._judge",
+            "judging:Judging._judge",
             "return self._judge_prepared(slot_id, proposal, shown)",
             "return self._table.candidates.get(proposal.operation)",
         ),
@@ -100,7 +100,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a gate forgotten in NEWVIEW": _mutant(
         "gate",
-        ("contending:Contention._own_candidate", "if is_gated(candidate.parsed):", "if False:"),
+        ("reporting:Reporting._own_candidate", "if is_gated(candidate.parsed):", "if False:"),
     ),
     "a timer that runs alone": _mutant(
         "timer",
@@ -113,7 +113,7 @@ MUTANTS: dict[str, Mutant] = {
     # --- votes ------------------------------------------------------------------------------------------
     "LOCK twice in a later view": _mutant(
         "6 one LOCK",
-        ("contending:Contention._follow", " or proposal.view in slot.locked:", ":"),
+        ("judging:Judging.follow", " or proposal.view in slot.locked:", ":"),
         ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
     ),
     "LOCK in view 0 after NEWVIEW": _mutant(
@@ -122,7 +122,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "LOCK below NEWVIEW in a later view": _mutant(
         "6 below NEWVIEW",
-        ("contending:Contention._follow", "if proposal.view < slot.promised or", "if"),
+        ("judging:Judging.follow", "if proposal.view < slot.promised or", "if"),
     ),
     "forget LOCKs on restart": _mutant(
         "6 one LOCK",
@@ -212,11 +212,11 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "anybody proposes": _mutant(
         "leader",
-        ("contending:Contention._lead", "if self._leader(slot_id, view) != self._desk.member:", "if False:"),
+        ("leading:Leading.lead", "if self._desk.leader(slot_id, view) != self._desk.member:", "if False:"),
     ),
     "one proposes twice": _mutant(
         "6 one PROPOSE",
-        ("contending:Contention._lead", "or contest.proposed >= view ", ""),
+        ("leading:Leading.lead", "or contest.proposed >= view ", ""),
     ),
     "few may name a gated candidate": _mutant(
         "pick|justification",
@@ -231,7 +231,7 @@ MUTANTS: dict[str, Mutant] = {
             "if False:",
         ),
         (
-            "contending:Contention._own_candidate",
+            "reporting:Reporting._own_candidate",
             "if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):",
             "if False:",
         ),
@@ -239,7 +239,7 @@ MUTANTS: dict[str, Mutant] = {
     "name what is below a receipt": _mutant(
         "8 priority",
         (
-            "contending:Contention._own_candidate",
+            "reporting:Reporting._own_candidate",
             "if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):",
             "if False:",
         ),
