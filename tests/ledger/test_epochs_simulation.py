@@ -13,12 +13,13 @@ import pytest
 from ainp2p.errors import Error
 from ainp2p.ledger import deciding, epoch_end
 from ainp2p.ledger.committee_chain import CommitteeChain
+from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Found, Records, Restored
 from ainp2p.ledger.evidence import TWO_BATCHES, Evidence
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import read_handoff
+from ainp2p.ledger.handoff import Prepared, SlotId, read_handoff
 from ainp2p.ledger.merkle import EMPTY_ROOT
 from ainp2p.ledger.operations import BOND_PURPOSE, LockTerms, NextCommittee, Share, SignedOperation, parse
 from ainp2p.ledger.state import State
@@ -477,8 +478,22 @@ def test_mutant_a_private_set_of_handoffs(monkeypatch: pytest.MonkeyPatch) -> No
     assert "starts at view 1" in broken_by(some_storms)
 
 
-def test_mutant_a_log_that_is_forgotten_at_the_end_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not stay frozen after a restart has another frontier than its HANDOFF says."""
+def test_mutant_what_a_slot_began_with_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later NEWVIEWs say nothing of the inherited certificate."""
+    known = Contention.inherit
+
+    def forgetful(self: Contention, slot_id: SlotId, prepared: Prepared, now: int) -> None:
+        known(self, slot_id, prepared, now)
+        self._table.slots[slot_id].inherited = None
+        candidate = self._table.candidates.get(prepared.operation)
+        if candidate is not None:
+            candidate.prepared = candidate.shown = None
+
+    monkeypatch.setattr(Contention, "inherit", forgetful)
+    assert "began with" in broken_by(some_storms)
+
+
+def test_mutant_a_state_that_does_not_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes on after its HANDOFF can no longer show others what it says: the epoch never ends."""
     monkeypatch.setattr(epoch_end.EpochEnd, "_frozen", property(lambda self: False))
-    found = broken_by(some_storms)
-    assert found
+    assert "not settled" in broken_by(some_storms)
