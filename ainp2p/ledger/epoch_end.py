@@ -283,6 +283,10 @@ class EpochEnd:
         self._asked[what] = now + ASK_AGAIN_MS, asked + 1
         return True
 
+    def wants(self, id_: bytes) -> bool:
+        """Whether this attachment was asked for: somebody's COMMITTEE names it."""
+        return id_ in self._asked
+
     def _whom(self, what: bytes, first: bytes) -> bytes:
         """Whose it is; then one member after the other: whoever has judged it has it too.
 

@@ -33,7 +33,14 @@ from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation, LedgerError, Malformed, NotYet, RemoteError, StorageError
 from ainp2p.ledger.archive import WRITE_AFTER_MS, Archive
-from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX, EVIDENCE, HANDOFF, PAGE, attachment_tag
+from ainp2p.ledger.attachments import (
+    ATTACHMENT_SIZE_MAX,
+    EVIDENCE,
+    HANDOFF,
+    PAGE,
+    attachment_id,
+    attachment_tag,
+)
 from ainp2p.ledger.certificate import read_certificate, verify_decided
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
@@ -305,6 +312,8 @@ class Validator:
             evidence = read_evidence(raw)
             offence = verify_evidence(evidence, self.network, self.state.committee, self.attachment)
             self._decider.learn(evidence, offence, out)
+            if self._end.wants(attachment_id(raw)):  # though we hold another one against the same culprit
+                self._end.note_evidence(evidence)
         elif attachment_tag(raw) in (HANDOFF, PAGE):
             if self._inheritance.take_attachment(raw):
                 self._inherit(now, out)
