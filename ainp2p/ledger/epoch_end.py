@@ -292,11 +292,9 @@ class EpochEnd:
 
         So a HANDOFF that its member shows to a few only keeps nobody from judging what those few vote for.
         """
-        keys, asked = self._desk.committee.keys, self._asked[what][1]
-        if asked == 1:
-            return first
-        others = [key for key in keys if key not in (first, self._signer.public)] or [first]
-        return others[(asked - 2) % len(others)]
+        asked = self._asked[what][1]
+        others = [key for key in self._desk.committee.keys if key not in (first, self._signer.public)]
+        return [first, *others][(asked - 1) % (len(others) + 1)]
 
     # --- COMMITTEE ----------------------------------------------------------------------------------
 
