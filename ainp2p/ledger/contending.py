@@ -240,6 +240,8 @@ class Contention:
     def inherit(self, slot_id: SlotId, prepared: Prepared, now: int) -> None:
         """Start a slot at view 1, with what the last epoch left prepared; its timer runs from now on.
 
+        Lemma L6 (docs/ledger-proof.md): only what was left prepared can be LOCKed in such a slot.
+
         The certificate stands for "prepared in view 0": in that view such a slot has no votes, so that every
         view of this epoch comes after it.
         """
