@@ -53,12 +53,18 @@ class Desk:
         self.room = WaitingRoom(self.limits)
 
     def votes_on(self, object_: bytes) -> bool:
-        """Whether we cast votes on this object now."""
+        """Whether we cast votes on this object now.
+
+        Lemma L6 (docs/ledger-proof.md): no vote on an ordinary slot comes after one's HANDOFF.
+        """
         # "once it is final a validator votes in e only on System"
         return self.votes() and (not self.state.system.closed or object_ == self.state.network)
 
     def gate_opens(self, candidate: Candidate, now: int) -> int:
-        """When D and G will have passed for a gated candidate if contact lasts; up to `now`: they have."""
+        """When D and G will have passed for a gated candidate if contact lasts; up to `now`: they have.
+
+        Lemma L13 (docs/ledger-proof.md): D and G both pass, and an outage begins G anew.
+        """
         # "Gated operations wait until they have been held for D since they became otherwise valid and the
         # validator has been in contact with a quorum, itself included, for G"
         since = self.contact.since(now)
