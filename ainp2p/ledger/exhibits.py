@@ -82,6 +82,8 @@ class Exhibits:
     def keep_shown(self, candidate: Candidate, view: int) -> None:
         """Have the certificate on disk that our COMMIT rests on, if it is one that somebody showed.
 
+        Lemma L4 (docs/ledger-proof.md): what we COMMITted on can be shown after a restart.
+
         Its LOCKs may be in no log that anybody holds, if a log was forked: without it we could never report
         what we COMMITted on after a restart, and would be silent in this slot.
         """
