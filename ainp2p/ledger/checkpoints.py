@@ -123,6 +123,13 @@ class Checkpoints:
                 pass
         return base.epoch, self._tree.prove(kind, id_)
 
+    def root(self, epoch: int) -> bytes:
+        """The root over the leaves that are here; as long as there are leaves."""
+        tree = _ChunkedTree(self, epoch)
+        while tree.grow():
+            pass
+        return tree.root
+
     # --- a new one --------------------------------------------------------------------------------
 
     def begin(self, epoch: int, n: int, root: bytes) -> None:

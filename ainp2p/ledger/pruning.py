@@ -21,7 +21,7 @@ from ainp2p.errors import StorageError
 from ainp2p.ledger.accounts import Account
 from ainp2p.ledger.attachments import HANDOFF, attachment_tag
 from ainp2p.ledger.certificate import build_certificate, unpack_place
-from ainp2p.ledger.checkpoints import CHECKING, COPYING, DONE, FAILED, USABLE, Checkpoint
+from ainp2p.ledger.checkpoints import CHECKING, COPYING, DONE, FAILED, USABLE, Checkpoint, Checkpoints
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.handoff import read_handoff
@@ -103,7 +103,7 @@ class Pruner:
         gone: list[int] = []
         for stored in page:
             parsed = parse(stored.signed)
-            if self._stays(base.epoch, parsed):
+            if stays(self._checkpoints, base.epoch, self._network, parsed):
                 self._make_certificate(stored)
             else:
                 drop.append(parsed)
@@ -113,24 +113,6 @@ class Pruner:
             self._put(base, SIFTING, page[-1].n)
         return not page
 
-    def _stays(self, epoch: int, parsed: ParsedOperation) -> bool:
-        operation, body = parsed.operation, parsed.operation.body
-        if operation.object == self._network:
-            return True
-        if self._head(epoch, operation.object) == parsed.id:
-            return True
-        return isinstance(body, Spend) and any(
-            self._checkpoints.state_of(epoch, LOCK, lock_id(parsed.id, index)) is not None
-            for index in range(len(body.locks))
-        )
-
-    def _head(self, epoch: int, object_: bytes) -> bytes | None:
-        account = self._checkpoints.state_of(epoch, ACCOUNT, object_)
-        if account is not None:
-            return _read_account(account).head
-        lock = self._checkpoints.state_of(epoch, LOCK, object_)
-        return _read_lock(lock).head if lock is not None else None
-
     def _delete(self, drop: Sequence[ParsedOperation], rows: Sequence[int]) -> None:
         many = self._database.executemany
         many("DELETE FROM ledger_operations WHERE n = ?", [(n,) for n in rows])
@@ -138,6 +120,7 @@ class Pruner:
         # A Lock that ended before the checkpoint: a late duplicate finds no Lock, and is refused for that.
         ended = [p.operation.object for p in drop if isinstance(p.operation.body, Close | Refund)]
         many("DELETE FROM ledger_ended WHERE id = ?", [(id_,) for id_ in ended])
+        self._store.openings.drop(ended)
 
     def _certify(self, base: Checkpoint) -> bool:
         """What was decided in an earlier epoch and applied in this one needs its certificate, too."""
@@ -219,9 +202,33 @@ class Pruner:
         return not older or (self._checkpoints.discard(older[0], ROWS) and len(older) == 1)
 
 
+def stays(checkpoints: Checkpoints, epoch: int, network: bytes, parsed: ParsedOperation) -> bool:
+    """Whether an operation from before this checkpoint still proves something."""
+    operation, body = parsed.operation, parsed.operation.body
+    if operation.object == network or _head(checkpoints, epoch, operation.object) == parsed.id:
+        return True
+    return isinstance(body, Spend) and any(
+        checkpoints.state_of(epoch, LOCK, lock_id(parsed.id, index)) is not None
+        for index in range(len(body.locks))
+    )
+
+
+def _head(checkpoints: Checkpoints, epoch: int, object_: bytes) -> bytes | None:
+    account = checkpoints.state_of(epoch, ACCOUNT, object_)
+    if account is not None:
+        return _read_account(account).head
+    lock = checkpoints.state_of(epoch, LOCK, object_)
+    return _read_lock(lock).head if lock is not None else None
+
+
+def is_sifted(base: Checkpoint) -> bool:
+    """Whether of what came before this checkpoint only that is left which stays."""
+    return base.phase == DONE or base.step > SIFTING
+
+
 def holds_committee(operations: Sequence[ParsedOperation]) -> bool:
     """Whether a COMMITTEE is among them."""
     return any(isinstance(parsed.operation.body, NextCommittee) for parsed in operations)
 
 
-__all__ = ["Pruner", "holds_committee"]
+__all__ = ["Pruner", "holds_committee", "is_sifted", "stays"]

@@ -23,6 +23,7 @@ from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.openings import Openings
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.state import Changes, Credit, State
 from ainp2p.ledger.state_tree import ACCOUNT, BURNT, CREDIT, LOCK, Leaf
@@ -79,6 +80,7 @@ class Store:
 
     Attributes:
         checkpoints: from where on operations are stored, once there is one.
+        openings: which SPEND opened a Lock.
         keep_history: begin no checkpoint: everything is kept from now on.
     """
 
@@ -96,6 +98,7 @@ class Store:
         self._check_meta()
         self.keep_history = keep_history
         self.checkpoints = Checkpoints(database)
+        self.openings = Openings(database)
 
     @property
     def network(self) -> bytes:
@@ -133,10 +136,15 @@ class Store:
                     first = place
             self._write(batch[first:])
 
+    def write_one(self, decided: Decided) -> None:
+        """Write one applied operation, inside a transaction; no checkpoint begins with it."""
+        self._write([decided])
+
     def _write(self, batch: Sequence[Decided]) -> None:
         many = self.database.executemany
         self.checkpoints.save(decided.changes for decided in batch)
         many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", self._operation_rows(batch))
+        self.openings.put(decided.parsed for decided in batch)
         # Later states of one object replace earlier ones of the same batch before they are written.
         accounts = {account.id: account for decided in batch for account in decided.changes.accounts}
         locks = {lock.id: lock for decided in batch for lock in decided.changes.locks}
@@ -254,6 +262,27 @@ class Store:
         except (Error, TypeError) as exc:
             raise self._damaged(f"an ended Lock cannot be read: {exc}") from exc
 
+    def system(self) -> System:
+        """The System as it is stored.
+
+        Raises:
+            StorageError: its row is missing or damaged.
+        """
+        try:
+            (system,) = [_read_system(raw) for raw in self._states("ledger_system")]
+        except (Error, TypeError, ValueError) as exc:
+            raise self._damaged(f"the System cannot be read: {exc}") from exc
+        return system
+
+    def read_credit(self, state: bytes) -> tuple[bytes, int]:
+        """(account, uain) of an encoded credit.
+
+        Raises:
+            Malformed: it is none.
+        """
+        credit = _read_credit(state)
+        return credit.account, credit.amount
+
     def load(self, *, verify: bool = True) -> State:
         """The state after all stored operations; it finds ended Locks here.
 
@@ -285,7 +314,7 @@ class Store:
         return self._replay(frontier)
 
     def _replay(self, frontier: Mapping[bytes, int] | None) -> State:
-        state, n = self._begin()
+        state, n = self.begin()
         ended: set[bytes] = set()
         state.ended_lock = lambda id_: self.ended_lock(id_) if id_ in ended else None
         while page := self.operations(after=n):
@@ -311,8 +340,12 @@ class Store:
                 raise self._damaged("a Lock is said to have ended that has not")
         return state
 
-    def _begin(self) -> tuple[State, int]:
-        """Where a replay starts: the base, or the genesis; and how many operations came before it."""
+    def begin(self) -> tuple[State, int]:
+        """Where a replay starts: the base, or the genesis; and how many operations came before it.
+
+        Raises:
+            StorageError: the base is damaged.
+        """
         base = self.checkpoints.base
         if base is None:
             return State(self._genesis), 0

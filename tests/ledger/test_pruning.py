@@ -303,11 +303,11 @@ def _credit_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def _opening_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        Pruner,
-        "_stays",
-        lambda self, epoch, parsed: (
-            parsed.operation.object == self._network
-            or self._head(epoch, parsed.operation.object) == parsed.id
+        pruning_module,
+        "stays",
+        lambda checkpoints, epoch, network, parsed: (
+            parsed.operation.object == network
+            or pruning_module._head(checkpoints, epoch, parsed.operation.object) == parsed.id
         ),
     )
 
