@@ -69,7 +69,10 @@ class Judging:
             return
 
     def _judge(self, slot_id: SlotId, proposal: Propose, now: int, out: Effects) -> Candidate | None:
-        """The candidate to LOCK, or None: the proposal is void, or something is missing."""
+        """The candidate to LOCK, or None: the proposal is void, or something is missing.
+
+        Lemma L5 (docs/ledger-proof.md): only what a justification makes follow; what is prepared comes first.
+        """
         shown = self._shown(slot_id, proposal, now, out)
         if shown is None:
             return None
