@@ -26,7 +26,10 @@ class Reporting:
         self._table, self._archive = desk.table, desk.archive
 
     def promise(self, slot_id: SlotId, slot: Slot, view: int, now: int) -> None:
-        """Send NEWVIEW(view) if we have anything to say."""
+        """Send NEWVIEW(view) if we have anything to say.
+
+        Lemma L4 (docs/ledger-proof.md): no NEWVIEW reports less than we have COMMITted on.
+        """
         highest = max(
             ((each.prepared, each) for each in slot.candidates if each.prepared is not None),
             key=lambda pair: pair[0],
@@ -55,7 +58,10 @@ class Reporting:
         self._desk.log.add(newview_entry(view, *slot_id, prepared, candidate), now)
 
     def _own_candidate(self, slot_id: SlotId, slot: Slot, now: int) -> Candidate | None:
-        """The valid operation held that comes first in `pick`'s order, its gate passed here if it has one."""
+        """The valid operation held that comes first in `pick`'s order, its gate passed here if it has one.
+
+        Lemma L9 (docs/ledger-proof.md): no candidate of ours is below a held receipt.
+        """
         self._take_up_receipt(slot_id, now)
         lock = self._desk.state.locks.get(slot_id[0])
         locked = slot.locked.get(0)
