@@ -250,6 +250,8 @@ class Validator:
     def handle_height(self, member: bytes, height: int, now: int, epoch: int | None = None) -> Effects:
         """A member says how many of our own batches it holds; asked for once after each start, in each epoch.
 
+        Lemma L2 (docs/ledger-proof.md): a disk that has forgotten votes for nothing.
+
         Args:
             epoch: that it speaks of; what is said of another one means nothing.
 
@@ -416,7 +418,10 @@ class Validator:
 
     @property
     def voting(self) -> bool:
-        """Whether it casts votes."""
+        """Whether it casts votes.
+
+        Lemma L6 (docs/ledger-proof.md): nobody votes before it has the epoch's one set of HANDOFFs.
+        """
         ready = self._started and self._inheritance.prepared is not None
         return ready and not self.behind and self._member >= 0 and self.halted is None
 
@@ -476,7 +481,10 @@ class Validator:
         return self._archive.collect(own, now, self._table, self._decider.receipts, self._chains)
 
     def release(self, records: Records, now: int) -> Effects:
-        """Go on after `records` were written: own batches may be seen now, and count."""
+        """Go on after `records` were written: own batches may be seen now, and count.
+
+        Lemma L2 (docs/ledger-proof.md): votes leave when they are on the disk.
+        """
         self._archive.written(records)
         for record in records.decided:
             self.state.release(record.decided.changes.locks)
@@ -593,7 +601,10 @@ class Validator:
     # --- starting again ---------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        """Rebuild votes and tallies from the journal, exactly: what we LOCKed stays LOCKed."""
+        """Rebuild votes and tallies from the journal, exactly: what we LOCKed stays LOCKed.
+
+        Lemma L2 (docs/ledger-proof.md): a restart knows every vote that it has cast.
+        """
         restored = self._journal.restore(len(self.committee.keys), self.epoch)
         self._archive.segment = restored.segment
         for segment, signed in restored.operations:
