@@ -67,6 +67,7 @@ class EpochEnd:
         self._good: dict[bytes, Verdict] = {}
         self._permitted: set[bytes] = set()
         self._asked: dict[bytes, tuple[int, int]] = {}  # when to ask again, how often we did
+        self._asked_for: set[bytes] = set()  # operations that others have more, as of the last look
         self._look_at = 0
         self._waiting_since: int | None = None  # for what a final COMMITTEE needs
         self._proposed = False
@@ -122,7 +123,9 @@ class EpochEnd:
             return False
         if self.closing is not None:
             self.closing.take_decided(parsed, certificate, view)
-            self._progress()
+            self._asked_for.discard(parsed.id)
+            if not self._asked_for:  # not after each of thousands: all HANDOFFs are looked at then
+                self._progress()
         return True
 
     def _progress(self) -> None:
@@ -266,7 +269,9 @@ class EpochEnd:
             name = wanted.handoff + b"frontier"
             if self._may_ask(name, now):
                 out.frontiers.append(FrontierWanted(self._whom(name, wanted.member), wanted.handoff))
-        for id_, key in self.closing.operations_wanted:
+        wanted_operations = self.closing.operations_wanted
+        self._asked_for = {id_ for id_, _ in wanted_operations}
+        for id_, key in wanted_operations:
             if self._may_ask(id_, now):
                 out.certain.append(Wanted(id_, (self._whom(id_, key),)))
         slot = self._desk.table.slots.get((self._desk.state.network, 2 * self._desk.epoch + 2))
