@@ -26,7 +26,10 @@ TIMEOUT_MS_MAX = 60_000
 
 
 def view_timeout(first_ms: int, view: int, members: int) -> int:
-    """How long a view may take, in ms."""
+    """How long a view may take, in ms.
+
+    Lemma L11 (docs/ledger-proof.md): long enough, once the network is.
+    """
     # "T = 2 s, doubled every n views, to 60 s at most" (a committee whose T is longer keeps it)
     return max(first_ms, min(first_ms << min(view // members, 16), TIMEOUT_MS_MAX))
 
@@ -102,14 +105,20 @@ class Contest:
         return 0
 
     def next_view(self, committee: Committee) -> int:
-        """The view for which a NEWVIEW is due; one that was sent already asks for nothing."""
+        """The view for which a NEWVIEW is due; one that was sent already asks for nothing.
+
+        Lemma L11 (docs/ledger-proof.md): a minority that goes on takes all with it; a lone timer does not.
+        """
         # "join the highest view for which, or above which, more than 1/3 have sent NEWVIEW"
         joined = self.view_of(committee.minority, committee)
         # "nobody goes further before": only the timer of the view that a quorum has entered counts.
         return max(joined, self.entered + 1) if self.expired >= self.entered else joined
 
     def enter(self, now: int, first_ms: int, committee: Committee) -> bool:
-        """Start the timer of a view that a quorum has reached; True if there is a new one."""
+        """Start the timer of a view that a quorum has reached; True if there is a new one.
+
+        Lemma L11 (docs/ledger-proof.md): all enter a view at about one time; no timer runs alone.
+        """
         # "The timer of view v+1 starts only when NEWVIEWs for v+1 or above have come from a quorum"
         view = self.view_of(committee.quorum, committee)
         if view < self.entered or (view == self.entered and (self.deadline is not None or view == 0)):
