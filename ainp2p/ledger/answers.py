@@ -5,7 +5,7 @@ Every answer stays within its bounds by stopping early; the caller asks again fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ainp2p.errors import LedgerError, NotYet, RemoteError
 from ainp2p.ledger.attaching import EvidenceBook
@@ -34,13 +34,15 @@ from ainp2p.ledger.messages import (
     Status,
     Statuses,
 )
-from ainp2p.ledger.operations import ParsedOperation, Spend, lock_id
+from ainp2p.ledger.openings import opened
+from ainp2p.ledger.operations import ParsedOperation
 from ainp2p.ledger.state import Supply
 from ainp2p.ledger.validator import Validator
 from ainp2p.protocol.codec import encode
 
 ANSWER_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more item always fits
 _RULE_SIZE_MAX = 64
+JUST_OPENED_MAX = 8_192  # Locks; a second's, until the disk knows them
 _COUNTING_S_PER_OBJECT = 9e-5  # thirty times what it takes
 
 
@@ -49,24 +51,33 @@ class Answers:
 
     Attributes:
         locks: who is concerned by which open Locks.
-        openings: Lock → id of the SPEND that opened it; whoever applies operations tells `note_opened`.
+            Whoever applies operations tells `note`.
     """
 
-    def __init__(self, validator: Validator, book: EvidenceBook | None = None) -> None:
+    def __init__(
+        self,
+        validator: Validator,
+        book: EvidenceBook | None = None,
+        opening_of: Callable[[bytes], bytes | None] = lambda lock: None,
+    ) -> None:
+        """Prepare; `opening_of` finds the id of the SPEND that opened a Lock on disk (`Openings.of`)."""
         self._validator = validator
         self._book = book if book is not None else EvidenceBook()
-        self.openings: dict[bytes, bytes] = {}
+        self._opening_of = opening_of
+        self._just_opened: dict[bytes, bytes] = {}  # Lock → SPEND; maybe not on disk yet
         self.locks = LockIndex()
+        for lock in validator.state.locks.values():
+            self.locks.take(lock)
         self._counted: tuple[int, Supply, bytes] | None = None  # decided, supply, root
         self._count_again_s = 0.0  # not sooner: counting takes as long as there are objects
 
-    def note_opened(self, parsed: ParsedOperation) -> None:
-        """A SPEND is final: remember the Locks that it opened."""
+    def note(self, parsed: ParsedOperation) -> None:
+        """An operation is final."""
         self.locks.note(parsed)
-        body = parsed.operation.body
-        if isinstance(body, Spend):
-            for index in range(len(body.locks)):
-                self.openings[lock_id(parsed.id, index)] = parsed.id
+        for id_ in opened(parsed):
+            self._just_opened[id_] = parsed.id
+            if len(self._just_opened) > JUST_OPENED_MAX:
+                del self._just_opened[next(iter(self._just_opened))]
 
     def status(self, id_: bytes, refused: LedgerError | RemoteError | None = None) -> Status:
         """How far an operation has come; `refused` is what the core said when it was handed over."""
@@ -108,7 +119,8 @@ class Answers:
         found = state.accounts.get(id_) or state.find_lock(id_)
         if found is None:
             return ObjectHead(id_, b"", (), ())
-        opening = self.decided(self.openings[id_]) if id_ in self.openings else None
+        opened_by = self._just_opened.get(id_) or self._opening_of(id_)
+        opening = self.decided(opened_by) if opened_by is not None else None
         last = self.decided(found.head) if found.seq else None
         return ObjectHead(id_, encode(found), _maybe(opening), _maybe(last))
 

@@ -5,6 +5,7 @@ Kept beside a validator's state, from the final operations that it applies; noth
 
 from __future__ import annotations
 
+from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import Close, LockTerms, ParsedOperation, Refund, Spend, lock_id
 
 
@@ -23,6 +24,11 @@ class LockIndex:
                 self._add(lock_id(parsed.id, index), _parties(operation.object, terms))
         elif isinstance(body, Close | Refund):
             self._drop(operation.object)
+
+    def take(self, lock: Lock) -> None:
+        """Begin with a Lock that a state holds."""
+        if not lock.ended:
+            self._add(lock.id, _parties(lock.payer, lock))
 
     def count(self, party: bytes) -> int:
         """How many Locks concern it."""
@@ -46,6 +52,6 @@ class LockIndex:
                 del self._by_party[party]
 
 
-def _parties(payer: bytes, terms: LockTerms) -> tuple[bytes, ...]:
+def _parties(payer: bytes, terms: LockTerms | Lock) -> tuple[bytes, ...]:
     accounts = [payer, *(beneficiary.account for beneficiary in terms.beneficiaries)]
     return tuple(dict.fromkeys([*accounts, terms.closer, *terms.authority]))

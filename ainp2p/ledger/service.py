@@ -108,7 +108,7 @@ class ValidatorService:
         self._validator, self._journal, self._run_disk = validator, journal, run
         self._validators = Validators(network, genesis)
         self._evidence = EvidenceBook()
-        self._answers = Answers(validator, self._evidence)
+        self._answers = Answers(validator, self._evidence, store.openings.of)
         self._histories = Histories(validator, store)
         self._followers = Followers()
         self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
@@ -245,7 +245,7 @@ class ValidatorService:
         for batch in effects.batches:
             self._pusher.push_batch(batch.raw)
         for final in effects.finals:
-            self._answers.note_opened(final.parsed)
+            self._answers.note(final.parsed)
             self._histories.note(final.parsed)
             self._followers.announce(final.parsed, self._validator.state)
         for evidence in effects.evidence:
@@ -537,11 +537,6 @@ def _load(
     service = ValidatorService(network, genesis, key.public, validator, journal, store, run)
     for evidence in journal.evidence():
         service._evidence.add(evidence)
-    after = 0
-    while page := store.operations(after):
-        for stored in page:
-            service._answers.note_opened(parse(stored.signed))
-        after = page[-1].n
     return service
 
 
