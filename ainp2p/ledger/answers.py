@@ -139,7 +139,8 @@ class Answers:
 
     def heights(self) -> Heights:
         """How many batches of each validator are held."""
-        return Heights(tuple(Height(key, height) for key, height in self._validator.heights().items()))
+        heights = tuple(Height(key, height) for key, height in self._validator.heights().items())
+        return Heights(heights, self._validator.epoch)
 
     def attachments(self, ids: Iterable[bytes]) -> Attachments:
         """Attachments by id."""

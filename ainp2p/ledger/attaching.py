@@ -102,7 +102,6 @@ class Attacher:
     def __init__(self, validators: Validators, core: Core, book: EvidenceBook) -> None:
         self._validators, self._core, self.book = validators, core, book
         self._rng = validators.network.context.rng
-        self._peer_of = {member.key: member.peer for member in validators.members}
         self._searches: dict[bytes, _Search] = {}
         self._news = trio.Event()
         self._listed: dict[PeerId, int] = {}  # how much of a member's list of evidence was looked at
@@ -116,8 +115,8 @@ class Attacher:
         """Ask for these at once; who is named as a holder is asked before others."""
         for each in missing:
             if len(self._searches) < MISSING_MAX or each.id in self._searches:
-                peers = tuple(self._peer_of[key] for key in each.holders if key in self._peer_of)
-                self._searches[each.id] = _Search(peers)
+                found = (self._validators.peer_of(key) for key in each.holders)
+                self._searches[each.id] = _Search(tuple(peer for peer in found if peer is not None))
                 self._news.set()
 
     def came(self, raw: bytes) -> None:

@@ -52,6 +52,18 @@ class Core(Protocol):
     def voting(self) -> bool:
         """Whether it casts votes."""
 
+    @property
+    def waits_for_epoch(self) -> bool:
+        """Whether it has no seat, and the epoch is over by the clock: the next one may bring it one."""
+
+    @property
+    def seated(self) -> bool:
+        """Whether it has a seat in the current epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """The one whose votes it counts."""
+
     def heights(self) -> dict[bytes, int]:
         """Per validator, how many batches are held."""
 
@@ -64,7 +76,7 @@ class Core(Protocol):
     async def take_batch(self, raw: bytes) -> None:
         """Handle a batch that was fetched."""
 
-    async def take_height(self, member: bytes, height: int) -> None:
+    async def take_height(self, member: bytes, height: int, epoch: int) -> None:
         """A member has told how many of our batches it holds."""
 
 
@@ -76,7 +88,6 @@ class CatchUp:
     ) -> None:
         self._validators, self._core, self._own_key = validators, core, own_key
         self._attacher, self._objects = attacher, objects
-        self._peer_of = {member.key: member.peer for member in validators.members}
         self._rng = validators.network.context.rng
         self._wanted: dict[bytes, tuple[bytes, ...]] = {}
         self._gaps: deque[Gap] = deque(maxlen=64)
@@ -125,7 +136,7 @@ class CatchUp:
             if self._core.holds(id_):  # a vote had only overtaken it
                 del self._wanted[id_]
                 continue
-            peers = [self._peer_of[key] for key in holders if key != self._own_key] or free
+            peers = self._peers_of(holders) or free
             able = [peer for peer in peers if peer in free]
             if able:
                 peer = self._rng.choice(able)
@@ -134,6 +145,10 @@ class CatchUp:
                 if len(asks[peer]) == OPERATIONS_MAX:
                     free.remove(peer)
         return {peer: tuple(ids) for peer, ids in asks.items()}
+
+    def _peers_of(self, keys: Iterable[bytes]) -> list[PeerId]:
+        found = (self._validators.peer_of(key) for key in keys if key != self._own_key)
+        return [peer for peer in found if peer is not None]
 
     async def _fetch_operations(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
         try:
@@ -151,8 +166,8 @@ class CatchUp:
     async def _fetch_gap(self, limit: trio.CapacityLimiter, gap: Gap) -> None:
         peers = [member.peer for member in self._validators.others]
         self._rng.shuffle(peers)
-        own_peer = self._peer_of.get(gap.validator)
-        if own_peer in peers:  # its own log is longest there
+        own_peer = self._validators.peer_of(gap.validator)
+        if own_peer is not None and own_peer in peers:  # its own log is longest there
             peers.remove(own_peer)
             peers.insert(0, own_peer)
         async with limit:
@@ -163,14 +178,15 @@ class CatchUp:
     # --- vote logs --------------------------------------------------------------------------------
 
     async def _compare_forever(self) -> None:
-        others = [member.peer for member in self._validators.others]
-        while others:
-            first = not self._core.voting
-            asked = others if first else [self._rng.choice(others)]
+        while True:
+            others = [member.peer for member in self._validators.others]
+            hurries = self._core.seated and not self._core.voting
+            asked = others if hurries else [self._rng.choice(others)] if others else []
             async with trio.open_nursery() as nursery:
                 for peer in asked:
                     nursery.start_soon(self._compare_with, peer, SPREAD_S * len(asked) * self._rng.random())
-            pause_s = FIRST_ROUNDS_S if not self._core.voting else ROUNDS_S
+            hurries = self._core.waits_for_epoch or (self._core.seated and not self._core.voting)
+            pause_s = FIRST_ROUNDS_S if hurries else ROUNDS_S
             await trio.sleep(pause_s * (0.5 + self._rng.random()))
 
     async def _compare_with(self, peer: PeerId, after_s: float) -> None:
@@ -180,6 +196,11 @@ class CatchUp:
             answer = await self._validators.ask(peer, GetHeights(), Heights)
         except (NetworkError, RemoteError):
             return
+        if answer.epoch > self._core.epoch:
+            self._objects.hurry()
+            await self._objects.compare_with(peer)
+        if answer.epoch != self._core.epoch:
+            return  # its logs are none of ours; what was decided there has just been compared
         member = self._validators.key_of(peer)
         ours = self._core.heights()
         # First the logs, then what is said of our own: a validator votes when it has caught up.
@@ -188,7 +209,7 @@ class CatchUp:
                 await self._fetch_log(peer, theirs.validator, ours[theirs.validator] + 1)
         for theirs in answer.heights:
             if theirs.validator == self._own_key and member is not None:
-                await _tolerating(self._core.take_height(member, theirs.height))
+                await _tolerating(self._core.take_height(member, theirs.height, answer.epoch))
         await self._attacher.compare_evidence(peer)
 
     async def _fetch_log(self, peer: PeerId, validator: bytes, height: int) -> bool:
@@ -206,7 +227,7 @@ class CatchUp:
         return self._core.heights().get(validator, 0) > began_at
 
     async def _take_log(self, peer: PeerId, validator: bytes, height: int) -> None:
-        question = FetchBatches(validator, height)
+        question = FetchBatches(validator, height, self._core.epoch)
         patience_s = CHUNK_TIMEOUT_S  # for all that we wait; each batch that is news adds a little
         async with self._validators.stream(peer, question, PushBatch, timeout_s=CHUNK_TIMEOUT_S) as batches:
             while patience_s > 0:

@@ -77,6 +77,16 @@ class Certificate(Message, frozen=True):
 read_certificate = fast_decoder(Certificate, size_max=CERTIFICATE_SIZE_MAX)
 
 
+def certificate_epoch(raw: bytes) -> int:
+    """The epoch that a certificate names, read from its first bytes and nothing else; 0 if it is none."""
+    # [kind, epoch, …]: both are MessagePack integers, the first below 128.
+    lead = raw[2] if len(raw) > 2 else 0
+    if lead < 0x80:
+        return lead
+    size = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}.get(lead, 0)
+    return int.from_bytes(raw[3 : 3 + size], "big")
+
+
 def build_certificate(
     places: Iterable[Place], batch_of: Callable[[int, int], VoteBatch], committee: Committee
 ) -> bytes:
@@ -206,6 +216,7 @@ __all__ = [
     "CertifiedVote",
     "Place",
     "build_certificate",
+    "certificate_epoch",
     "read_certificate",
     "verify_certificate",
     "verify_decided",

@@ -115,6 +115,20 @@ class CommitteeChain:
         """
         return self.epoch(number).committee
 
+    def has(self, opening: bytes) -> bool:
+        """Whether the operation with this id (a checkpoint) opened an epoch that is known."""
+        return any(epoch.opening == opening for epoch in self._epochs)
+
+    def copy(self) -> CommitteeChain:
+        """A chain that can be extended apart from this one."""
+        found = CommitteeChain(self.network, self._epochs[0])
+        found.adopt(self)
+        return found
+
+    def adopt(self, other: CommitteeChain) -> None:
+        """Become equal to `other`."""
+        self._epochs, self._seen_votes = list(other._epochs), other._seen_votes
+
     # --- following --------------------------------------------------------------------------------
 
     def extend(self, operation: bytes, certificate: bytes) -> Epoch:

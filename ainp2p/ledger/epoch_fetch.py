@@ -53,7 +53,6 @@ class EpochFetcher:
 
     def __init__(self, validators: Validators, core: Core) -> None:
         self._validators, self._core = validators, core
-        self._peer_of = {member.key: member.peer for member in validators.others}
         self._rng = validators.network.context.rng
         self._certain: dict[bytes, tuple[PeerId, ...]] = {}
         self._frontiers: dict[bytes, PeerId] = {}
@@ -64,10 +63,13 @@ class EpochFetcher:
         """Ask for these soon."""
         for each in certain:
             if len(self._certain) < CERTAIN_MAX:
-                self._certain[each.id] = tuple(self._peer_of[k] for k in each.holders if k in self._peer_of)
+                self._certain[each.id] = tuple(
+                    peer for key in each.holders if (peer := self._peer_of(key)) is not None
+                )
         for wanted in frontiers:
-            if wanted.member in self._peer_of and wanted.handoff not in self._under_way:
-                self._frontiers[wanted.handoff] = self._peer_of[wanted.member]
+            peer = self._peer_of(wanted.member)
+            if peer is not None and wanted.handoff not in self._under_way:
+                self._frontiers[wanted.handoff] = peer
         if self._certain or self._frontiers:
             self._news.set()
 
@@ -85,11 +87,17 @@ class EpochFetcher:
                 for peer, ids in self._assign():
                     nursery.start_soon(self._fetch_certain, limit, peer, ids)
 
+    def _peer_of(self, key: bytes) -> PeerId | None:
+        """The member with this key, unless that is ourselves."""
+        peer = self._validators.peer_of(key)
+        return peer if peer != self._validators.network.peer_id else None
+
     def _assign(self) -> list[tuple[PeerId, tuple[bytes, ...]]]:
         others = [member.peer for member in self._validators.others]
         asks: dict[PeerId, list[bytes]] = {}
         for id_, holders in self._certain.items():
-            asks.setdefault(self._rng.choice(holders or others), []).append(id_)
+            if holders or others:
+                asks.setdefault(self._rng.choice(holders or others), []).append(id_)
         self._certain.clear()
         return [
             (peer, tuple(ids[start : start + OPERATIONS_MAX]))

@@ -7,46 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ainp2p.errors import InvalidOperation, NetworkError, NotFinal, RemoteError
+from ainp2p.errors import InvalidOperation, NotFinal, RemoteError
 from ainp2p.ledger.bundle import Exhibit, Holding, pack
-from ainp2p.ledger.committee_chain import CommitteeChain
+from ainp2p.ledger.following import Following
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.messages import Decided, GetHistory, GetObject, History, HistoryFrom, ObjectHead
-from ainp2p.ledger.operations import NextCommittee
-from ainp2p.ledger.proofs import Proofs, read_operation
+from ainp2p.ledger.messages import Decided, GetObject, ObjectHead
+from ainp2p.ledger.proofs import Proofs
 from ainp2p.ledger.sync import LAST_WORD_S, Validators
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import id_text
-from ainp2p.protocol.network import PeerId
 
 _WRONG = (RemoteError, InvalidOperation)
-
-
-async def follow_committees(validators: Validators, chain: CommitteeChain) -> list[Decided]:
-    """Extend the chain with every COMMITTEE that validators can prove; returns the new links, oldest first.
-
-    Call it when a certificate names an epoch that the chain does not know.
-    """
-    links: list[Decided] = []
-    for member in validators.others:
-        try:
-            while fresh := await _next_committees(validators, member.peer, chain):
-                links += fresh
-        except (NetworkError, *_WRONG):
-            continue  # the next one may know more
-    return links
-
-
-async def _next_committees(validators: Validators, peer: PeerId, chain: CommitteeChain) -> list[Decided]:
-    question = GetHistory((HistoryFrom(chain.network, 2 * chain.newest.number + 1),))
-    answer = await validators.ask(peer, question, History)
-    links = []
-    for decided in answer.operations:
-        body = read_operation(decided.operation).operation.body
-        if isinstance(body, NextCommittee) and body.epoch == chain.newest.number + 1:
-            chain.extend(decided.operation, decided.certificate)
-            links.append(decided)
-    return links
 
 
 async def fetch_holding(validators: Validators, proofs: Proofs, object_: bytes) -> Holding:
@@ -77,9 +48,10 @@ async def export(validators: Validators, genesis: Genesis, objects: Iterable[byt
         NotFinal, TimedOut: as `fetch_holding`.
     """
     proofs = Proofs(genesis)
-    links = await follow_committees(validators, proofs.chain)
+    links: list[Decided] = []
+    await Following(validators, proofs.chain, lambda epoch, link: links.append(link)).catch_up()
     exhibits: list[Exhibit] = [await fetch_holding(validators, proofs, each) for each in objects]
     return pack(encode(genesis), links, exhibits)
 
 
-__all__ = ["export", "fetch_holding", "follow_committees"]
+__all__ = ["export", "fetch_holding"]

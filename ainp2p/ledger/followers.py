@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import trio
 
 from ainp2p.ledger.locks import ANY_PAYEE
-from ainp2p.ledger.operations import Close, ParsedOperation, Settle, Spend
+from ainp2p.ledger.operations import Close, NextCommittee, ParsedOperation, Settle, Spend
 from ainp2p.ledger.state import State
 from ainp2p.protocol.network import PeerId
 
@@ -99,6 +99,9 @@ def concerned(parsed: ParsedOperation, state: State) -> list[bytes]:
     if isinstance(body, Spend):
         found |= {out.account: None for out in body.outs}
         found |= {share.account: None for terms in body.locks for share in terms.beneficiaries}
+    elif isinstance(body, NextCommittee):
+        bonds = [state.find_lock(id_) for id_ in (*body.burnt_bonds, *body.returned_bonds)]
+        found |= {bond.payer: None for bond in bonds if bond is not None}
     elif (lock := state.find_lock(operation.object)) is not None:
         found |= {lock.payer: None} | {share.account: None for share in lock.beneficiaries}
         if isinstance(body, Settle | Close) and ANY_PAYEE in found:

@@ -6,7 +6,7 @@ Kept beside a validator's state, from the final operations that it applies; noth
 from __future__ import annotations
 
 from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import Close, LockTerms, ParsedOperation, Refund, Spend, lock_id
+from ainp2p.ledger.operations import Close, LockTerms, NextCommittee, ParsedOperation, Refund, Spend, lock_id
 
 
 class LockIndex:
@@ -24,6 +24,9 @@ class LockIndex:
                 self._add(lock_id(parsed.id, index), _parties(operation.object, terms))
         elif isinstance(body, Close | Refund):
             self._drop(operation.object)
+        elif isinstance(body, NextCommittee):
+            for bond in (*body.burnt_bonds, *body.returned_bonds):
+                self._drop(bond)
 
     def take(self, lock: Lock) -> None:
         """Begin with a Lock that a state holds."""

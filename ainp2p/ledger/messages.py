@@ -90,10 +90,11 @@ class FetchOperations(Message, frozen=True, tag=4):
 
 
 class FetchBatches(Message, frozen=True, tag=5):
-    """Stream one validator's vote log from `height` on."""
+    """Stream one validator's vote log of the current epoch from `height` on; nothing of any other."""
 
     validator: Bytes32
     height: Uint
+    epoch: Uint
 
 
 class GetObject(Message, frozen=True, tag=6):
@@ -110,7 +111,7 @@ class GetCredits(Message, frozen=True, tag=7):
 
 
 class GetHeights(Message, frozen=True, tag=8):
-    """How many batches of each validator's log are held."""
+    """How many batches of each validator's log are held, and of which epoch?"""
 
 
 class Follow(Message, frozen=True, tag=9):
@@ -265,18 +266,21 @@ class Height(Message, frozen=True):
 
 
 class Heights(Message, frozen=True, tag=24):
-    """Answers GetHeights."""
+    """Answers GetHeights, of the epoch that runs there; in each epoch logs begin anew."""
 
     heights: Annotated[tuple[Height, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+    epoch: Uint
 
 
 class Finals(Message, frozen=True, tag=25):
     """One chunk of Follow: what has become final since the last one, in order of each object.
 
     The first chunk is empty and says that nothing will be missed from here on; so is one every few seconds.
+    `epoch` is the one that runs there: who knows only an earlier one asks for the COMMITTEEs since.
     """
 
     operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
+    epoch: Uint = 0
 
 
 class Statistics(Message, frozen=True, tag=26):

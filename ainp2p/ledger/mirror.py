@@ -24,6 +24,8 @@ from ainp2p.errors import (
     NotFinal,
     RemoteError,
 )
+from ainp2p.ledger.following import Following
+from ainp2p.ledger.leaf_proofs import prove_credits
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.lookup import newest_lock
 from ainp2p.ledger.messages import (
@@ -42,7 +44,7 @@ from ainp2p.ledger.messages import (
     LockIds,
     ObjectHead,
 )
-from ainp2p.ledger.operations import ParsedOperation, Spend
+from ainp2p.ledger.operations import NextCommittee, ParsedOperation, Spend
 from ainp2p.ledger.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.purse import Purse
 from ainp2p.ledger.sync import ASK_TIMEOUT_S, LAST_WORD_S, Validators
@@ -67,6 +69,7 @@ class Mirror:
     def __init__(
         self,
         validators: Validators,
+        following: Following,
         proofs: Proofs,
         purse: Purse,
         learn: Callable[[Proven, int], None],
@@ -78,7 +81,8 @@ class Mirror:
             learn: takes every operation that is proven final, and uain that it is known to have brought.
             on_lock: called for each Lock whose state was taken from a proof, with its certificate.
         """
-        self._validators, self._proofs, self._purse = validators, proofs, purse
+        self._validators, self._following = validators, following
+        self._proofs, self._purse = proofs, purse
         self._learn, self._on_lock = learn, on_lock
         self._doubtful: set[bytes] = set()  # credits that may be consumed, until a quorum has listed
         self._look_again = False
@@ -110,19 +114,42 @@ class Mirror:
     # --- following --------------------------------------------------------------------------------
 
     async def _follow_forever(self) -> None:
-        peers = [member.peer for member in self._validators.others]
-        self._validators.network.context.rng.shuffle(peers)  # wallets spread over the committee
         pause_s, turn = RETRY_AFTER_S, 0
-        while peers:
+        peers: list[PeerId] = []
+        while True:
+            if set(peers) != self._validators.stakes.keys() or not peers:
+                peers = [member.peer for member in self._validators.others]
+                self._validators.network.context.rng.shuffle(peers)  # wallets spread over the committee
+            if not peers:
+                await self._validators.changed.wait()
+                continue
             try:
                 with trio.move_on_after(FOLLOW_TURN_S):
-                    await self._follow(peers[turn % len(peers)])
+                    await self._follow_while_member(peers[turn % len(peers)])
                 pause_s = RETRY_AFTER_S
             except Error:  # the world's or the validator's; the next one may do better
                 pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
             turn += 1
             await trio.sleep(pause_s)
-        await trio.sleep_forever()
+
+    async def _follow_while_member(self, peer: PeerId) -> None:
+        """As `_follow`; the next one is followed when this one has left the committee."""
+        problem: Error | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                while peer in self._validators.stakes:
+                    await self._validators.changed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(leave)
+            try:
+                await self._follow(peer)
+            except Error as exc:  # the caller looks at it, outside the nursery
+                problem = exc
+            nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise problem
 
     async def _follow(self, peer: PeerId) -> None:
         question = Follow((self._purse.id,))
@@ -168,6 +195,7 @@ class Mirror:
             TimedOut: no validator answers.
         """
         async with self._busy:
+            await self._following.catch_up_if_due()
             self._slow.clear()
             if await self._refresh_account():
                 # After a jump, what was consumed meanwhile must go; otherwise every SPEND was seen.
@@ -297,15 +325,25 @@ class Mirror:
                 maker = makers.get(id_[:32])
                 if maker is not None:
                     await self._take_credit(id_, maker, before)
+            await self._take_old_credits([id_ for id_ in some if id_[:32] not in makers], wanted[some[0]])
+
+    async def _take_old_credits(self, ids: list[bytes], peers: list[PeerId]) -> None:
+        """Credits whose makers nobody keeps any more: they are in the state with which an epoch began."""
+        if ids:
+            network, chain = self._validators.network, self._proofs.chain
+            found = await prove_credits(network, chain, self._purse.id, ids, peers)
+            for id_, amount in found.items():
+                self._purse.add_credit(id_, amount)
 
     async def _take_credit(self, id_: bytes, maker: Proven, before: dict[bytes, ParsedOperation]) -> None:
         operation = maker.parsed.operation
         lock = None
         try:
-            if not isinstance(operation.body, Spend):
-                lock = self._purse.locks.get(operation.object)
+            object_ = _paying_lock(id_, maker.parsed)
+            if object_ is not None:
+                lock = self._purse.locks.get(object_)
                 if lock is None:
-                    lock, _ = await self.fetch_lock(operation.object)
+                    lock, _ = await self.fetch_lock(object_)
             account, amount = self._proofs.credit(id_, maker.parsed, lock, before.get(operation.previous))
         except (NotFinal, NetworkError, *_WRONG):
             return  # not proven now; the next refresh tries again
@@ -336,7 +374,7 @@ class Mirror:
         ids = {
             m.parsed.operation.previous
             for m in makers
-            if not isinstance(m.parsed.operation.body, Spend) and m.parsed.operation.seq > 1
+            if not isinstance(m.parsed.operation.body, Spend | NextCommittee) and m.parsed.operation.seq > 1
         }
         found: dict[bytes, ParsedOperation] = {}
         for peer in peers:
@@ -363,3 +401,14 @@ class Mirror:
             return got
         self._slow.add(peer)
         return got
+
+
+def _paying_lock(credit: bytes, maker: ParsedOperation) -> bytes | None:
+    """The Lock that a credit comes out of; None for a payment from an account."""
+    body = maker.operation.body
+    if isinstance(body, Spend):
+        return None
+    if isinstance(body, NextCommittee):
+        index = int.from_bytes(credit[32:], "big")
+        return body.returned_bonds[index] if index < len(body.returned_bonds) else None
+    return maker.operation.object

@@ -94,6 +94,10 @@ class ObjectSync:
             finally:
                 self.behind = 0
 
+    def hurry(self) -> None:
+        """There is news: the next comparison need not wait."""
+        self._next_s = 0.0
+
     async def _compare(self, peer: PeerId) -> None:
         need = await self._reconcile(peer, MANY)
         if len(need) >= MANY:

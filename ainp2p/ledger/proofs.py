@@ -17,10 +17,11 @@ from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.accounts import Account, account_digest
 from ainp2p.ledger.committee_chain import CommitteeChain
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.locks import Lock, open_lock
+from ainp2p.ledger.locks import Lock, after_bond, open_lock
 from ainp2p.ledger.messages import Decided, ObjectHead
 from ainp2p.ledger.operations import (
     Close,
+    NextCommittee,
     ParsedOperation,
     Recover,
     Settle,
@@ -116,14 +117,17 @@ class Proofs:
         """(account, uain) of a credit that the final operation `maker` made.
 
         Args:
-            lock: for a Lock's payment, any state of that Lock.
+            lock: for a Lock's payment, any state of that Lock; for a bond's return, any of the bond.
             previous: the Lock's operation before `maker`; None if `maker` is its first.
 
         Raises:
             InvalidOperation: it made no such credit, or `previous` is not the one before.
         """
         operation, body = maker.operation, maker.operation.body
-        if isinstance(body, Spend):
+        if isinstance(body, NextCommittee):
+            # A returned bond: nothing was ever paid of it, and its place says where its credit is.
+            made = [] if lock is None else _returned(body, lock)
+        elif isinstance(body, Spend):
             made = [(i, out.account, out.amount) for i, out in enumerate(body.outs)]
         elif lock is None or lock.id != operation.object:
             raise InvalidOperation("object", "the credit's Lock is missing")
@@ -165,8 +169,14 @@ def _paid_after(parsed: ParsedOperation, lock: Lock) -> int:
     return lock.paid  # a REFUND pays nothing more; what was paid before it is of no further use
 
 
+def _returned(body: NextCommittee, bond: Lock) -> list[tuple[int, bytes, int]]:
+    return [(i, bond.payer, bond.deposit) for i, id_ in enumerate(body.returned_bonds) if id_ == bond.id]
+
+
 def _lock_after(lock: Lock, last: ParsedOperation) -> Lock:
-    operation = last.operation
+    operation, body = last.operation, last.operation.body
+    if isinstance(body, NextCommittee) and lock.id in (*body.burnt_bonds, *body.returned_bonds):
+        return after_bond(lock, last.id)
     if operation.object != lock.id or isinstance(operation.body, Spend):
         raise InvalidOperation("object", "the last operation is not the Lock's")
     ended = 0 if isinstance(operation.body, Settle) else 1

@@ -5,9 +5,12 @@ The operation is complete, so there is nothing to journal: whoever has its bytes
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 
-from ainp2p.errors import InvalidOperation, NotFinal, TimedOut
+from ainp2p.errors import InvalidOperation, NetworkError, NotFinal, TimedOut
+from ainp2p.ledger.following import Following
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.operations import SignedOperation, parse
 from ainp2p.ledger.proofs import Proofs
@@ -35,11 +38,16 @@ async def publish(network: Network, genesis: Genesis, signed: SignedOperation, *
     def on_refused(_: Pending, rule: str) -> None:
         pending.resolve(error=InvalidOperation(rule, "a quorum of validators refuses it"))
 
-    submitter = Submitter(Validators(network, genesis), on_final, on_refused)
+    validators = Validators(network, genesis)
+    following = Following(validators, proofs.chain)
+    submitter = Submitter(validators, on_final, on_refused)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(following.run)
         nursery.start_soon(submitter.run)
         submitter.add(pending)
         with trio.move_on_after(timeout_s):
+            with suppress(NetworkError):  # those that we know may answer later
+                await following.catch_up_if_due()
             await pending.resolved.wait()
         nursery.cancel_scope.cancel()
     if pending.error is not None:

@@ -9,14 +9,14 @@ given: certificates are checked by whoever gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.accounts import Account, after_recover, after_spend, after_void, unopened_account
 from ainp2p.ledger.amounts import share
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.locks import Lock, Payment, after_close, after_refund, after_settle, open_lock
+from ainp2p.ledger.genesis import Genesis, Parameters
+from ainp2p.ledger.locks import Lock, Payment, after_bond, after_close, after_refund, after_settle, open_lock
 from ainp2p.ledger.operations import (
     Close,
     EndEpoch,
@@ -82,6 +82,7 @@ class Purse:
         locks: Locks in which it pays, is paid, or whose closer is its key, ended ones included.
         opened_ms: Lock → timestamp of the SPEND that opened it.
         keys: public keys of ours; a Lock whose closer is one of them concerns us.
+        parameters_of: those of the epoch that a SPEND names; the genesis' unless one is given.
         is_whole: every SPEND of the account was seen. If not, one of those may have consumed a credit that we
             are told of: such credits are taken from validators' lists alone.
     """
@@ -93,7 +94,8 @@ class Purse:
         self.opened_ms: dict[bytes, int] = {}
         self.is_whole = True
         self.keys = {key}
-        self._parameters = genesis.parameters
+        self.parameters_of: Callable[[int], Parameters] = lambda epoch: genesis.parameters
+        self._void_debt = genesis.parameters.void_debt
         self._applied: set[bytes] = set()
         self._consumed: set[bytes] = set()
         for index, grant in enumerate(genesis.grants):
@@ -118,8 +120,10 @@ class Purse:
         body = parsed.operation.body
         if isinstance(body, Recover | Void):
             effect = self._on_account(parsed, body)
-        elif isinstance(body, EndEpoch | NextCommittee):
-            effect = Effect()  # the committee's business: `Proofs` follows it
+        elif isinstance(body, NextCommittee):
+            effect = self._on_bonds(parsed, body)
+        elif isinstance(body, EndEpoch):
+            effect = Effect()  # the committee's business: `following`
         else:
             effect = self._spend(parsed, body) if isinstance(body, Spend) else self._on_lock(parsed)
         if effect.gap is None or isinstance(body, Spend):
@@ -189,7 +193,8 @@ class Purse:
         amounts = [amount for amount in known if amount is not None]
         if operation.previous != account.head or len(amounts) != len(known):
             return self.id
-        self.account = after_spend(account, operation, body, sum(amounts), self._parameters, parsed.id)
+        parameters = self.parameters_of(body.epoch)
+        self.account = after_spend(account, operation, body, sum(amounts), parameters, parsed.id)
         return None
 
     def _on_account(self, parsed: ParsedOperation, body: Recover | Void) -> Effect:
@@ -202,7 +207,7 @@ class Purse:
         if isinstance(body, Recover):
             self.account = after_recover(account, operation, body, 0, parsed.id)
         else:
-            self.account = after_void(account, self._parameters.void_debt, parsed.id)
+            self.account = after_void(account, self._void_debt, parsed.id)
         return Effect()
 
     def _on_lock(self, parsed: ParsedOperation) -> Effect:
@@ -218,6 +223,19 @@ class Purse:
         after, payments = lock_step(lock, parsed)
         self.locks[lock.id] = after
         return Effect(self._receive(parsed.id, payments), 0, (after,))
+
+    def _on_bonds(self, parsed: ParsedOperation, body: NextCommittee) -> Effect:
+        """What a COMMITTEE made of our bonds: the rest of it is followed elsewhere (`following`)."""
+        ended, paid = [], []
+        for index, id_ in enumerate(body.returned_bonds):
+            if id_ in self.locks:
+                paid.append((index, self.locks[id_].payer, self.locks[id_].deposit))
+        for id_ in (*body.burnt_bonds, *body.returned_bonds):
+            lock = self.locks.get(id_)
+            if lock is not None and not lock.ended:
+                self.locks[id_] = after_bond(lock, parsed.id)
+                ended.append(self.locks[id_])
+        return Effect(self._receive(parsed.id, paid), 0, tuple(ended))
 
     def _receive(self, operation: bytes, payments: list[Payment]) -> int:
         received = 0

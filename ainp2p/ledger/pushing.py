@@ -1,4 +1,4 @@
-"""Pushing to the rest of the committee: one task and one bounded queue per member.
+"""Pushing to the rest of the committee: one task and one bounded queue per member of the current epoch.
 
 Attachments, operations and own batches. What does not fit, or is lost on the way, is repaired: a vote that
 names an unknown operation makes the receiver fetch it, and a batch that comes after a missing one makes it
@@ -27,33 +27,45 @@ class Pusher:
 
     def __init__(self, validators: Validators) -> None:
         self._validators = validators
-        self._queues = {member.peer: _Queue() for member in validators.others}
+        self._queues: dict[PeerId, _Queue] = {}
 
     def push_operation(self, encoded: bytes) -> None:
         """Send an encoded SignedOperation to everybody else."""
-        for queue in self._queues.values():
+        for queue in self._all():
             queue.operations.append(encoded)
             queue.news.set()
 
     def push_batch(self, raw: bytes) -> None:
         """Send a batch of ours to everybody else. It is on disk."""
-        for queue in self._queues.values():
+        for queue in self._all():
             queue.batches.append(raw)
             queue.news.set()
 
     def push_attachment(self, raw: bytes) -> None:
         """Send an attachment to everybody else, before the votes that rest on it."""
-        for queue in self._queues.values():
+        for queue in self._all():
             queue.attachments.append(raw)
             queue.news.set()
 
     async def run(self) -> None:
         """Send until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for peer, queue in self._queues.items():
-                nursery.start_soon(self._send_to, peer, queue)
+        await self._validators.for_each(self._send_to)
 
-    async def _send_to(self, peer: PeerId, queue: _Queue) -> None:
+    def _all(self) -> list[_Queue]:
+        return [self._queue(peer) for peer in self._validators.stakes]
+
+    def _queue(self, peer: PeerId) -> _Queue:
+        if peer not in self._queues:
+            self._queues[peer] = _Queue()
+        return self._queues[peer]
+
+    async def _send_to(self, peer: PeerId) -> None:
+        try:
+            await self._empty(peer, self._queue(peer))
+        finally:
+            del self._queues[peer]  # it has left
+
+    async def _empty(self, peer: PeerId, queue: _Queue) -> None:
         while True:
             await queue.news.wait()
             message = queue.next_message()

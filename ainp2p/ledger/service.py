@@ -27,7 +27,9 @@ from ainp2p.ledger.answers import Answers, bounded
 from ainp2p.ledger.attaching import Attacher, EvidenceBook
 from ainp2p.ledger.catch_up import CatchUp
 from ainp2p.ledger.charging import COST_FALSE, Charges, Placed
-from ainp2p.ledger.database import Database
+from ainp2p.ledger.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.checkpoint_messages import CHECKPOINT_PROTOCOL
+from ainp2p.ledger.checkpoint_sync import start_from_checkpoint
 from ainp2p.ledger.disk import open_database, run_in_thread
 from ainp2p.ledger.effects import Effects, Journal
 from ainp2p.ledger.epoch_fetch import EpochFetcher
@@ -73,6 +75,7 @@ from ainp2p.ledger.pushing import Pusher
 from ainp2p.ledger.reconcile import ReconcileIndex
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.ledger.ticket import Ticket
 from ainp2p.ledger.validator import Validator
 from ainp2p.ledger.validator_store import SqliteJournal
@@ -107,13 +110,13 @@ class ValidatorService:
         self._network, self._genesis, self._key = network, genesis, key
         self._validator, self._journal, self._run_disk = validator, journal, run
         self._validators = Validators(network, genesis)
+        self._follow_epoch()
         self._evidence = EvidenceBook()
         self._answers = Answers(validator, self._evidence, store.openings.of)
         self._histories = Histories(validator, store)
         self._followers = Followers()
         self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
-        stakes = {member.peer: member.weight for member in self._validators.others}
-        self._intake = Intake(stakes, weigher(validator.state))
+        self._intake = Intake(self._validators.stakes, weigher(validator.state))
         self._waiting = trio.Event()
         self._place_of = network.place_of if isinstance(network, Placed) else _nowhere
         self._cut_off: dict[PeerId, None] = {}
@@ -134,6 +137,21 @@ class ValidatorService:
     def voting(self) -> bool:
         """Whether it casts votes."""
         return self._validator.voting
+
+    @property
+    def epoch(self) -> int:
+        """The one that runs here."""
+        return self._validator.epoch
+
+    @property
+    def seated(self) -> bool:
+        """Whether it is a member of the current epoch's committee."""
+        return self._key in self._validator.committee.index
+
+    @property
+    def waits_for_epoch(self) -> bool:
+        """Whether it has no seat, and the epoch is over by the clock: the next one may bring it one."""
+        return not self.seated and self._now_ms() >= epoch_ends_at(self._validator.state.system)
 
     @property
     def halted(self) -> str | None:
@@ -232,12 +250,18 @@ class ValidatorService:
             self._attacher.came(raw)
             self._carry_out(self._validator.handle_attachment(raw, self._now_ms(), source))
 
-    async def take_height(self, member: bytes, height: int) -> None:
-        """A member tells how many of our batches it holds."""
+    async def take_height(self, member: bytes, height: int, epoch: int) -> None:
+        """A member tells how many of our batches of an epoch it holds."""
         async with self._core:
-            self._carry_out(self._validator.handle_height(member, height, self._now_ms()))
+            self._carry_out(self._validator.handle_height(member, height, self._now_ms(), epoch))
+
+    def _follow_epoch(self) -> None:
+        """The members are those of the epoch that runs here: rights are gained and lost by our state."""
+        self._validators.follow(self._validator.epoch, self._validator.state.system.committee)
 
     def _carry_out(self, effects: Effects) -> None:
+        if self._validators.epoch != self._validator.epoch:
+            self._follow_epoch()
         for push in effects.operations:
             # What a member brought it pushes itself, and what a wallet submits everywhere needs no push.
             if not push.source.startswith(EVERYWHERE) and not self._validators.is_member(push.source):
@@ -437,6 +461,8 @@ class ValidatorService:
         height, sent = question.height, 0
         while sent < BATCHES_MAX:
             async with self._core:
+                if question.epoch != self._validator.epoch:
+                    return  # heights begin anew in each epoch; what was decided in others has certificates
                 batches = self._validator.batches(question.validator, max(1, height), BATCHES_PER_READ)
             for raw in batches:
                 await call.send(encode(PushBatch(raw)))
@@ -462,7 +488,7 @@ class ValidatorService:
         if follower is None:
             raise Refused("busy", "too many streams are followed; try another validator")
         try:
-            await call.send(encode(Finals(())))
+            await call.send(encode(Finals((), self._validator.epoch)))
             while not follower.dropped:
                 with trio.move_on_after(FOLLOW_BEAT_S):
                     await follower.news.wait()
@@ -475,7 +501,8 @@ class ValidatorService:
             ids = follower.peek(OPERATIONS_MAX)
             fetched = self._answers.fetched(ids).operations
         follower.sent(ids[: len(fetched)])
-        return Finals(tuple(decided for decided in fetched if decided is not None))
+        shown = tuple(decided for decided in fetched if decided is not None)
+        return Finals(shown, self._validator.epoch)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -499,11 +526,15 @@ async def open_validator(
     key: Signer,
     directory: Path | None,
     *,
+    follow: bool = False,
+    archive: bool = False,
     run_disk: RunDisk = run_in_thread,
 ) -> AsyncIterator[ValidatorService]:
     """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
 
     Args:
+        follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
+        archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
         directory: its data (None: in memory, for tests and development networks: it must not be restarted).
         run_disk: `disk.run_inline` in simulations.
 
@@ -513,8 +544,14 @@ async def open_validator(
     """
     caught: Exception | None = None
     with open_database(directory and directory / FILE_NAME) as database:
-        service = _load(network, genesis, key, database, run_disk)
+        store = Store(database, genesis, keep_history=archive)
+        journal = SqliteJournal(database, store)
+        if not archive:
+            peers = [member.peer for member in Validators(network, genesis).others]
+            await start_from_checkpoint(network, genesis, peers, database, store)
+        service = _load(network, genesis, key, store, journal, run_disk, follow)
         network.serve(LEDGER_PROTOCOL, service._handle)
+        network.serve(CHECKPOINT_PROTOCOL, CheckpointDesk(store, service._core).handle)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service._run)
             try:
@@ -529,11 +566,15 @@ async def open_validator(
 
 
 def _load(
-    network: Network, genesis: Genesis, key: Signer, database: Database, run: RunDisk
+    network: Network,
+    genesis: Genesis,
+    key: Signer,
+    store: Store,
+    journal: SqliteJournal,
+    run: RunDisk,
+    follow: bool,
 ) -> ValidatorService:
-    store = Store(database, genesis)
-    journal = SqliteJournal(database, store)
-    validator = Validator(key, genesis, store.load(), journal)
+    validator = Validator(key, genesis, store.load(), journal, follow=follow)
     service = ValidatorService(network, genesis, key.public, validator, journal, store, run)
     for evidence in journal.evidence():
         service._evidence.add(evidence)

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ainp2p.errors import Error
-from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.locks import Lock
+from ainp2p.ledger.locks import Lock, is_bond
 from ainp2p.ledger.purse import Purse
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def next_due(
         since_ms: since when something is unsettled.
         margin_ms: how long before expiry everything must be on the ledger.
     """
-    if lock.ended:
+    if lock.ended or is_bond(lock):  # a bond is ended by a COMMITTEE alone
         return None
     dues: list[Due] = []
     if unsettled:
@@ -97,9 +96,8 @@ def next_due(
 class Settler:
     """Does what is due, one operation per Lock at a time."""
 
-    def __init__(self, wallet: Wallet, purse: Purse, policy: SettlePolicy, parameters: Parameters) -> None:
-        self._wallet, self._purse = wallet, purse
-        self._policy, self._parameters = policy, parameters
+    def __init__(self, wallet: Wallet, purse: Purse, policy: SettlePolicy) -> None:
+        self._wallet, self._purse, self._policy = wallet, purse, policy
         self._since: dict[bytes, int] = {}  # Lock → since when something is unsettled
         self._not_before: dict[bytes, int] = {}  # after a failure
         self._busy: set[bytes] = set()
@@ -174,7 +172,7 @@ class Settler:
             self._wallet.unsettled(lock.id) if self._pays_us(lock) else 0,
             self._since.get(lock.id),
             self._policy,
-            margin_ms=self._parameters.margin(life_ms),
+            margin_ms=self._wallet.parameters.margin(life_ms),
             is_payer=lock.payer == self._purse.id,
             is_closer=self._wallet.is_closer(lock),
         )

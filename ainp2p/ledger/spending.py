@@ -98,6 +98,7 @@ def plan_spend(
     network: bytes,
     now_ms: int,
     inception: Inception,
+    epoch: int = 0,
 ) -> Plan:
     """The account's next SPEND for as many of the wishes as fit, oldest first; the rest waits for the next.
 
@@ -145,6 +146,7 @@ def plan_spend(
         locks=locks,
         inception=inception if account.seq == 0 else None,
         rotate=turn.rotation if turn is not None else None,
+        epoch=epoch,
     )
     return Plan(operation, places, refused)
 

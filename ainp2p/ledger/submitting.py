@@ -1,7 +1,8 @@
 """Getting signed operations decided: send them to every validator, again and again, until they are final.
 
 An operation is handed over when it is on disk. Each validator has its own sender, so a slow one delays
-nobody; what waits for one validator travels together. Sending the same bytes again is always safe: an
+nobody; what waits for one validator travels together. When the committee changes, its new members are sent
+what is still undecided. Sending the same bytes again is always safe: an
 operation is decided once, by its id.
 
     added ──Submit to all──► seen, locked … ──a certificate from anybody──► final
@@ -85,21 +86,31 @@ class Submitter:
         """
         self._validators, self._on_final, self._on_refused = validators, on_final, on_refused
         self._pending: dict[bytes, Pending] = {}
-        self._senders = [_Sender(member.peer) for member in validators.others]
+        self._senders: dict[PeerId, _Sender] = {}
 
     def add(self, pending: Pending) -> None:
         """Send this until it is resolved. It must be durable."""
         self._pending[pending.id] = pending
-        for sender in self._senders:
+        for sender in self._senders.values():
             sender.add(pending)
 
     async def run(self) -> None:
         """Send until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for sender in self._senders:
-                nursery.start_soon(self._send_to, sender)
+        await self._validators.for_each(self._send_to)
 
-    async def _send_to(self, sender: _Sender) -> None:
+    async def _send_to(self, peer: PeerId) -> None:
+        sender = self._senders[peer] = _Sender(peer)
+        for id_, pending in list(self._pending.items()):
+            if pending.resolved.is_set():
+                del self._pending[id_]
+            else:
+                sender.add(pending)
+        try:
+            await self._send(sender)
+        finally:
+            del self._senders[peer]
+
+    async def _send(self, sender: _Sender) -> None:
         while True:
             due = await sender.next_due()
             question = Submit(tuple(pending.encoded for pending in due), everywhere=1)

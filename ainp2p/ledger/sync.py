@@ -1,12 +1,13 @@
 """Asking the committee: who its members are as peers, and questions to one, to all, or to a quorum of them.
 
 Used by wallets, and by validators that catch up. What comes back is an answer, not a truth: certificates
-are checked by whoever asked. No state is kept but who answered last.
+are checked by whoever asked. The members are those of one epoch: `follow` is told of the next by whoever
+knows (`following` for clients, its own state for a validator); tasks that serve each member change with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,12 +17,14 @@ import trio
 from ainp2p.errors import NetworkError, RemoteError, TimedOut
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.messages import BODY_SIZE_MAX, LEDGER_PROTOCOL
+from ainp2p.ledger.operations import Seat
 from ainp2p.protocol.codec import Message, decode, encode
 from ainp2p.protocol.identity import peer_id
 from ainp2p.protocol.network import Network, PeerId
 
 LAST_WORD_S = 0.5  # for the slowest, once a quorum has answered: one that is silent delays nobody
 ASK_TIMEOUT_S = 5.0  # a validator answers from memory; it is slow only when it is overloaded or gone
+FORMER_MAX = 64  # members of earlier epochs that are remembered, since they may know the history
 
 A = TypeVar("A", bound=Message)
 
@@ -36,19 +39,73 @@ class Member:
 
 
 class Validators:
-    """The validators of a genesis, seen from one Network; ourselves are left out of `others`."""
+    """The validators of one epoch, seen from one Network: at first those of the genesis.
+
+    Attributes:
+        epoch: whose members they are.
+        members: all of them.
+        others: without ourselves.
+        former: members of earlier epochs that have no seat now, those that left last at the end.
+        stakes: the others' weights, by peer; always the same dict.
+        changed: set when the members change; then there is a new event.
+        prepare: awaited for each answer before it is handed out (`following`).
+    """
 
     def __init__(self, network: Network, genesis: Genesis) -> None:
         self.network = network
-        self.members = tuple(Member(m.key, peer_id(m.key), m.weight) for m in genesis.validators)
-        self.others = tuple(member for member in self.members if member.peer != network.peer_id)
+        self.members: tuple[Member, ...] = ()
+        self.others: tuple[Member, ...] = ()
+        self.former: tuple[Member, ...] = ()
+        self.stakes: dict[PeerId, int] = {}
+        self.changed = trio.Event()
+        self.prepare: Callable[[PeerId, Message], Awaitable[None]] | None = None
+        self._peers: dict[bytes, PeerId] = {}  # by key, of everybody who ever had a seat
+        self.follow(0, [Seat(m.key, m.weight, m.addresses) for m in genesis.validators])
+
+    def follow(self, epoch: int, seats: Iterable[Seat]) -> None:
+        """From now on the members are those of this epoch; who left has a member's rights no more."""
+        seats, before = tuple(seats), self.others
+        self.epoch = epoch
+        for seat in seats:
+            self._peers.setdefault(seat.key, peer_id(seat.key))
+        self.members = tuple(Member(seat.key, self._peers[seat.key], seat.weight) for seat in seats)
+        self.others = tuple(member for member in self.members if member.peer != self.network.peer_id)
         self._total = sum(member.weight for member in self.members)
-        for validator, member in zip(genesis.validators, self.members, strict=True):
-            if validator.addresses and member in self.others:
-                network.add_addresses(member.peer, tuple(a.decode() for a in validator.addresses))
+        self.stakes.clear()
+        self.stakes.update((member.peer, member.weight) for member in self.others)
+        former = {member.peer: member for member in (*self.former, *before) if member.peer not in self.stakes}
+        self.former = tuple(former.values())[-FORMER_MAX:]
+        for seat in seats:
+            if seat.addresses and self._peers[seat.key] in self.stakes:
+                addresses = tuple(address.decode(errors="replace") for address in seat.addresses)
+                self.network.add_addresses(self._peers[seat.key], addresses)
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def for_each(self, task: Callable[[PeerId], Awaitable[None]]) -> None:
+        """Run a task for each of the others; it begins and is cancelled as they come and go."""
+        running: dict[PeerId, trio.CancelScope] = {}
+
+        async def one(peer: PeerId, scope: trio.CancelScope) -> None:
+            with scope:
+                await task(peer)
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                changed = self.changed
+                for peer in [peer for peer in running if peer not in self.stakes]:
+                    running.pop(peer).cancel()
+                for peer in [peer for peer in self.stakes if peer not in running]:
+                    running[peer] = trio.CancelScope()
+                    nursery.start_soon(one, peer, running[peer])
+                await changed.wait()
+
+    def peer_of(self, key: bytes) -> PeerId | None:
+        """Who has this vote key, now or in an earlier epoch; None if nobody had."""
+        return self._peers.get(key)
 
     def is_member(self, peer: PeerId) -> bool:
-        """Whether the peer is one of the validators."""
+        """Whether the peer is one of the validators of this epoch."""
         return any(member.peer == peer for member in self.members)
 
     def key_of(self, peer: PeerId) -> bytes | None:
@@ -75,6 +132,19 @@ class Validators:
         Raises:
             NetworkError, Refused: no answer.
             Malformed: the answer is none.
+        """
+        found = await self.ask_plainly(peer, question, answer, timeout_s=timeout_s)
+        if self.prepare is not None:
+            await self.prepare(peer, found)
+        return found
+
+    async def ask_plainly(
+        self, peer: PeerId, question: Message, answer: type[A], *, timeout_s: float = ASK_TIMEOUT_S
+    ) -> A:
+        """As `ask`, and nothing is prepared: for what prepares.
+
+        Raises:
+            As `ask`.
         """
         body = await self.network.request(peer, LEDGER_PROTOCOL, encode(question), timeout_s=timeout_s)
         return decode(body, answer, size_max=BODY_SIZE_MAX)
@@ -122,7 +192,14 @@ class Validators:
         async with self.network.stream(
             peer, LEDGER_PROTOCOL, encode(question), timeout_s=timeout_s
         ) as chunks:
-            yield (decode(body, chunk, size_max=BODY_SIZE_MAX) async for body in chunks)
+            yield self._prepared(peer, chunks, chunk)
+
+    async def _prepared(self, peer: PeerId, chunks: AsyncIterator[bytes], chunk: type[A]) -> AsyncIterator[A]:
+        async for body in chunks:
+            found = decode(body, chunk, size_max=BODY_SIZE_MAX)
+            if self.prepare is not None:
+                await self.prepare(peer, found)
+            yield found
 
     async def tell(self, peer: PeerId, message: Message) -> bool:
         """Send one way; False if the peer cannot be reached now (repaired by sync)."""

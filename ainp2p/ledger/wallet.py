@@ -60,10 +60,13 @@ class Wallet(WalletCore):
         policy: SettlePolicy,
         keys: KeyRing,
         watchtowers: Sequence[PeerId],
+        checkpoint: bytes | None = None,
     ) -> None:
-        super().__init__(network, genesis, store, inception, keys, lambda lock: self._settler.note(lock))
+        super().__init__(
+            network, genesis, store, inception, keys, lambda lock: self._settler.note(lock), checkpoint
+        )
         self._policy = policy
-        self._settler = Settler(self, self._purse, policy, self._parameters)
+        self._settler = Settler(self, self._purse, policy)
         self._handover = Handover(network, self._income, watchtowers)
         self._desk = LockDesk(self._network_id, self._writer, self._income, keys, self.lock, self.now_ms)
 
@@ -121,10 +124,10 @@ class Wallet(WalletCore):
             life_ms=life_ms,
             purpose=purpose_digest(purpose),
         )
-        if deposit < 1 or step < 1 or not 0 < life_ms <= self._parameters.lock_life_ms_max:
+        if deposit < 1 or step < 1 or not 0 < life_ms <= self.parameters.lock_life_ms_max:
             raise InvalidInput(
                 "a deposit and its step are at least 1 uain, and its life at most "
-                f"{self._parameters.lock_life_ms_max} ms on this network"
+                f"{self.parameters.lock_life_ms_max} ms on this network"
             )
         final = await self._order(wish, note, timeout_s)
         return await self.lock(lock_id(final.operation, final.place))
@@ -259,7 +262,7 @@ class Wallet(WalletCore):
             NotYet: rule ``"not-expired"``.
             NotFinal, TimedOut: not final in time; it is journalled and goes on.
         """
-        gates_s = (self._parameters.gate_hold_ms + self._parameters.gate_contact_ms) / 1000
+        gates_s = (self.parameters.gate_hold_ms + self.parameters.gate_contact_ms) / 1000
         return await self._desk.refund(lock, timeout_s or FINALITY_TIMEOUT_S + gates_s)
 
     async def settle_all(self) -> None:
@@ -282,6 +285,7 @@ class Wallet(WalletCore):
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._following.run)
             nursery.start_soon(self._writer.run)
             nursery.start_soon(self._mirror.run)
             nursery.start_soon(self._write_account)
@@ -302,6 +306,7 @@ async def open_wallet(
     other_keys: Sequence[Signer] = (),
     watchtowers: Sequence[PeerId] = (),
     policy: SettlePolicy = DEFAULT_POLICY,
+    checkpoint: bytes | None = None,
     run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
 ) -> AsyncIterator[Wallet]:
     """Open the account of `signer`'s key; leaving the block settles what is owed, for a few seconds at most.
@@ -311,6 +316,7 @@ async def open_wallet(
         inception: of the account; by default the plain one of the signer's key.
         other_keys: older or newer keys of the account, where a rotation may have been under way.
         watchtowers: peers that get our highest receipts now and then, and settle them if we vanish.
+        checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain is shown that has it.
         run_disk: `disk.run_inline` in simulations.
 
     Raises:
@@ -320,7 +326,7 @@ async def open_wallet(
     caught: Exception | None = None
     async with open_wallet_store(directory, run=run_disk) as store:
         keys = KeyRing(signer, other_keys)
-        wallet = Wallet(network, genesis, store, inception, policy, keys, watchtowers)
+        wallet = Wallet(network, genesis, store, inception, policy, keys, watchtowers, checkpoint)
         wallet._restore()
         await store.synced()
         async with trio.open_nursery() as nursery:

@@ -12,6 +12,8 @@ import trio
 
 from ainp2p.errors import Closed, TimedOut
 from ainp2p.ledger.accounts import Account
+from ainp2p.ledger.committee_chain import Epoch
+from ainp2p.ledger.following import Following
 from ainp2p.ledger.genesis import Genesis, Parameters
 from ainp2p.ledger.income import Income
 from ainp2p.ledger.locks import Lock
@@ -54,23 +56,30 @@ class WalletCore:
         inception: Inception,
         keys: KeyRing,
         on_news: Callable[[bytes], None],
+        checkpoint: bytes | None = None,
     ) -> None:
         """Prepare; nothing is asked or sent before `run` of the parts.
 
         Args:
             on_news: told of each Lock that has a new state or a new receipt.
+            checkpoint: id of a COMMITTEE without which no chain of committees is believed.
         """
         self.network = network
         self._context = network.context
         self._network_id = genesis.network_id
-        self._parameters = genesis.parameters
         self._keys, self._inception, self._store, self._on_news = keys, inception, store, on_news
         self._purse = Purse(genesis, self._network_id, inception, keys.first.public)
         self._purse.keys |= keys.publics
         self._proofs = Proofs(genesis)
         self._validators = Validators(network, genesis)
+        self._following = Following(
+            self._validators, self._proofs.chain, store.put_committee, pinned=checkpoint
+        )
+        self._purse.parameters_of = self._following.parameters
         self._writer = Writer(self._validators, self._proofs, store, self._learn, self._on_dropped)
-        self._mirror = Mirror(self._validators, self._proofs, self._purse, self._learn, self._on_lock)
+        self._mirror = Mirror(
+            self._validators, self._following, self._proofs, self._purse, self._learn, self._on_lock
+        )
         self._orders = Orders(self.account_id, self._writer, self._signer_for, self._plan, self.now_ms)
         self._income = Income(self._network_id, store, on_news)
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
@@ -83,8 +92,13 @@ class WalletCore:
 
     @property
     def parameters(self) -> Parameters:
-        """The network's fees and limits."""
-        return self._parameters
+        """The fees and limits of the newest epoch that is known."""
+        return self._proofs.chain.newest.parameters
+
+    @property
+    def epoch(self) -> Epoch:
+        """The newest epoch that is known: its committee, when it began."""
+        return self._proofs.chain.newest
 
     @property
     def book(self) -> ReceiptBook:
@@ -113,10 +127,11 @@ class WalletCore:
             wishes,
             self._purse.account,
             self._purse.credits,
-            self._parameters,
+            self.parameters,
             network=self._network_id,
             now_ms=self.now_ms(),
             inception=self._inception,
+            epoch=max(self.epoch.number, self._purse.account.epoch),
         )
 
     # --- reading ----------------------------------------------------------------------------------
@@ -225,6 +240,7 @@ class WalletCore:
     def _restore(self) -> None:
         """Take up where the journal ends: what is pending is sent again, the same bytes."""
         self._store.claim(self.account_id, self._network_id)
+        self._following.restore(self._store.committees())
         self._orders.notes = self._store.notes()
         self._income.restore()
         for recorded in self._store.operations():
@@ -239,6 +255,8 @@ class WalletCore:
         self._check_open()
         with trio.move_on_after(READY_TIMEOUT_S):
             await self._mirror.refreshed.wait()
+        if not self._following.is_trusted:
+            raise TimedOut("no validator shows a chain of COMMITTEEs that contains the pinned checkpoint")
         if not self._mirror.refreshed.is_set():
             raise TimedOut("no validator has answered yet: check the network, or ask again")
 

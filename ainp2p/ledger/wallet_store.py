@@ -8,6 +8,7 @@ commit, only the highest of each Lock. Balances are not kept: they are learnt ag
     notes        the caller's word for a payment, so that a repeated call finds the first one
     receipts     the highest of each Lock
     releases     what verifiers signed for Locks that need k of them
+    committees   the chain of COMMITTEEs, each with its certificate; what does not fit is asked for again
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
+from ainp2p.ledger.messages import Decided
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, parse
 from ainp2p.ledger.receipts import SignedReceipt
 from ainp2p.ledger.releases import Partial
@@ -35,6 +37,8 @@ CREATE TABLE IF NOT EXISTS operations (
 CREATE TABLE IF NOT EXISTS notes (note BLOB PRIMARY KEY, operation BLOB NOT NULL, place INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (lock BLOB, body BLOB, key BLOB, part BLOB NOT NULL,
     PRIMARY KEY (lock, body, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS committees (epoch INTEGER PRIMARY KEY, operation BLOB NOT NULL,
+    certificate BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL) WITHOUT ROWID;
 """
 _SELECT = "SELECT id, signed, certificate, at_ms, received, spent FROM operations"
@@ -122,6 +126,11 @@ class WalletStore:
         row = (lock, part.body, part.key, encode(part))
         self._disk.put("INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?)", row)
 
+    def put_committee(self, epoch: int, link: Decided) -> None:
+        """Keep the COMMITTEE that opened an epoch."""
+        row = (epoch, link.operation, link.certificate)
+        self._disk.put("INSERT OR REPLACE INTO committees VALUES (?, ?, ?)", row)
+
     # --- reading: at start, before anything is put ------------------------------------------------
 
     def claim(self, account: bytes, network: bytes) -> None:
@@ -135,6 +144,11 @@ class WalletStore:
             self._disk.put("INSERT INTO wallet VALUES (?, ?)", (account, network))
         elif rows != [(account, network)]:
             raise StorageError("this directory holds the wallet of another account or network")
+
+    def committees(self) -> list[Decided]:
+        """The COMMITTEEs that were kept, oldest first."""
+        rows = self._disk.read_now("SELECT operation, certificate FROM committees ORDER BY epoch")
+        return [Decided(operation, certificate) for operation, certificate in rows]
 
     def operations(self) -> list[Recorded]:
         """All operations, in the order in which they were first put.

@@ -22,6 +22,7 @@ import trio
 
 from ainp2p.errors import Error, LedgerError, LocalError, NetworkError, Refused, RemoteError
 from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
+from ainp2p.ledger.following import Following
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.limits import Limits
 from ainp2p.ledger.locks import Lock
@@ -75,6 +76,7 @@ class Watchtower:
     def __init__(self, network: Network, genesis: Genesis, disk: Disk) -> None:
         self._network, self._genesis, self._disk = network, genesis, disk
         self._validators, self._proofs = Validators(network, genesis), Proofs(genesis)
+        self._following = Following(self._validators, self._proofs.chain)
         self._list = WatchList(genesis.network_id, genesis.parameters)
         self._limits = Limits()
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
@@ -148,10 +150,14 @@ class Watchtower:
     # --- following ----------------------------------------------------------------------------------
 
     async def _follow_forever(self) -> None:
-        peers = [member.peer for member in self._validators.others]
-        self._network.context.rng.shuffle(peers)
+        peers: list[PeerId] = []
         turn = 0
         while True:
+            with suppress(NetworkError):
+                await self._following.catch_up_if_due()
+            if set(peers) != self._validators.stakes.keys():
+                peers = [member.peer for member in self._validators.others]
+                self._network.context.rng.shuffle(peers)
             self._new = trio.Event()
             ids = sorted(held.id for held in self._list)
             with trio.move_on_after(FOLLOW_TURN_S):
@@ -204,7 +210,7 @@ class Watchtower:
                     await self._changed.wait()
 
     async def _spread(self, held: Watched, what: str) -> None:
-        parameters = self._genesis.parameters
+        parameters = self._proofs.chain.newest.parameters
         gates_s = (parameters.gate_hold_ms + parameters.gate_contact_ms) / 1000 if what == CLOSE else 0.0
         held.not_before_ms = self._now_ms() + RETRY_AFTER_MS
         try:
@@ -223,6 +229,7 @@ class Watchtower:
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._following.run)
             nursery.start_soon(self._follow_forever)
             nursery.start_soon(self._spread_forever)
 

@@ -47,7 +47,7 @@ def drip(liar: ValidatorService, log: bytes, *, pause_s: float) -> None:
             await trio.sleep(pause_s)
 
     liar._send_batches = send  # type: ignore[method-assign]
-    liar._answers.heights = lambda: Heights((Height(log, 10**6),))  # type: ignore[method-assign]
+    liar._answers.heights = lambda: Heights((Height(log, 10**6),), 0)  # type: ignore[method-assign]
 
 
 def answer_late(service: ValidatorService) -> None:
@@ -91,7 +91,7 @@ def test_old_batches_without_end_do_not_keep_a_validator_from_catching_up(
 
 def test_mutant_endless_patience_never_catches_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def patiently(self: CatchUp, peer: PeerId, validator: bytes, height: int) -> None:
-        question = FetchBatches(validator, height)
+        question = FetchBatches(validator, height, 0)
         async with self._validators.stream(peer, question, PushBatch, timeout_s=5.0) as batches:
             async for chunk in batches:
                 await self._take_batch(chunk.batch)
@@ -140,7 +140,7 @@ async def seconds_to_pay_by_one_validator() -> float:
     ):
         await push_votes_for_nothing(town, network)
         await trio.sleep(1)
-        for sender in alice._writer._submitter._senders:
+        for sender in alice._writer._submitter._senders.values():
             if sender.peer != town.peer(1):
                 sender.add = lambda pending: None  # type: ignore[method-assign]
         began = trio.current_time()

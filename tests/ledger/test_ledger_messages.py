@@ -19,7 +19,7 @@ VECTORS: list[tuple[Message, str]] = [
     (m.PushOperations((b"op", b"q")), "920292c4026f70c40171"),
     (m.PushBatch(b"batch"), "9203c4056261746368"),
     (m.FetchOperations((A,)), "920491c420" + "61" * 32),
-    (m.FetchBatches(A, 7), "9305c420" + "61" * 32 + "07"),
+    (m.FetchBatches(A, 7, 2), "9405c420" + "61" * 32 + "0702"),
     (m.GetObject(A), "9206c420" + "61" * 32),
     (m.GetCredits(A, b""), "9307c420" + "61" * 32 + "c400"),
     (m.GetHeights(), "9108"),
@@ -41,8 +41,8 @@ VECTORS: list[tuple[Message, str]] = [
         "9516c420" + "61" * 32 + "c40573746174659091" + "92c4026f70c40463657274",
     ),
     (m.CreditPage((m.CreditEntry(CREDIT, 5),), 1, 9), "94179192c422" + "61" * 32 + "0001050109"),
-    (m.Heights((m.Height(A, 3),)), "92189192c420" + "61" * 32 + "03"),
-    (m.Finals((DECIDED,)), "92199192c4026f70c40463657274"),
+    (m.Heights((m.Height(A, 3),), 2), "93189192c420" + "61" * 32 + "0302"),
+    (m.Finals((DECIDED,), 2), "93199192c4026f70c4046365727402"),
     (
         m.Statistics(A, B, 1, 2, 3, 4, 5, 6, 7, 8, A, 0, 1, 9),
         "9f1ac420" + "61" * 32 + "c420" + "62" * 32 + "0102030405060708c420" + "61" * 32 + "000109",
@@ -111,7 +111,7 @@ def test_e2_garbage_is_malformed_or_a_question(body: bytes) -> None:
         pytest.param(m.GetHistory((m.HistoryFrom(A, 0),)), id="a history from nothing"),
         pytest.param(m.GetHistory((m.HistoryFrom(A, 1),) * 65), id="too many histories"),
         pytest.param(m.GetObject(b"short"), id="an id too short"),
-        pytest.param(m.FetchBatches(A, -1), id="a negative height"),
+        pytest.param(m.FetchBatches(A, -1, 0), id="a negative height"),
     ],
 )
 def test_what_is_beyond_a_limit_is_malformed(message: Message) -> None:

@@ -31,7 +31,12 @@ def asking(wanted: int, held: int = 0) -> tuple[CatchUp, Core]:
     """A validator, the first member, that wants so many operations, the first of which have come."""
     context = SimpleNamespace(rng=random.Random(1))
     network = SimpleNamespace(context=context)
-    validators: Any = SimpleNamespace(members=MEMBERS, others=MEMBERS[1:], network=network)
+    validators: Any = SimpleNamespace(
+        members=MEMBERS,
+        others=MEMBERS[1:],
+        network=network,
+        peer_of={member.key: member.peer for member in MEMBERS}.get,
+    )
     ids = [at.to_bytes(32, "big") for at in range(wanted)]
     core: Any = Core(set(ids[:held]))
     unused: Any = None
