@@ -83,6 +83,11 @@ class Intake:
         self._pushed: FairQueue[Entry] = FairQueue(PUSHED_MAX, PUSHED_PER_MEMBER_MAX)
         self._pushed_next = True
         self._submitters: dict[PeerId, _Standing] = {}
+        self._waiting: dict[bytes, int] = {}  # operation id → how often it waits
+
+    def holds(self, id_: bytes) -> bool:
+        """Whether an operation waits here: it has come, and nobody need be asked for it."""
+        return id_ in self._waiting
 
     def __len__(self) -> int:
         return len(self._submitted) + len(self._pushed)
@@ -90,6 +95,7 @@ class Intake:
     def add(self, parsed: ParsedOperation, peer: PeerId, source: str, done: Done, now_s: float) -> None:
         """Have an operation wait for its turn; it, or another one, may be told "busy" at once."""
         entry = Entry(parsed.signed, parsed.id, peer, source, done)
+        self._waiting[entry.id] = self._waiting.get(entry.id, 0) + 1
         stake = self._stakes.get(peer)
         if stake is not None:
             gone = self._pushed.push(peer.encode(), stake, entry)
@@ -98,6 +104,7 @@ class Intake:
             entry.weighed = self._standing(peer).lend(now_s)
             gone = self._submitted.push(account + peer.encode(), weight if entry.weighed else 0, entry)
         for each in gone:
+            self._forget(each)
             self._give_back(each)
             each.done(NotYet("busy", "too many operations wait here; send it again in a second"))
 
@@ -108,8 +115,17 @@ class Intake:
         for queue in queues:
             entry = queue.pop()
             if entry is not None:
+                self._forget(entry)
                 return entry
         return None
+
+    def _forget(self, entry: Entry) -> None:
+        """It waits no longer."""
+        left = self._waiting[entry.id] - 1
+        if left:
+            self._waiting[entry.id] = left
+        else:
+            del self._waiting[entry.id]
 
     def judged(self, entry: Entry, problem: Error | None, now_s: float) -> bool:
         """The core has handled it. False: it was false in itself, and its submitter loses its standing."""

@@ -179,7 +179,7 @@ class ValidatorService:
 
     def holds(self, id_: bytes) -> bool:
         """Whether an operation has come, so that nobody need be asked for it."""
-        return self._validator.holds(id_)
+        return self._intake.holds(id_) or self._validator.holds(id_)
 
     def is_lock(self, object_: bytes) -> bool:
         """Whether this is an open Lock here."""

@@ -70,6 +70,21 @@ def desk(**more: Any) -> Desk:
 # --- whose, and what weight ---------------------------------------------------------------------------
 
 
+def test_what_waits_is_held_until_it_is_taken_or_has_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SUBMITTED_PER_ACCOUNT_MAX", 1)
+    one, two = operation(1, number=1), operation(1, number=2)
+    waiting = desk()
+    waiting.add(one, "member 1")
+    waiting.add(one, "wallet")  # from two at once: it waits until both were taken
+    waiting.add(two, "wallet")
+    assert waiting.intake.holds(one.id)
+    assert not waiting.intake.holds(two.id)  # it was told "busy"
+    waiting.pop()
+    assert waiting.intake.holds(one.id)
+    waiting.pop()
+    assert not waiting.intake.holds(one.id)
+
+
 def test_a_spend_weighs_what_its_account_holds_and_pays_above_the_floor() -> None:
     world = World()
     signed = world.spend("alice", [("bob", 5)])
