@@ -211,6 +211,7 @@ class Taking:
             "ledger_ended",
             "ledger_system",
             "ledger_credits",
+            "ledger_openings",
             "vote_finals",
             "vote_batches",
             "vote_operations",
@@ -263,6 +264,7 @@ class Taking:
                 for i, (p, certificate) in enumerate(operations)
             ],
         )
+        self._store.openings.put(parsed for parsed, _ in operations)
         self._note_finals(operations)
 
     def _note_finals(self, operations: Sequence[tuple[ParsedOperation, bytes]]) -> None:

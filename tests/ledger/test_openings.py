@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from ainp2p.ledger import answers
 from ainp2p.ledger.answers import Answers
+from ainp2p.ledger.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.checkpoint_sync import Taking
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.messages import ObjectHead
@@ -17,7 +20,7 @@ from ainp2p.ledger.receipts import close_operation
 from ainp2p.ledger.store import Decided, Store
 
 from .bench import Bench
-from .pruned import Pair
+from .pruned import Pair, PrunedDisk
 from .world import World, key_of
 
 
@@ -70,6 +73,28 @@ def test_what_opened_a_lock_that_ended_before_a_checkpoint_is_dropped(tmp_path: 
     assert pair.pruned.store.openings.of(stays.id) is not None
     assert pair.archive.store.openings.of(ends.id) is not None
     assert pair.pruned.rows("ledger_openings") == 1
+    pair.close()
+
+
+def test_who_starts_from_a_checkpoint_knows_what_opened_its_locks(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    world = pair.world
+    pair.decide(world.spend("alice", locks=[world.terms(), world.terms()]))
+    pair.decide(close_operation(world.network, next(iter(world.state.locks.values())), None, key_of("bob")))
+    pair.turn()
+    pair.idle()
+    newcomer = PrunedDisk(tmp_path / "newcomer", world)
+    pages = CheckpointDesk(pair.pruned.store, trio.Lock()).pages(0)
+    taking = Taking(world.genesis, newcomer.database, newcomer.store, after=0)
+    for page in pages:
+        taking.take(page)
+    taking.install()
+    stays = [lock.id for lock in world.state.locks.values() if not lock.ended]
+    assert [newcomer.store.openings.of(id_) for id_ in stays] == [
+        pair.pruned.store.openings.of(id_) for id_ in stays
+    ]
+    assert newcomer.rows("ledger_openings") == 1
+    newcomer.database.close()
     pair.close()
 
 
