@@ -1,7 +1,8 @@
 """What was decided, for those who catch up: comparisons, objects' histories, everything in its order.
 
 Reads the store, so what is still on its way to the disk (a second at most) is left out; whoever asks finds it
-with its next comparison. Every answer stays within its bounds by stopping early.
+with its next comparison. Every answer stays within its bounds by stopping early. What was pruned is refused
+(`checkpoint_desk.refuse_pruned`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
+from ainp2p.ledger.checkpoint_desk import refuse_pruned
 from ainp2p.ledger.messages import (
     BODY_SIZE_MAX,
     FRONTIER_PAGE_MAX,
@@ -29,6 +31,7 @@ from ainp2p.ledger.store import Store, Stored
 from ainp2p.ledger.validator import Validator
 from ainp2p.protocol.codec import encode
 
+SLACK = 8_192  # operations; who is as far as the checkpoint may have applied them in another order
 PAGE_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more always fits
 
 
@@ -75,17 +78,26 @@ class Histories:
         return Reconciled(Reconciler(self.index).respond(message))
 
     def history(self, question: GetHistory) -> History:
-        """Objects' operations, each object's in order."""
+        """Objects' operations, each object's in order; those that were pruned here are passed over.
+
+        Raises:
+            Refused: ``"pruned"``: of all that is asked for the first ones are gone.
+        """
         found: list[Decided] = []
-        size = 0
+        size, pruned = 0, False
         for each in question.objects:
             room = OPERATIONS_MAX - len(found)
             if room <= 0 or size > PAGE_SIZE_MAX:
                 break
+            if self._store.is_pruned(each.object, each.seq):
+                pruned = True
+                continue
             stored = self._store.history(each.object, each.seq, room)
             page, more = self._shown(stored, PAGE_SIZE_MAX - size)
             found += page
             size += more
+        if pruned and not found:
+            raise refuse_pruned(self._store)
         return History(tuple(found))
 
     def frontier(self, question: FetchFrontier) -> FrontierPage:
@@ -101,7 +113,14 @@ class Histories:
         return FrontierPage(tuple(FrontierHead(id_, seq, head) for id_, (seq, head) in page))
 
     def page(self, after: int) -> DecidedPage:
-        """Operations in the order in which they were applied here."""
+        """Operations in the order in which they were applied here.
+
+        Raises:
+            Refused: ``"pruned"``: what follows is gone, or as good as: its head would be useless without it.
+        """
+        base = self._store.checkpoints.base
+        if base is not None and after < base.n - 1 - SLACK:
+            raise refuse_pruned(self._store)
         stored = self._store.operations(after, OPERATIONS_MAX)
         found, _ = self._shown(stored, PAGE_SIZE_MAX)
         last = stored[len(found) - 1].n if found else after

@@ -236,6 +236,12 @@ class Store:
         """
         return self._stored("WHERE object = ? AND seq >= ? ORDER BY seq LIMIT ?", (object_, from_seq, limit))
 
+    def is_pruned(self, object_: bytes, seq: int) -> bool:
+        """Whether this operation of an object was dropped while later ones are here."""
+        sql = "SELECT min(seq) FROM ledger_operations WHERE object = ? AND seq >= ?"
+        first = self.database.execute(sql, (object_, seq))[0][0]
+        return first is not None and first > seq
+
     def _stored(self, where: str, parameters: tuple[object, ...]) -> list[Stored]:
         sql = f"SELECT n, id, signed, certificate FROM ledger_operations {where}"
         rows = self.database.execute(sql, parameters)
