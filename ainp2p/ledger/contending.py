@@ -53,7 +53,7 @@ class Contention:
     # --- time -------------------------------------------------------------------------------------
 
     def start_timer(self, slot_id: SlotId, slot: Slot, now: int) -> None:
-        """An operation was LOCKed here, or a second one is valid: view 0 has T from now on."""
+        """An operation was LOCKed here or by a quorum, or two are valid: view 0 has T from now on."""
         if not slot.timed:
             slot.timed = True
             self._first.add(now + self._first_ms, slot_id)
@@ -90,7 +90,7 @@ class Contention:
     def _wake_up(self, now: int, out: Effects) -> None:
         self._asleep = False
         for slot_id, slot in list(self._table.slots.items()):
-            if slot.locked or len(slot.candidates) > 1:
+            if slot.locked or slot.committed or len(slot.candidates) > 1:
                 self.start_timer(slot_id, slot, now)
             contest = slot.contest
             if slot.inherited is not None and contest is not None and contest.entered == 1:

@@ -183,21 +183,31 @@ class Decider:
             self.room.free_place(candidate)
             self._commit(candidate, candidate.prepared, now)
             if candidate.verified:
+                self._review(candidate, now, out)
                 return None
         return self._check(candidate, now, out)
+
+    def _review(self, candidate: Candidate, now: int, out: Effects) -> None:
+        """It has come, or is prepared: a proposal, or a leader, may wait for just that."""
+        slot = self.table.slot_of(candidate)
+        if slot.contest is not None:
+            self.contention.review(candidate.slot, now, out)
 
     def _check(self, candidate: Candidate, now: int, out: Effects) -> Exception | None:
         """Look at validity, and LOCK if it is time."""
         parsed = candidate.parsed
         assert parsed is not None
         if isinstance(parsed.operation.body, Void):
-            return self._check_void(candidate)
+            return self._check_void(candidate, now, out)
         try:
             candidate.changes = self._state.check(parsed, now, proof_verified=candidate.verified)
         except NotYet as exc:
             candidate.verified = candidate.verified or exc.rule not in _BEFORE_PROOF
             self._learn_receipt(candidate, parsed)
-            return self._wait(candidate, parsed, exc)
+            problem = self._wait(candidate, parsed, exc)
+            if problem is None:
+                self._review(candidate, now, out)
+            return problem
         except BadSignature as exc:
             return self._try_next_proof(candidate, exc, now, out)
         except LedgerError as exc:
@@ -222,9 +232,10 @@ class Decider:
             self.contention.review(candidate.slot, now, out)
         return None
 
-    def _check_void(self, candidate: Candidate) -> Exception | None:
+    def _check_void(self, candidate: Candidate, now: int, out: Effects) -> Exception | None:
         """A VOID is nobody's to submit; one that members have voted for is kept to see what becomes of it."""
         if candidate.counts or candidate.holders:
+            self._review(candidate, now, out)
             return None
         return self._let_go(candidate, InvalidOperation("void", "follows from two operations, or not at all"))
 
@@ -265,6 +276,9 @@ class Decider:
         if self.table.commit(candidate, view):
             self._log.add(commit_entry(view, candidate.id), now)
             self._archive.keep_commit(candidate)
+            if candidate.shown is not None:
+                self.contention.exhibits.keep_shown(candidate, view)
+                self.contention.start_timer(candidate.slot, self.table.slot_of(candidate), now)
 
     def _apply(self, candidate: Candidate, view: int, now: int, out: Effects) -> None:
         """Step 2: "final. Apply, once the dependencies are applied".
@@ -309,10 +323,16 @@ class Decider:
             else:
                 self.room.wake(lock.id)
 
+    def _must_keep(self, candidate: Candidate) -> bool:
+        """Whether its bytes stay, valid or not: others expect them of us, and after a restart so do we."""
+        # "a prepared certificate stands in for one's own validation"; so did a justification when we LOCKed.
+        return candidate.prepared is not None or candidate.id in self.table.slot_of(candidate).locked.values()
+
     def _let_go(self, candidate: Candidate, problem: Exception) -> Exception | None:
         """Forget an operation that cannot be voted for; votes of others for it stay counted."""
-        if candidate.prepared is not None:
-            return None  # "a prepared certificate stands in for one's own validation"
+        if self._must_keep(candidate):
+            self.room.free_place(candidate)
+            return None
         self.room.leave(candidate)
         object_, seq = candidate.slot
         if self._state.head(object_)[0] >= seq:
@@ -366,12 +386,13 @@ class Decider:
         never = reason.rule == "epoch-ahead" and not self._is_of_next_epoch(operation)
         if never or spent:
             return self._let_go(candidate, InvalidOperation(reason.rule, "and never will be"))
-        try:
-            oldest = self.room.enter(candidate)
-        except NotYet as busy:
-            return self._let_go(candidate, busy)
-        if oldest is not None:
-            self._let_go(oldest, reason)
+        if not self._must_keep(candidate):
+            try:
+                oldest = self.room.enter(candidate)
+            except NotYet as busy:
+                return self._let_go(candidate, busy)
+            if oldest is not None:
+                self._let_go(oldest, reason)
         if reason.rule == "clock-ahead":
             assert operation.timestamp is not None
             self._desk.wake_at(candidate, operation.timestamp - self._parameters.clock_ahead_ms)

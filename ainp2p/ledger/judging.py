@@ -18,7 +18,7 @@ from ainp2p.ledger.confirming import candidate_of, confirm
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Wanted
 from ainp2p.ledger.exhibits import LOOSE_MAX, Exhibits
-from ainp2p.ledger.justification import Shown, choose, read_justification, verify
+from ainp2p.ledger.justification import Justification, Shown, choose, read_justification, verify
 from ainp2p.ledger.operations import ParsedOperation
 from ainp2p.ledger.picking import Conflict
 from ainp2p.ledger.slot import Candidate, Slot, SlotId
@@ -130,28 +130,35 @@ class Judging:
         """What the proposal's justification shows; None if it is void or not here (then ask for it)."""
         digest = proposal.justification
         if digest in self._judged:
-            return self._judged[digest]
-        raw = self._exhibits.attachment(digest)
-        if raw is None:
-            self._ask(slot_id, proposal, now, out)
+            shown = self._judged[digest]
+        else:
+            raw = self._exhibits.attachment(digest)
+            if raw is None:
+                self._ask(slot_id, proposal, now, out)
+                return None
+            self._asked.pop(digest, None)
+            shown = self._judged[digest] = self._verified(raw)
+            if len(self._judged) > LOOSE_MAX:
+                self._judged.popitem(last=False)
+        # Of what slot and view it is has nothing to do with what it shows: somebody may propose there with
+        # another leader's justification, which stays good where it belongs.
+        if shown is None or not _is_for(shown.justification, slot_id, proposal.view):
             return None
-        self._asked.pop(digest, None)
-        shown: Shown | None = None
+        return shown
+
+    def _verified(self, raw: bytes) -> Shown | None:
+        """What a justification of this epoch shows of its own slot, None if nothing."""
         try:
             justification = read_justification(raw)
-            began = self._table.open_slot(slot_id).inherited
+            if justification.epoch != self._desk.epoch:
+                return None
+            slot = self._table.slots.get((justification.object, justification.seq))
+            began = slot.inherited if slot is not None else None
             inherited = None if began is None else (began.operation, began.certificate)
             network = self._desk.state.network
-            shown = verify(justification, network, self._committee, self._exhibits.seen.check, inherited)
-            said = (justification.epoch, justification.object, justification.seq, justification.view)
-            if said != (self._desk.epoch, *slot_id, proposal.view):
-                shown = None
+            return verify(justification, network, self._committee, self._exhibits.seen.check, inherited)
         except (LedgerError, RemoteError):
-            shown = None
-        self._judged[digest] = shown
-        if len(self._judged) > LOOSE_MAX:
-            self._judged.popitem(last=False)
-        return shown
+            return None
 
     def _ask(self, slot_id: SlotId, proposal: Propose, now: int, out: Effects) -> None:
         digest = proposal.justification
@@ -170,6 +177,10 @@ class Judging:
             self._asked.clear()
         self._asked[digest] = at, asked
         self._wake_at(at, slot_id)
+
+
+def _is_for(justification: Justification, slot_id: SlotId, view: int) -> bool:
+    return (justification.object, justification.seq, justification.view) == (*slot_id, view)
 
 
 __all__ = ["ASK_AGAIN_MS", "FOLLOWER_AHEAD_MS", "Judging"]

@@ -25,6 +25,7 @@ from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
 
 SlotId = tuple[bytes, int]  # object, seq
 ONE_POSITION = pack_place(0, 0, 1)
+SOUGHT_MAX = 16  # questions for an operation that votes name: about a minute and a half of them
 
 
 class Count:
@@ -347,6 +348,7 @@ class VoteTable:
             if not (slot.candidates or slot.locked or slot.committed or slot.contest):
                 del self.slots[candidate.slot]
         candidate.parsed, candidate.verified, candidate.rivals = None, False, False
+        candidate.segment = 0  # whoever votes for it later has its bytes written once more
         if not (candidate.counts or candidate.holders):
             self.candidates.pop(candidate.id, None)
 
@@ -378,15 +380,36 @@ class VoteTable:
         """Per member, the lowest height of its batches that a candidate's vote is in."""
         lowest: dict[int, int] = {}
         for candidate in self.candidates.values():
+            if self._is_sought_in_vain(candidate):
+                continue
             for count in candidate.counts.values():
                 for member, height, _ in map(unpack_place, count.places):
                     if height < lowest.get(member, height + 1):
                         lowest[member] = height
         for slot in self.slots.values():
-            if slot.contest is not None:
+            if slot.contest is not None and not self._is_talk(slot, slot.contest):
                 for member, height in slot.contest.heights():
                     lowest[member] = min(height, lowest.get(member, height))
         return lowest
+
+    # What less than one correct member stands behind must not make each restart read from there on until the
+    # epoch ends. A vote of a correct member that is forgotten thus, with its slot undecided for long and its
+    # operation nowhere to be had, costs a view: its NEWVIEW brings the operation back.
+
+    def _is_sought_in_vain(self, candidate: Candidate) -> bool:
+        """An operation that at most a third of the weight has ever named, and nobody hands out."""
+        if candidate.parsed is not None or candidate.asked < SOUGHT_MAX or candidate.prepared is not None:
+            return False
+        return self._weight(candidate.voters()) < self._committee.minority
+
+    def _is_talk(self, slot: Slot, contest: Contest) -> bool:
+        """NEWVIEWs of at most a third for a slot in which nothing is held here and nothing was said by us."""
+        if slot.candidates or slot.locked or slot.committed or slot.promised or slot.inherited is not None:
+            return False
+        return self._committee.weight_of(contest.speakers) < self._committee.minority
+
+    def _weight(self, mask: int) -> int:
+        return self._committee.weight_of(m for m in range(len(self._committee.keys)) if mask >> m & 1)
 
 
 __all__ = ["COMMIT", "LOCK", "Candidate", "Count", "Counted", "Slot", "SlotId", "VoteTable"]
