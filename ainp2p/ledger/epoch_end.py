@@ -15,20 +15,21 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from ainp2p.errors import Error, InvalidOperation, NotYet, RemoteError
+from ainp2p.errors import Error, InvalidOperation, NotYet
 from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.certificate import build_certificate, unpack_place
 from ainp2p.ledger.committee_chain import end_epoch
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, FrontierWanted, Wanted
-from ainp2p.ledger.epochs import Applied, Certain, Closing, Epochal, Verdict
+from ainp2p.ledger.epochs import Certain, Closing, Epochal, Verdict
 from ainp2p.ledger.evidence import Evidence, Offence, evidence_id, read_evidence, verify_evidence
-from ainp2p.ledger.handoff import Head, Leaving, Prepared, SlotId, check_handoff, make_handoff, read_handoff
+from ainp2p.ledger.handoff import Head, Leaving, SlotId, make_handoff, read_handoff
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, Signer, parse, unsigned_operation
 from ainp2p.ledger.slot import Candidate, Slot
 from ainp2p.ledger.state import Undo
 from ainp2p.ledger.system import epoch_ends_at
+from ainp2p.ledger.visiting import Applied
 from ainp2p.ledger.votelog import COMMIT, Handoff, VoteBatch, handoff_entry, has_views, read_entries
 from ainp2p.protocol.codec import encode
 
@@ -468,81 +469,4 @@ class EpochEnd:
         return found
 
 
-# --- the beginning of the next one --------------------------------------------------------------------
-
-
-class Inheritance:
-    """The slots that an epoch starts at view 1 with: from the HANDOFFs that its COMMITTEE names.
-
-    Attributes:
-        prepared: slot → certificate; None until all HANDOFFs and pages are here.
-    """
-
-    def __init__(self, desk: Desk, handoffs: tuple[bytes, ...]) -> None:
-        self._desk = desk
-        self._wanted = list(handoffs)
-        self._raw: dict[bytes, bytes] = {}
-        self._named = handoffs
-        self._asked_at = 0
-        self.prepared: dict[SlotId, Prepared] | None = None
-        self._look()
-
-    def take_attachment(self, raw: bytes) -> bool:
-        """Take one that is missing; True once nothing is."""
-        if self.prepared is None and attachment_id(raw) in self._wanted:
-            self._desk.archive.keepsake(raw)
-            self._raw[attachment_id(raw)] = raw
-            self._look()
-            return self.prepared is not None
-        return False
-
-    @property
-    def due(self) -> int | None:
-        """When to ask for what is missing."""
-        return None if self.prepared is not None else self._asked_at
-
-    def tick(self, now: int, out: Effects, holders: tuple[bytes, ...]) -> None:
-        """Ask for what is missing."""
-        if self.prepared is None and now >= self._asked_at:
-            self._asked_at = now + ASK_AGAIN_MS
-            out.missing += [Wanted(id_, holders) for id_ in self._wanted]
-
-    def _fetch(self, id_: bytes) -> bytes | None:
-        raw = self._raw.get(id_) or self._desk.archive.attachment(id_)
-        if raw is not None:
-            self._raw[id_] = raw
-        return raw
-
-    def _look(self) -> None:
-        self._wanted = [id_ for id_ in self._named if self._fetch(id_) is None]
-        pages = [
-            page for id_ in self._named if id_ in self._raw for page in read_handoff(self._raw[id_]).more
-        ]
-        self._wanted += [page for page in pages if self._fetch(page) is None]
-        if not self._wanted:
-            self.prepared = self._highest()
-
-    def _highest(self) -> dict[SlotId, Prepared]:
-        """A quorum has checked these before it made the COMMITTEE final; slots decided here are over."""
-        state, found = self._desk.state, dict[SlotId, Prepared]()
-        for id_ in self._named:
-            handoff = read_handoff(self._raw[id_])
-            pages = [self._raw[page] for page in handoff.more]
-            try:
-                _, prepared = check_handoff(
-                    self._raw[id_],
-                    state.network,
-                    self._desk.epoch - 1,
-                    handoff.validator,
-                    pages,
-                    state.committee,
-                )
-            except (RemoteError, InvalidOperation) as exc:
-                raise InvalidOperation("handoffs", f"a final COMMITTEE names a bad one: {exc}") from exc
-            for slot, each in prepared.items():
-                if state.head(slot[0])[0] < slot[1] and (slot not in found or found[slot] < each):
-                    found[slot] = each
-        return dict(sorted(found.items()))
-
-
-__all__ = ["EpochEnd", "Inheritance"]
+__all__ = ["EpochEnd"]

@@ -45,10 +45,11 @@ from ainp2p.ledger.certificate import read_certificate, verify_decided
 from ainp2p.ledger.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.desk import Desk
 from ainp2p.ledger.effects import Effects, Gap, Journal, Records
-from ainp2p.ledger.epoch_end import EpochEnd, Inheritance
+from ainp2p.ledger.epoch_end import EpochEnd
 from ainp2p.ledger.epochs import Closing
 from ainp2p.ledger.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.inheritance import Inheritance
 from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, Signer, parse
 from ainp2p.ledger.seen_votes import SeenVotes
 from ainp2p.ledger.slot import SlotId

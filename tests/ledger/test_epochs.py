@@ -13,7 +13,7 @@ from ainp2p.ledger import accounts
 from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.committee_chain import end_epoch
-from ainp2p.ledger.epochs import GATHER_MS, TURN_MS, Applied, Closing, Epochal, Verdict, visiting
+from ainp2p.ledger.epochs import GATHER_MS, TURN_MS, Closing, Epochal, Verdict
 from ainp2p.ledger.evidence import Offence
 from ainp2p.ledger.handoff import Head, Leaving, SlotId, make_handoff
 from ainp2p.ledger.operations import (
@@ -25,6 +25,7 @@ from ainp2p.ledger.operations import (
     unsigned_operation,
 )
 from ainp2p.ledger.state import State, Undo
+from ainp2p.ledger.visiting import Applied, visiting
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger import deciding, epoch_end
+from ainp2p.ledger import deciding, epoch_end, inheritance
 from ainp2p.ledger.committee_chain import CommitteeChain
 from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.database import Database
@@ -460,21 +460,21 @@ def test_mutant_votes_on_ordinary_slots_after_end_epoch(monkeypatch: pytest.Monk
 
 
 def test_mutant_prepared_certificates_of_handoffs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_end.Inheritance, "_highest", lambda self: {})
+    monkeypatch.setattr(inheritance.Inheritance, "_highest", lambda self: {})
     assert "starts at view 1" in broken_by(some_storms)
 
 
 def test_mutant_a_private_set_of_handoffs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody begins with what its own HANDOFF had prepared, not with what the common set has."""
-    known = epoch_end.Inheritance._highest
+    known = inheritance.Inheritance._highest
 
-    def private(self: epoch_end.Inheritance) -> object:
+    def private(self: inheritance.Inheritance) -> object:
         desk = self._desk
         own = desk.committee.keys[desk.member] if desk.member >= 0 else b""
         self._named = tuple(id_ for id_ in self._named if read_handoff(self._raw[id_]).validator == own)
         return known(self)
 
-    monkeypatch.setattr(epoch_end.Inheritance, "_highest", private)
+    monkeypatch.setattr(inheritance.Inheritance, "_highest", private)
     assert "starts at view 1" in broken_by(some_storms)
 
 
