@@ -142,6 +142,8 @@ class Slot:
     def lock(self, view: int, operation: bytes) -> None:
         """Note that we LOCK `operation` in `view`.
 
+        Lemma L2 (docs/ledger-proof.md): one LOCK in each view.
+
         Raises:
             InvalidOperation: rule ``"locked"``: we LOCKed another one ("at most once per (slot, view)").
         """
@@ -150,6 +152,8 @@ class Slot:
 
     def commit(self, view: int, operation: bytes) -> bool:
         """Note that we COMMIT `operation` in `view`; False if we had already, or are past that view.
+
+        Lemma L2 (docs/ledger-proof.md): nothing below one's NEWVIEW.
 
         Raises:
             InvalidOperation: rule ``"committed"``: we COMMITted another one there.
@@ -201,6 +205,8 @@ class VoteTable:
 
     def count(self, batch: VoteBatch) -> Counted:
         """Count a batch's votes; those for operations decided lately are passed over.
+
+        Lemma L3 (docs/ledger-proof.md): at most one operation is prepared in a view; a member counts once.
 
         A repeated vote changes nothing. This loop runs eight times per decided operation at n = 4: it is
         written for speed.
