@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from ainp2p.ledger.genesis import DEVELOPMENT
+from ainp2p.ledger.operations import BOND
+from ainp2p.ledger.wallet import LockState, Wallet
 
 from . import town as town_module
 from .test_wallet_faults import run
@@ -27,7 +29,22 @@ async def until_epoch(town: Town, epoch: int) -> None:
     with trio.fail_after(5 * EPOCH_S):
         while any(service.epoch < epoch for service in town.services.values()):  # noqa: ASYNC110
             await trio.sleep(0.5)
-    await town.until_voting()
+    with trio.fail_after(60):
+        while not all(service.voting for service in town.services.values() if service.seated):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+async def bond(town: Town, wallet: Wallet, validator: int, life_s: float) -> LockState:
+    """A quarter of all money, which weighs as much as one of four."""
+    return await wallet.open_lock(
+        [(wallet.account_id, 1)],
+        town.keys[validator].public,
+        town_module.PURSE,
+        town_module.PURSE,
+        int(life_s * 1000),
+        BOND,
+        authority=(town.network_id,),
+    )
 
 
 async def pays_over_epochs() -> tuple[list[int], int, int]:
@@ -72,3 +89,49 @@ async def away_over_epochs(root: Path, keeps: bool) -> tuple[int, int, int]:
 @pytest.mark.parametrize("keeps", [True, False], ids=["its disk", "nothing"])
 def test_b5_a_wallet_that_was_away_for_three_epochs_pays_at_once(tmp_path: Path, keeps: bool) -> None:
     assert run(away_over_epochs, tmp_path, keeps) == (3, 3, 3)
+
+
+async def joins_and_leaves(root: Path, restart: bool) -> dict[str, object]:
+    """Four members, five while a bond lasts, four; a wallet is at work all the time."""
+    found: dict[str, object] = {}
+    async with open_town(root=root) as town, town.wallet("alice") as alice, town.wallet("bob") as bob:
+        await bob.send(alice.account_id, 1_000_000)
+        fifth = await town.recruit()
+        await trio.sleep(5)
+        bonded = await bond(town, alice, fifth, life_s=1.5 * EPOCH_S)
+        found["before"] = town.services[fifth].seated, town.services[fifth].voting
+        await until_epoch(town, 1)
+        found["members"] = len(alice.epoch.seats), town.services[fifth].seated, town.services[fifth].voting
+        await bob.send(alice.account_id, 1, timeout_s=5)
+        await town.stop(0)  # without the new one's vote nothing more would be final
+        await bob.send(alice.account_id, 1, timeout_s=5)
+        if restart:
+            for index in range(1, 5):
+                await town.stop(index)
+            for index in range(1, 5):
+                await town.start(index)
+        await town.start(0)
+        await until_epoch(town, 2)
+        await trio.sleep(6)
+        await bob.send(alice.account_id, 1, timeout_s=5)
+        found["after"] = len(bob.epoch.seats), town.services[fifth].seated, town.services[fifth].voting
+        found["ended"] = not (await alice.lock(bonded.id)).is_open
+        fees = 2 + 2  # the bond's, and for the settlements that it will never see
+        found["returned"] = (await alice.balance()).available - town_module.PURSE - 1_000_003 + fees
+        found["rights"] = town.services[1]._validators.is_member(town.peer(fifth))
+        spent = (await alice.balance()).available - 5
+        await alice.send(town.account("bob"), spent, timeout_s=5)
+        await town.until_equal(10)
+    return found
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["at work", "everybody restarts"])
+def test_a_fifth_validator_joins_by_a_bond_votes_and_leaves(tmp_path: Path, restart: bool) -> None:
+    assert run(joins_and_leaves, tmp_path, restart) == {
+        "before": (False, False),
+        "members": (5, True, True),
+        "after": (4, False, False),
+        "ended": True,
+        "returned": 0,
+        "rights": False,
+    }

@@ -38,7 +38,7 @@ class Town:
     """One network with its people."""
 
     def __init__(self, hub: MemoryHub, size: int, names: Sequence[str], root: Path | None) -> None:
-        self.hub, self.root = hub, root
+        self.hub, self.root, self.size = hub, root, size
         self.keys = [key_of(f"validator {i}") for i in range(size)]
         faucet = key_of("faucet")
         self.genesis: Genesis = new_genesis(
@@ -68,6 +68,12 @@ class Town:
         assert self._nursery is not None
         await self._nursery.start(self._validate, index)
 
+    async def recruit(self) -> int:
+        """Start a validator without a seat; a bond may bring it one."""
+        self.keys.append(key_of(f"validator {len(self.keys)}"))
+        await self.start(len(self.keys) - 1)
+        return len(self.keys) - 1
+
     async def stop(self, index: int) -> None:
         """Stop a validator in good order."""
         scope, ended = self._running.pop(index)
@@ -85,6 +91,7 @@ class Town:
                         self.genesis,
                         self.keys[index],
                         self.directory(f"v{index}"),
+                        follow=index >= self.size,
                         run_disk=self.disks.get(index, run_inline),
                     ) as service,
                 ):
