@@ -81,6 +81,7 @@ def test_v2_a_justification_that_somebody_misuses_for_another_slot_stays_good_in
     name, leading = of_another(bench)
     signed = bench.spend(name, [("bob" if name != "bob" else "carol", 5)])
     bench.give(signed)
+    bench.wait()
     raw = justified(bench, name, signed)
     bench.note(bench.validator.handle_attachment(raw, bench.now))
     misuser = next(each for each in (1, 2, 3) if each != leading)
