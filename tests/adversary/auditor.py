@@ -12,12 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.certificate import read_certificate
 from ainp2p.ledger.effects import Records
 from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.handoff import read_handoff
 from ainp2p.ledger.justification import read_justification
 from ainp2p.ledger.operations import (
     Close,
+    NextCommittee,
     ParsedOperation,
     Recover,
     Refund,
@@ -92,6 +95,32 @@ class Log:
     proposes: dict[tuple[Slot, int], bytes] = field(default_factory=dict)
 
 
+class Votes:
+    """One epoch: its committee by places of the genesis, and all that was voted in it."""
+
+    def __init__(self, epoch: int, opening: bytes, weights: dict[int, int]) -> None:
+        self.epoch, self.opening, self.weights = epoch, opening, weights
+        self.places = sorted(weights)  # the genesis sorts by key, and so does every committee
+        self.total = sum(weights.values())
+        self.logs = {place: Log(0, opening) for place in self.places}
+        self.lockers: dict[tuple[int, bytes], set[int]] = {}  # (view, operation) → members
+        self.committers: dict[tuple[int, bytes], set[int]] = {}
+        self.movers: dict[Slot, dict[int, int]] = {}  # member → the highest view of its NEWVIEWs
+        self.handed: dict[int, bytes] = {}
+        self.inherited: dict[Slot, bytes] = {}  # slots that start at view 1, with this operation
+
+    def weight(self, members: Iterable[int]) -> int:
+        return sum(self.weights.get(member, 0) for member in set(members))
+
+    def is_quorum(self, members: Iterable[int]) -> bool:
+        """ "quorum: more than 2/3 of the total weight"."""
+        return 3 * self.weight(members) > 2 * self.total
+
+    def is_third(self, members: Iterable[int]) -> bool:
+        """More than 1/3."""
+        return 3 * self.weight(members) > self.total
+
+
 @dataclass
 class Life:
     """What a correct validator can know of since its last start; times by its own clock."""
@@ -100,6 +129,7 @@ class Life:
     held: dict[bytes, int] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)
     contact: int | None = None
+    epoch: int = 0  # of what it heard
     learned: list[ParsedOperation] = field(default_factory=list)
     jumped: bool = False  # its clock was set: what it waited for cannot be told from outside
 
@@ -112,49 +142,45 @@ class Auditor:
         self.rules = genesis.parameters
         self.network = genesis.network_id
         self.keys = [member.key for member in genesis.validators]
-        self.weights = [member.weight for member in genesis.validators]
-        self.total = sum(self.weights)
         self.honest = frozenset(honest)
         self.honest_owners = set(honest_owners)
         self.book = Book(genesis)
         self.operations: dict[bytes, ParsedOperation] = {}
+        self.proofs: dict[bytes, list[ParsedOperation]] = {}  # one operation may come with several
         self.rivals: dict[Slot, list[ParsedOperation]] = {}
         self.closed_early: set[bytes] = set()  # CLOSEs of which a proof with the closer's signature exists
         self.decided: dict[Slot, bytes] = {}
         self.final: dict[bytes, int] = {}  # operation → view
-        self.logs = [Log(0, self.network) for _ in self.keys]
         self.lives: dict[int, Life] = {}
-        self.lockers: dict[tuple[int, bytes], set[int]] = {}  # (view, operation) → members
-        self.committers: dict[tuple[int, bytes], set[int]] = {}
-        self.movers: dict[Slot, dict[int, int]] = {}  # member → the highest view of its NEWVIEWs
+        weights = {place: member.weight for place, member in enumerate(genesis.validators)}
+        self.votes = {0: Votes(0, self.network, weights)}
         self.written: set[bytes] = set()  # batches of correct validators that are on disk
         self.receipts: dict[bytes, dict[int, int]] = {}  # Lock → member → the highest receipt on its disk
         self.ending: dict[bytes, dict[int, int]] = {}  # Lock → member → lowest ending operation LOCKed
         self.protected: dict[bytes, int] = {}
         self.attachments: dict[bytes, bytes] = {}
 
-    # --- weights --------------------------------------------------------------------------------
-
-    def weight(self, members: Iterable[int]) -> int:
-        return sum(self.weights[member] for member in set(members))
-
-    def is_quorum(self, members: Iterable[int]) -> bool:
-        """ "quorum: more than 2/3 of the total weight"."""
-        return 3 * self.weight(members) > 2 * self.total
-
-    def is_third(self, members: Iterable[int]) -> bool:
-        """More than 1/3."""
-        return 3 * self.weight(members) > self.total
+    @property
+    def epoch(self) -> Votes:
+        """The last one that a COMMITTEE has opened."""
+        return self.votes[max(self.votes)]
 
     # --- what there is --------------------------------------------------------------------------
 
-    def knows(self, signed: SignedOperation) -> ParsedOperation:
-        """An operation that somebody has made."""
-        parsed = parse(signed)
+    def knows(self, signed: SignedOperation) -> ParsedOperation | None:
+        """An operation that somebody has made; None for what is malformed in itself."""
+        try:
+            parsed = parse(signed)
+        except InvalidOperation:
+            sometimes("malformed in itself")
+            return None
         if signed.closer is not None and parsed.id not in self.closed_early:
             deposit = self.book.deposits.get(parsed.operation.object)
             if deposit is not None and fits(deposit.closer, b"ainp2p/close/1", parsed.id, signed.closer):
                 self.closed_early.add(parsed.id)
+        proofs = self.proofs.setdefault(parsed.id, [])
+        if all(signed != known.signed for known in proofs):
+            proofs.append(parsed)
         if parsed.id not in self.operations:
             self.operations[parsed.id] = parsed
             slot = (parsed.operation.object, parsed.operation.seq)
@@ -164,6 +190,18 @@ class Auditor:
     def attached(self, raw: bytes) -> None:
         """Something that votes name by its digest."""
         self.attachments[digest(b"ainp2p/attach/1", raw)] = raw
+
+    def problem(self, parsed: ParsedOperation) -> str | None:
+        """Why this operation, under whatever proof was seen, is not the valid next one; None if it is."""
+        rule: str | None = None
+        for version in self.proofs.get(parsed.id, [parsed]):
+            try:
+                self.book.effect(version, lambda _: False)
+            except Refused as exc:
+                rule = exc.rule
+            else:
+                return None
+        return rule
 
     # --- a correct validator's life -----------------------------------------------------------------
 
@@ -178,9 +216,13 @@ class Auditor:
         """An operation has come to it."""
         self.lives[member].held.setdefault(id_, now)
 
-    def heard(self, member: int, other: int, timestamp: int, now: int) -> None:
+    def heard(self, member: int, other: int, epoch: int, timestamp: int, now: int) -> None:
         """A batch of `other` that it had not seen in this life has come to it."""
         life = self.lives[member]
+        if epoch not in self.votes or epoch < life.epoch:
+            return
+        if epoch > life.epoch:  # contact is with a committee
+            life.epoch, life.heard, life.contact = epoch, {}, None
         self._contact(member, now)
         life.heard[other] = max(life.heard.get(other, 0), min(timestamp, now))
         self._contact(member, now)
@@ -188,7 +230,7 @@ class Auditor:
     def _contact(self, member: int, now: int) -> int | None:
         life = self.lives[member]
         alive = {other for other, last in life.heard.items() if now - last < CONTACT_GAP_MS}
-        if not self.is_quorum(alive | {member}):
+        if not self.votes[life.epoch].is_quorum(alive | {member}):
             life.contact = None
         elif life.contact is None:
             life.contact = now
@@ -198,8 +240,8 @@ class Auditor:
 
     def wrote(self, member: int, records: Records, now: int) -> None:
         """A correct validator's write is durable."""
-        operations = [self.knows(signed) for signed in records.operations]
-        for raw in records.attachments:
+        operations = [parsed for signed in records.operations if (parsed := self.knows(signed))]
+        for raw in (*records.attachments, *records.keepsakes):
             self.attached(raw)
         for batch in records.own:
             self._own_batch(member, batch, now)
@@ -215,22 +257,31 @@ class Auditor:
         """A correct validator lets others see a batch."""
         demand(raw in self.written, "fsync, then send", f"validator {member} sends what is not on its disk")
 
-    def forged(self, member: int, batch: VoteBatch) -> None:
-        """A faulty validator signs a batch: its votes count, whatever it tells whom."""
-        for record in read_records(batch.entries):
-            self._tally(member, record)
+    def forged(self, member: int, records: Records) -> None:
+        """A faulty validator writes: its votes count, whatever it tells whom."""
+        for raw in (*records.attachments, *records.keepsakes):
+            self.attached(raw)
+        for batch in records.own:
+            votes = self.votes.get(batch.header.epoch)
+            if votes is not None:
+                for record in read_records(batch.entries):
+                    self._tally(votes, member, record)
 
-    def _tally(self, member: int, record: Record) -> None:
+    def _tally(self, votes: Votes, member: int, record: Record) -> None:
         if record.kind == LOCK:
-            self.lockers.setdefault((record.view, record.operation), set()).add(member)
+            votes.lockers.setdefault((record.view, record.operation), set()).add(member)
         elif record.kind == COMMIT:
-            self.committers.setdefault((record.view, record.operation), set()).add(member)
+            votes.committers.setdefault((record.view, record.operation), set()).add(member)
         elif record.kind == NEWVIEW:
-            views = self.movers.setdefault(record.slot, {})
+            views = votes.movers.setdefault(record.slot, {})
             views[member] = max(views.get(member, 0), record.view)
 
     def _own_batch(self, member: int, batch: VoteBatch, now: int) -> None:
-        log, header = self.logs[member], batch.header
+        header = batch.header
+        demand(header.epoch in self.votes, "log", f"a batch of epoch {header.epoch}, which nobody has opened")
+        votes = self.votes[header.epoch]
+        demand(member in votes.logs, "log", f"validator {member} has no seat in epoch {header.epoch}")
+        log = votes.logs[member]
         demand(
             fits(self.keys[member], b"ainp2p/votes/1", encode(header), batch.signature), "log", "signature"
         )
@@ -240,26 +291,33 @@ class Auditor:
         self.written.add(batch.raw)
         records = read_records(batch.entries)
         for record in records:  # all of one batch become durable, and count, together
-            self._tally(member, record)
+            self._tally(votes, member, record)
         for record in records:
-            self._judge(member, log, record, now)
+            self._judge(votes, member, log, record, now)
 
-    def _judge(self, member: int, log: Log, record: Record, now: int) -> None:
+    def _judge(self, votes: Votes, member: int, log: Log, record: Record, now: int) -> None:
+        if record.kind == HANDOFF:
+            demand(member not in votes.handed, "6 one HANDOFF", f"validator {member}")
+            votes.handed[member] = record.operation
+            return
+        if member in votes.handed:
+            slot = self._slot_of(record.operation)[1] if record.kind in (LOCK, COMMIT) else record.slot
+            demand(slot[0] == self.network, "handoff", f"validator {member} votes on after its HANDOFF")
         if record.kind == LOCK:
-            self._judge_lock(member, log, record, now)
+            self._judge_lock(votes, member, log, record, now)
         elif record.kind == COMMIT:
-            self._judge_commit(member, log, record)
+            self._judge_commit(votes, member, log, record)
         elif record.kind == NEWVIEW:
-            self._judge_newview(member, log, record, now)
+            self._judge_newview(votes, member, log, record, now)
         elif record.kind == PROPOSE:
-            self._judge_propose(member, log, record)
+            self._judge_propose(votes, member, log, record)
 
     def _slot_of(self, id_: bytes) -> tuple[ParsedOperation, Slot]:
         demand(id_ in self.operations, "votes", "a vote for an operation that nobody made")
         parsed = self.operations[id_]
         return parsed, (parsed.operation.object, parsed.operation.seq)
 
-    def _judge_lock(self, member: int, log: Log, record: Record, now: int) -> None:
+    def _judge_lock(self, votes: Votes, member: int, log: Log, record: Record, now: int) -> None:
         parsed, slot = self._slot_of(record.operation)
         where = f"validator {member}, view {record.view}"
         # Invariant 6: "one LOCK per (slot, view), no LOCK or COMMIT below its NEWVIEW, across restarts".
@@ -272,7 +330,7 @@ class Auditor:
             self._judge_first_lock(member, parsed, now)
         else:
             sometimes("LOCK in a later view")
-            self._judge_justified(record, slot, where)
+            self._judge_justified(votes, record, slot, where)
 
     def _previous_is_decided(self, parsed: ParsedOperation, where: str) -> None:
         operation = parsed.operation
@@ -322,27 +380,30 @@ class Auditor:
         held = since is not None and now >= since + self.rules.gate_contact_ms
         demand(held, "gate", f"validator {member} votes for a gated operation without contact for G")
 
-    def _judge_commit(self, member: int, log: Log, record: Record) -> None:
+    def _judge_commit(self, votes: Votes, member: int, log: Log, record: Record) -> None:
         _, slot = self._slot_of(record.operation)
         where = f"validator {member}, view {record.view}"
         # "A quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)."
-        prepared = self.is_quorum(self.lockers.get((record.view, record.operation), ()))
+        prepared = votes.is_quorum(votes.lockers.get((record.view, record.operation), ()))
         demand(prepared, "prepared", f"a COMMIT without a quorum of LOCKs: {where}")
         demand(record.view >= log.newview.get(slot, 0), "6 below NEWVIEW", f"a COMMIT: {where}")
         commits = log.commits.setdefault(slot, {})
         same = commits.setdefault(record.view, record.operation) == record.operation
         demand(same, "6 one COMMIT", f"two COMMITs in one (slot, view): {where}")
 
-    def _judge_newview(self, member: int, log: Log, record: Record, now: int) -> None:
+    def _judge_newview(self, votes: Votes, member: int, log: Log, record: Record, now: int) -> None:
         slot, view = record.slot, record.view
         where = f"validator {member}, NEWVIEW {view}"
         sometimes("NEWVIEW")
         demand(view > log.newview.get(slot, 0), "6 NEWVIEW", f"not above the one before: {where}")
         log.newview[slot] = view
-        self._judge_timer(member, slot, view, where)
+        self._judge_timer(votes, member, slot, view, where)
         if record.prepared is not None:
             sometimes("NEWVIEW reports a prepared certificate")
-            prepared = self.is_quorum(self.lockers.get((record.prepared, record.operation), ()))
+            prepared = votes.is_quorum(votes.lockers.get((record.prepared, record.operation), ()))
+            if votes.inherited.get(slot) == record.operation and record.prepared == 0:
+                sometimes("NEWVIEW reports what was handed over")
+                prepared = True
             demand(prepared and record.prepared < view, "prepared", f"reports what is not prepared: {where}")
         committed = max(log.commits.get(slot, {}), default=None)
         if committed is not None:
@@ -357,75 +418,90 @@ class Auditor:
                 self._judge_gate(member, parsed, now)
         demand(record.prepared is not None or record.candidate != NOTHING, "candidate", f"neither: {where}")
 
-    def _judge_timer(self, member: int, slot: Slot, view: int, where: str) -> None:
+    def _judge_timer(self, votes: Votes, member: int, slot: Slot, view: int, where: str) -> None:
         """ "The timer of view v + 1 starts only when NEWVIEWs for v + 1 or above have come from a quorum";
         "join the highest view for which, or above which, more than 1/3 have sent NEWVIEW"."""
-        if view == 1:
+        if view == 1 or (view == 2 and slot in votes.inherited):  # that one starts at view 1, with its timer
             return
-        views = self.movers[slot]
-        alone = self.is_quorum(other for other, sent in views.items() if sent >= view - 1)
-        joined = self.is_third(other for other, sent in views.items() if sent >= view and other != member)
+        views = votes.movers[slot]
+        alone = votes.is_quorum(other for other, sent in views.items() if sent >= view - 1)
+        joined = votes.is_third(other for other, sent in views.items() if sent >= view and other != member)
         demand(alone or joined, "timer", f"went further without a quorum: {where}")
         sometimes("NEWVIEW above 1")
 
-    def _judge_propose(self, member: int, log: Log, record: Record) -> None:
+    def _judge_propose(self, votes: Votes, member: int, log: Log, record: Record) -> None:
         where = f"validator {member}, PROPOSE {record.view}"
         sometimes("PROPOSE")
-        demand(self.leader(record.slot, record.view) == member, "leader", f"it does not lead: {where}")
+        demand(self.leader(votes, record.slot, record.view) == member, "leader", f"it does not lead: {where}")
         before = log.proposes.setdefault((record.slot, record.view), record.operation)
         demand(before == record.operation, "6 one PROPOSE", f"two in one view: {where}")
 
-    def leader(self, slot: Slot, view: int, epoch: int = 0) -> int:
+    def leader(self, votes: Votes, slot: Slot, view: int) -> int:
         """ "member (view - 1) mod n of the committee sorted by blake2b-256([epoch, object, seq, key])"."""
-        ranks = [digest(b"ainp2p/lead/1", encode((epoch, *slot, key))) for key in self.keys]
-        return sorted(range(len(ranks)), key=ranks.__getitem__)[(view - 1) % len(ranks)]
+        ranks = {
+            p: digest(b"ainp2p/lead/1", encode((votes.epoch, *slot, self.keys[p]))) for p in votes.places
+        }
+        return sorted(ranks, key=ranks.__getitem__)[(view - 1) % len(ranks)]
 
     # --- justifications -----------------------------------------------------------------------------
 
-    def _judge_justified(self, record: Record, slot: Slot, where: str) -> None:
+    def _judge_justified(self, votes: Votes, record: Record, slot: Slot, where: str) -> None:
         """ "it PROPOSEs the value of the highest prepared certificate, else `pick`; everybody re-checks"."""
+        begun = votes.inherited.get(slot)
+        if record.justification is None and record.view == 1 and begun is not None:
+            # "everybody LOCKs the highest one's operation at once, without PROPOSE"
+            sometimes("a slot starts at view 1")
+            demand(record.operation == begun, "handoff", f"not what was handed over: {where}")
+            return
         raw = self.attachments.get(record.justification or b"")
         demand(raw is not None, "justification", f"a LOCK above view 0 that names none: {where}")
         assert raw is not None
         shown = read_justification(raw)
         about = (shown.epoch, shown.object, shown.seq, shown.view)
-        demand(about == (0, *slot, record.view), "justification", f"for another slot or view: {where}")
+        demand(
+            about == (votes.epoch, *slot, record.view), "justification", f"for another slot or view: {where}"
+        )
         reports: dict[int, Record] = {}
         for attested in shown.newviews:
-            header = (1, self.network, shown.epoch, self.keys[attested.member], attested.height)
+            place = votes.places[attested.member]
+            header = (1, self.network, shown.epoch, self.keys[place], attested.height)
             root = _climb(attested.record, attested.position, attested.count, attested.path)
             signed = encode((*header, attested.previous, attested.timestamp, root, attested.count))
-            good = fits(self.keys[attested.member], b"ainp2p/votes/1", signed, attested.signature)
+            good = fits(self.keys[place], b"ainp2p/votes/1", signed, attested.signature)
             demand(good, "justification", f"a NEWVIEW that its member did not sign: {where}")
             (report,) = read_records(attested.record)
             fitting = (report.kind, report.slot, report.view) == (NEWVIEW, slot, record.view)
             demand(fitting, "justification", f"an entry that is no NEWVIEW for this view: {where}")
-            reports[attested.member] = report
-        demand(self.is_quorum(reports), "justification", f"NEWVIEWs of no quorum: {where}")
+            reports[place] = report
+        demand(votes.is_quorum(reports), "justification", f"NEWVIEWs of no quorum: {where}")
         told = [(r.prepared, r.operation) for r in reports.values() if r.prepared is not None]
-        real = [(view, id_) for view, id_ in told if self.is_quorum(self.lockers.get((view, id_), ()))]
+        real = [
+            (view, id_)
+            for view, id_ in told
+            if votes.is_quorum(votes.lockers.get((view, id_), ())) or (view, id_) == (0, begun)
+        ]
         if told:
             sometimes("a justification with a prepared operation")
             demand(real, "justification", f"reports of what is not prepared: {where}")
             best = max(real)[1]
             demand(record.operation == best, "justification", f"not the highest prepared operation: {where}")
             return
-        self._judge_picked(record, slot, reports, where)
+        self._judge_picked(votes, record, slot, reports, where)
 
-    def _judge_picked(self, record: Record, slot: Slot, reports: dict[int, Record], where: str) -> None:
+    def _judge_picked(
+        self, votes: Votes, record: Record, slot: Slot, reports: dict[int, Record], where: str
+    ) -> None:
         """5. `pick`, among the candidates that NEWVIEWs of a quorum name."""
         candidates = {report.candidate: self._slot_of(report.candidate)[0] for report in reports.values()}
         gated = {id_ for id_, parsed in candidates.items() if self._is_gated(parsed)}
         naming = [member for member, report in reports.items() if report.candidate in gated]
-        if gated and not self.is_third(naming):
+        if gated and not votes.is_third(naming):
             sometimes("too few name a gated candidate")
             candidates = {id_: parsed for id_, parsed in candidates.items() if id_ not in gated}
         if self.book.head(slot[0]) == (slot[1] - 1, next(iter(candidates.values())).operation.previous):
             for parsed in candidates.values():
-                try:
-                    self.book.effect(parsed, lambda _: False)
-                except Refused as exc:
-                    raise Violation("justification", f"an invalid candidate, {exc.rule!r}: {where}") from exc
+                rule = self.problem(parsed)
+                demand(rule is None, "justification", f"an invalid candidate, {rule!r}: {where}")
         picked = _pick(list(candidates.values()))
         value = self.operations[record.operation]
         if picked is None:
@@ -459,7 +535,7 @@ class Auditor:
             holders = [
                 m for m, c in held.items() if c >= cumulative and ending.get(m, cumulative) >= cumulative
             ]
-            if self.is_third(holders):
+            if self.epoch.is_third(holders):
                 if cumulative > self.protected.get(lock, 0):
                     sometimes("a receipt is protected")
                     self.protected[lock] = cumulative
@@ -513,9 +589,38 @@ class Auditor:
             demand(slot[0] not in self.honest_owners, "7 honest", "an owner that signed once is voided")
             demand(view >= 1, "validity", "a VOID in view 0")
         self.book.enter(parsed, self._conflict)
+        if isinstance(parsed.operation.body, NextCommittee):
+            self._open(parsed, parsed.operation.body)
         demand(self.book.total() == self.genesis.supply, "1 supply", "the book does not add up")
         sometimes(f"decided: {type(parsed.operation.body).__name__}")
         sometimes("decided in a later view" if view else "decided in view 0")
+
+    def _open(self, parsed: ParsedOperation, body: NextCommittee) -> None:
+        """ "Everybody enters e + 1 from that one set": seats, and what starts at view 1."""
+        before = self.votes[body.epoch - 1]
+        named = [place for place, id_ in before.handed.items() if id_ in body.handoffs]
+        demand(len(set(body.handoffs)) == len(body.handoffs), "handoff", "a HANDOFF is named twice")
+        correct = before.is_quorum({*named, *(set(before.places) - self.honest)})
+        demand(correct, "handoff", "a COMMITTEE of HANDOFFs that a quorum did not make")
+        weights = {self.keys.index(seat.key): seat.weight for seat in body.seats}
+        gone = set(before.places) - set(weights)
+        demand(
+            not gone & self.honest, "evidence", f"correct validators lose their seats: {gone & self.honest}"
+        )
+        if gone:
+            sometimes("a traitor loses its seat")
+        same = all(before.weights.get(place) == weight for place, weight in weights.items())
+        demand(same, "evidence", "weights change without evidence or bonds")
+        votes = self.votes[body.epoch] = Votes(body.epoch, parsed.id, weights)
+        highest: dict[Slot, tuple[int, int, bytes]] = {}
+        for id_ in body.handoffs:
+            demand(id_ in self.attachments, "handoff", "a COMMITTEE of a HANDOFF that nobody wrote")
+            for held in read_handoff(self.attachments[id_]).prepared:
+                certificate = read_certificate(held.certificate)
+                found = certificate.epoch, certificate.view, certificate.operation
+                slot = held.object, held.seq
+                highest[slot] = max(found, highest.get(slot, (0, -1, b"")))
+        votes.inherited = {slot: found[2] for slot, found in highest.items() if slot not in self.decided}
 
     def _conflict(self, void: ParsedOperation) -> bool:
         """Two valid operations of the owner for the slot of a VOID."""
@@ -523,11 +628,7 @@ class Auditor:
         valid = 0
         for rival in self.rivals.get((operation.object, operation.seq), ()):
             if isinstance(rival.operation.body, Spend) and rival.operation.previous == operation.previous:
-                try:
-                    self.book.effect(rival, lambda _: False)
-                except Refused:
-                    continue
-                valid += 1
+                valid += self.problem(rival) is None
         return valid >= 2
 
     def judge_certificate(self, raw: bytes | None, id_: bytes, view: int) -> None:
@@ -536,17 +637,19 @@ class Auditor:
         assert raw is not None
         shown = read_certificate(raw)
         demand((shown.kind, shown.operation) == (COMMIT, id_), "certificate", "for something else")
-        members = [vote.member for vote in shown.votes]
-        demand(len(set(members)) == len(members) and self.is_quorum(members), "certificate", "no quorum")
+        votes = self.votes[shown.epoch]
+        members = [votes.places[vote.member] for vote in shown.votes]
+        demand(len(set(members)) == len(members) and votes.is_quorum(members), "certificate", "no quorum")
         leaf = struct.pack(">BI32s", COMMIT, shown.view, id_)
         for vote in shown.votes:
             root = _climb(leaf, vote.position, vote.count, vote.path)
-            header = (1, self.network, shown.epoch, self.keys[vote.member], vote.height, vote.previous)
+            place = votes.places[vote.member]
+            header = (1, self.network, shown.epoch, self.keys[place], vote.height, vote.previous)
             signed = encode((*header, vote.timestamp, root, vote.count))
-            good = fits(self.keys[vote.member], b"ainp2p/votes/1", signed, vote.signature)
-            demand(good, "certificate", f"the vote of {vote.member} does not bear its signature")
-            cast = vote.member in self.committers.get((shown.view, id_), ())
-            demand(cast, "certificate", f"{vote.member} never cast this vote")
+            good = fits(self.keys[place], b"ainp2p/votes/1", signed, vote.signature)
+            demand(good, "certificate", f"the vote of {place} does not bear its signature")
+            cast = place in votes.committers.get((shown.view, id_), ())
+            demand(cast, "certificate", f"{place} never cast this vote")
 
     # --- states -----------------------------------------------------------------------------------
 

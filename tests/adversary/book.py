@@ -14,8 +14,10 @@ from ainp2p.errors import BadSignature
 from ainp2p.ledger.genesis import Genesis, Parameters
 from ainp2p.ledger.operations import (
     Close,
+    EndEpoch,
     Inception,
     LockTerms,
+    NextCommittee,
     Operation,
     ParsedOperation,
     Recover,
@@ -138,6 +140,8 @@ class Book:
         self.spent: set[bytes] = set()
         self.burnt = 0
         self.history: dict[tuple[bytes, int], Purse | Deposit] = {}
+        self.epoch, self.opened_at = 0, genesis.created
+        self.system = (0, self.network)
         self.inboxes: dict[bytes, dict[bytes, int]] = {}
         for index, grant in enumerate(genesis.grants):
             owner = born(self.network, grant.inception).id
@@ -146,6 +150,8 @@ class Book:
     # --- looking --------------------------------------------------------------------------------
 
     def head(self, object_: bytes) -> tuple[int, bytes]:
+        if object_ == self.network:
+            return self.system
         found = self.purses.get(object_) or self.deposits.get(object_)
         return (found.seq, found.head) if found is not None else (0, object_)
 
@@ -182,6 +188,8 @@ class Book:
             return self._on_deposit(parsed, body)
         if isinstance(body, Recover):
             return self._recover(parsed, body)
+        if isinstance(body, EndEpoch | NextCommittee):
+            return self._system(parsed, body)
         if isinstance(body, Void):
             return self._void(parsed, body, conflicts)
         raise Refused("kind")
@@ -200,6 +208,11 @@ class Book:
         if effect.purse is not None:
             self.purses[effect.purse.id] = effect.purse
             self.history[effect.purse.id, effect.purse.seq] = effect.purse
+        body = parsed.operation.body
+        if isinstance(body, EndEpoch | NextCommittee):
+            self.system = (parsed.operation.seq, parsed.id)
+        if isinstance(body, NextCommittee):
+            self.epoch, self.opened_at = body.epoch, parsed.operation.timestamp or 0
         for deposit in effect.deposits:
             self.deposits[deposit.id] = deposit
             self.history[deposit.id, deposit.seq] = deposit
@@ -234,7 +247,7 @@ class Book:
         self._signed(key, b"ainp2p/op/1", parsed.id, parsed.signed.signatures, "the owner's signature")
         need(operation.timestamp is not None and operation.timestamp >= before.timestamp, "timestamp")
         assert operation.timestamp is not None
-        need(before.epoch <= body.epoch, "epoch")
+        need(before.epoch <= body.epoch <= self.epoch, "names an epoch from its last to the current one")
         need(len(set(body.credits)) == len(body.credits) <= rules.credits_max, "credits distinct, in the cap")
         received = 0
         for id_ in body.credits:
@@ -292,6 +305,20 @@ class Book:
             expiry=terms.expiry,
             ended=False,
         )
+
+    def _system(self, parsed: ParsedOperation, body: EndEpoch | NextCommittee) -> Effect:
+        operation = parsed.operation
+        need(operation.object == self.network, "the System")
+        if isinstance(body, EndEpoch):
+            need(operation.seq % 2 == 1 and body.epoch == self.epoch, "previous is COMMITTEE{e}")
+            need(operation.timestamp is None and not parsed.signed.signatures, "nobody's signature")
+            return Effect()
+        need(operation.seq % 2 == 0 and body.epoch == self.epoch + 1, "previous is END-EPOCH{e}")
+        need((operation.timestamp or 0) >= self.opened_at, "timestamp")
+        proof = parsed.signed.signatures
+        self._signed(body.proposer, b"ainp2p/committee/1", parsed.id, proof, "a member of e signs")
+        need(body.parameters == self.rules, "parameters stay as they are")
+        return Effect()
 
     def _recover(self, parsed: ParsedOperation, body: Recover) -> Effect:
         operation = parsed.operation

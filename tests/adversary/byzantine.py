@@ -207,7 +207,7 @@ class Traitor:
         proofs = tuple(
             Proof(id_, held[id_].proof.signatures, held[id_].proof.closer) for id_ in named if id_ in held
         )
-        made = Justification(0, *slot_id, view, newviews, None, proofs)
+        made = Justification(validator.epoch, *slot_id, view, newviews, None, proofs)
         sometimes("a leader forges a justification")
         forged = self._attach(brain, encode(made))
         for value in self.rng.sample(rivals, min(2, len(rivals))):
@@ -228,7 +228,7 @@ class Traitor:
         places = sorted(brain.disk.raw)
         for epoch, member, height in self.rng.sample(places, min(3, len(places))):
             raw = brain.disk.raw[epoch, member, height]
-            take = partial(self.world._take_batch, raw, member, 0, 0)
+            take = partial(self.world._take_batch, raw)
             sometimes("a replayed batch")
             self.world.push(brain, take)
 

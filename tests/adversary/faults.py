@@ -19,7 +19,7 @@ class Nemesis:
         harsh: how often, 0 to 1.
     """
 
-    def __init__(self, world: World, seed: str, *, every_ms: tuple[int, int] = (300, 1_500)) -> None:
+    def __init__(self, world: World, seed: str, *, every_ms: tuple[int, int] = (100, 600)) -> None:
         self.world = world
         self.rng = random.Random(seed)
         self.stopped = False

@@ -126,7 +126,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "forget LOCKs on restart": _mutant(
         "6 one LOCK",
-        ("validator:Validator._restore_votes", "slot.lock(view, id_)", "pass"),
+        ("validator:Validator._restore_votes", "self._table.slot_of(candidate).lock(view, id_)", "pass"),
     ),
     "forget NEWVIEWs on restart": _mutant(
         "6 below NEWVIEW|6 NEWVIEW",

@@ -17,6 +17,7 @@ from ainp2p.ledger.operations import (
     LockTerms,
     Operation,
     Out,
+    Recover,
     Refund,
     Rotation,
     Settle,
@@ -77,6 +78,7 @@ class Maker:
 
     def __init__(self, book: Book) -> None:
         self.book = book
+        self.behind = 0  # epochs: whose parameters people name
 
     def purse(self, person: Person) -> Purse:
         return self.book.purses.get(person.id) or born(self.book.network, person.inception)
@@ -111,8 +113,10 @@ class Maker:
             next_digest = _next_digest(person.key(generation + 1).public)
             rotation = Rotation(key, next_digest)
         timestamp = max(now, before.timestamp)
+        epoch = max(before.epoch, book.epoch - self.behind)
         after = replace(
             before,
+            epoch=epoch,
             seq=before.seq + 1,
             balance=left,
             debt=0,
@@ -121,7 +125,7 @@ class Maker:
             timestamp=timestamp,
         )
         body = Spend(
-            epoch=0,
+            epoch=epoch,
             credits=tuple(sorted(mine)),
             outs=tuple(Out(to, amount) for to, amount in outs),
             locks=tuple(locks),
@@ -132,6 +136,18 @@ class Maker:
         )
         operation = Operation(1, book.network, person.id, before.seq + 1, before.head, timestamp, body)
         return sign(operation, person.key(generation))
+
+    def recover(self, person: Person, now: int) -> SignedOperation:
+        """Two of three guardians give the account the key after its current one."""
+        before = self.purse(person)
+        key = person.key(person.generation + 1).public
+        next_digest = _next_digest(person.key(person.generation + 2).public)
+        after = replace(before, seq=before.seq + 1, key=key, next_digest=next_digest, timestamp=now)
+        body = Recover(key, next_digest, digest_of(after))
+        raw = encode(Operation(1, self.book.network, person.id, before.seq + 1, before.head, now, body))
+        guardians = sorted((key_of(f"guardian {j} of {person.name}") for j in range(3)), key=_public)[:2]
+        id_ = digest(b"ainp2p/op/1", raw)
+        return SignedOperation(raw, tuple(g.sign(b"ainp2p/recover/1", id_) for g in guardians), None)
 
     def on_lock(
         self,
@@ -152,12 +168,20 @@ class Maker:
         return SignedOperation(raw, signatures, closing)
 
 
+def _id(signed: SignedOperation) -> bytes:
+    return digest(b"ainp2p/op/1", signed.raw)
+
+
 def session_key() -> Key:
     return key_of("session")
 
 
 def closer_key() -> Key:
     return key_of("closer")
+
+
+def _public(key: Key) -> bytes:
+    return key.public
 
 
 def sign(operation: Operation, key: Key) -> SignedOperation:
@@ -202,18 +226,19 @@ class Town:
             (4, self.starve),
             (5, self.race_the_end),
             (1, self.rotate),
-            (1, self.garbage),
+            (2, self.garbage),
+            (1, self.garbage_on_locks),
             (2, self.guardians_race),
         ]
 
     # --- handing over -----------------------------------------------------------------------------
 
     def submit(self, signed: SignedOperation, to: Sequence[int] | None = None) -> bytes:
-        parsed = self.world.auditor.knows(signed)
-        self.sent[parsed.id] = signed
+        id_ = _id(signed)
+        self.sent[id_] = signed
         for place in range(self.world.n) if to is None else to:
             self.world.deliver(place, signed)
-        return parsed.id
+        return id_
 
     def _some(self, least: int = 1) -> list[int]:
         return self.rng.sample(range(self.world.n), self.rng.randint(least, self.world.n))
@@ -232,7 +257,7 @@ class Town:
     def _split(self, rivals: Sequence[SignedOperation]) -> None:
         for signed, to in zip(rivals, self._halves(len(rivals)), strict=True):
             self.submit(signed, to)
-        operation = self.world.auditor.knows(rivals[0]).operation
+        operation = self.world.auditor.operations[_id(rivals[0])].operation
         self.contended.add((operation.object, operation.seq))
 
     # --- turns --------------------------------------------------------------------------------------
@@ -242,6 +267,7 @@ class Town:
         if self.quiet:
             return
         self.world.after(self.rng.randint(*every_ms), lambda: self.live(every_ms))
+        self.maker.behind = self.rng.choice((0, 0, 1))
         self.retry()
         self.burst()
 
@@ -330,7 +356,9 @@ class Town:
             self._depend_on(self.rng.choice(undecided[-8:]))
 
     def _depend_on(self, signed: SignedOperation) -> None:
-        parsed = self.world.auditor.knows(signed)
+        parsed = self.world.auditor.operations.get(_id(signed))
+        if parsed is None:
+            return
         body = parsed.operation.body
         if not isinstance(body, Spend):
             return
@@ -347,22 +375,58 @@ class Town:
             self._split(rivals)
 
     def guardians_race(self) -> None:
-        """RECOVER, against an owner that speaks or does not."""
+        """RECOVER, against an owner that speaks, or does not, or speaks twice."""
+        person = self._free(False)
+        if person is None or not self.maker.purse(person).seq:
+            return
+        now = self.world.now
+        purse = self.maker.purse(person)
+        recover = self.maker.recover(person, max(now, purse.timestamp + purse.lease))
+        rivals = [recover]
+        for fee in range(self.rng.choice((0, 1, 1, 2))):
+            rivals.append(self.maker.spend(person, [self._out(person)], now, fee=fee))
+        if self.rng.random() < 0.2:  # guardians that disagree
+            rivals.append(self.maker.recover(person, now + purse.lease + 1))
+        sometimes("guardians race their owner")
+        self._split(rivals)
 
     def garbage(self) -> None:
         """Operations that nobody may vote for."""
         person = self._free(False)
         if person is None:
             return
-        now = self.world.now
-        good = self.maker.spend(person, [self._out(person)], now)
-        stranger = key_of("stranger")
-        raw_id = digest(b"ainp2p/op/1", good.raw)
+        now, maker = self.world.now, self.maker
+        purse = maker.purse(person)
+        good = maker.spend(person, [self._out(person)], now)
         bad = [
-            SignedOperation(good.raw, (stranger.sign(b"ainp2p/op/1", raw_id),), None),
-            self.maker.spend(person, [(self.people[0].id, 2**40)], now),
-            self.maker.spend(person, [], now + 10_000_000),
+            SignedOperation(good.raw, (key_of("stranger").sign(b"ainp2p/op/1", _id(good)),), None),
+            maker.spend(person, [(self.people[0].id, 2**40)], now),
+            maker.spend(person, [], now + 10_000_000),
+            maker.spend(person, [(self.people[0].id, 0)], now),
+            maker.spend(person, [self._out(person)], now, fee=-purse.debt if purse.debt else -1),
+            maker.spend(person, [self._out(person)], now, before=replace(purse, seq=purse.seq + 1)),
+            maker.spend(person, [self._out(person)], now, before=replace(purse, balance=purse.balance + 7)),
         ]
+        if purse.seq:
+            bad.append(maker.recover(person, purse.timestamp + purse.lease // 2))
+        sometimes("garbage")
+        self.submit(self.rng.choice(bad), self._some())
+
+    def garbage_on_locks(self) -> None:
+        """The same on Locks: what pays nothing more, too much, too little, under another key."""
+        choices = self._open()
+        if not choices:
+            return
+        deposit, on = self.rng.choice(choices), self.maker.on_lock
+        bad = [
+            on(deposit, self._receipt(deposit, deposit.paid)),
+            on(deposit, self._receipt(deposit, deposit.deposit + 1)),
+            on(deposit, self._receipt(deposit, min(deposit.deposit, deposit.paid + 1))),
+            on(deposit, self._receipt(deposit, deposit.deposit), signer=key_of("stranger")),
+            on(deposit, Close(deposit.deposit, 1, CONTEXT), closer=key_of("stranger")),
+            on(replace(deposit, seq=deposit.seq + 1), Refund()),
+        ]
+        sometimes("garbage on a Lock")
         self.submit(self.rng.choice(bad), self._some())
 
     # --- Locks --------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tests.adversary.book import Refused
 from tests.adversary.byzantine import Traitor, choose_traitors
 from tests.adversary.faults import Nemesis
 from tests.adversary.marks import sometimes
@@ -42,6 +41,7 @@ class Plan:
     nemesis: bool
     outage_ms: int
     surplus: int = 0
+    epoch_ms: int = 3_600_000
 
 
 @dataclass
@@ -54,6 +54,7 @@ class Outcome:
     decided: int = 0
     later_views: int = 0
     evidence: int = 0
+    epochs: int = 0
     settled_ms: int = 0
     events: int = 0
     trace: str = ""
@@ -74,6 +75,7 @@ def plan_for(seed: int) -> Plan:
         faulty_ms=rng.choice((1_500, 3_000, 5_000)),
         nemesis=rng.random() < 0.7,
         outage_ms=rng.choice((0, 0, 0, 0, 0, 20_000, 200_000)),
+        epoch_ms=rng.choice((3_600_000, 3_600_000, 4_000, 2_000)),
     )
 
 
@@ -84,8 +86,10 @@ class Run:
         self.plan = plan
         seed = plan.seed
         rng = random.Random(f"run {seed}")
-        people = make_people(4, 5, lease_ms=10_000)
-        parameters = msgspec.structs.replace(PARAMETERS, vote_timeout_ms=500)
+        people = make_people(4, 5, lease_ms=1_500)
+        parameters = msgspec.structs.replace(
+            PARAMETERS, vote_timeout_ms=500, lease_ms_min=1_500, epoch_ms=plan.epoch_ms
+        )
         inceptions = [person.inception for person in people]
         self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters)
         if trace:
@@ -151,17 +155,15 @@ class Run:
         auditor = self.world.auditor
         pending = []
         for id_ in self.town.sent:
-            if id_ in auditor.final:
+            parsed = auditor.operations.get(id_)
+            if id_ in auditor.final or parsed is None:
                 continue
-            parsed = auditor.operations[id_]
             operation = parsed.operation
             if auditor.book.head(operation.object) != (operation.seq - 1, operation.previous):
                 continue
             if operation.timestamp is not None and operation.timestamp > self.world.now + 60_000:
                 continue
-            try:
-                auditor.book.effect(parsed, auditor._conflict)
-            except Refused:
+            if auditor.problem(parsed) is not None:
                 continue
             deposit = auditor.book.deposits.get(operation.object)
             if deposit is not None and auditor._is_gated(parsed) and self.world.now < deposit.expiry:
@@ -172,11 +174,13 @@ class Run:
     def _all_the_same(self) -> bool:
         frontier = {id_: purse.head for id_, purse in self.world.auditor.book.purses.items()}
         frontier.update({id_: lock.head for id_, lock in self.world.auditor.book.deposits.items()})
+        frontier[self.world.network] = self.world.auditor.book.system[1]
         for brain in self.world.honest:
             assert brain.validator is not None
             state = brain.validator.state
             shown = {id_: account.head for id_, account in state.accounts.items()}
             shown.update({id_: lock.head for id_, lock in state.locks.items()})
+            shown[self.world.network] = state.system.head
             if shown != frontier:
                 return False
         return True
@@ -213,6 +217,8 @@ def simulate(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Out
             outcome.settled_ms = run.settled_ms
         except Violation as exc:
             outcome.check, outcome.violation = exc.check, exc.what
+        except Exception as exc:  # whatever it is, the seed is what people need
+            outcome.check, outcome.violation = "crash of a core", f"{type(exc).__name__}: {exc}"
     auditor = run.world.auditor
     outcome.slots = len(auditor.decided)
     outcome.contended = sum(
@@ -220,6 +226,7 @@ def simulate(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Out
     )
     outcome.later_views = sum(view > 0 for view in auditor.final.values())
     outcome.decided = len(auditor.final)
+    outcome.epochs = auditor.book.epoch
     outcome.evidence = len(run.world.evidence)
     outcome.events = run.world.events
     outcome.trace = run.world.trace.hexdigest()

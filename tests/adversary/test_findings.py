@@ -26,3 +26,9 @@ def test_two_gated_candidates_that_wait_for_contact_do_not_wake_one_another_ever
 def test_no_lock_ends_below_a_receipt_whose_own_close_still_waits_for_its_gate() -> None:
     # A CLOSE(923) that had passed its gate was named in NEWVIEWs beside a receipt for 988.
     assert not simulate(22).violation
+
+
+def test_committees_that_name_other_evidence_of_the_same_offence_are_judged_by_everybody() -> None:
+    # Whoever held evidence against a culprit did not keep another piece; two COMMITTEEs that named one each
+    # could be judged by their proposers alone, and no epoch began any more.
+    assert not simulate(179).violation

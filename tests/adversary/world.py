@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ainp2p.errors import Error, InvalidOperation, NotYet
-from ainp2p.ledger.effects import Effects, Gap, Records, Wanted
+from ainp2p.ledger.effects import Effects, FrontierWanted, Gap, Records, Wanted
 from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
 from ainp2p.ledger.operations import Inception, SignedOperation
 from ainp2p.ledger.validator import FINAL, Validator
@@ -77,7 +77,7 @@ class Brain:
     busy: bool = False  # a write is under way
     dies: str = ""  # "unwritten", "written": how the power goes at its next write
     ticking_at: int = _NEVER
-    heights: dict[int, int] = field(default_factory=dict)  # how far it was told each log, in this life
+    heights: dict[tuple[int, int], int] = field(default_factory=dict)  # (epoch, place): told, in this life
     before_seal: Callable[[Validator, int], None] | None = None
 
 
@@ -159,9 +159,13 @@ class World:
         if brain.honest:
             self.auditor.started(place, self.clock(place))
             brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
+        else:
+            brain.disk.on_write = lambda records: self.auditor.forged(place, records)
         self.note("start", place)
         try:
-            brain.validator = Validator(self.keys[place], self.genesis, brain.disk.state(), brain.disk)
+            brain.validator = Validator(
+                self.keys[place], self.genesis, brain.disk.state(), brain.disk, follow=True
+            )
         except Exception as exc:
             if brain.honest:
                 raise Violation("crash of a core", f"at its start, {type(exc).__name__}: {exc}") from exc
@@ -225,18 +229,17 @@ class World:
             self.note("batch", place, batch.id)
             if brain.honest:
                 self.auditor.sent(place, batch.raw)
-            else:
-                self.auditor.forged(place, batch)
-            self.push(
-                brain,
-                partial(self._take_batch, batch.raw, place, batch.header.timestamp, batch.header.height),
-            )
+            self.push(brain, partial(self._take_batch, batch.raw))
         for wanted in effects.wanted:
             self._fetch_operation(brain, wanted)
         for gap in effects.gaps:
             self._fetch_gap(brain, gap)
         for wanted in effects.missing:
             self._fetch_attachment(brain, wanted)
+        for wanted in effects.certain:
+            self._fetch_certain(brain, wanted)
+        for frontier in effects.frontiers:
+            self._fetch_frontier(brain, frontier)
         self.evidence += effects.evidence
 
     def _announce(self, brain: Brain, validator: Validator, effects: Effects) -> None:
@@ -330,15 +333,18 @@ class World:
 
     def _take_operation(self, signed: SignedOperation, source: str, brain: Brain) -> None:
         now = self.clock(brain.place)
-        if brain.honest:
-            self.auditor.handed(brain.place, self.auditor.knows(signed).id, now)
+        parsed = self.auditor.knows(signed)
+        if brain.honest and parsed is not None:
+            self.auditor.handed(brain.place, parsed.id, now)
         self.act(brain, lambda v: v.handle_operation(signed, now, source))
 
-    def _take_batch(self, raw: bytes, member: int, timestamp: int, height: int, brain: Brain) -> None:
-        now = self.clock(brain.place)
-        if brain.honest and height > brain.heights.get(member, 0) and brain.place != member:
-            brain.heights[member] = height
-            self.auditor.heard(brain.place, member, timestamp, now)
+    def _take_batch(self, raw: bytes, brain: Brain) -> None:
+        now, header = self.clock(brain.place), peek_header(raw)
+        member = self.place_of[header.validator]
+        log = header.epoch, member
+        if brain.honest and header.height > brain.heights.get(log, 0) and brain.place != member:
+            brain.heights[log] = header.height
+            self.auditor.heard(brain.place, member, header.epoch, header.timestamp, now)
         self.act(brain, lambda v: v.handle_batch(raw, now))
 
     def _take_attachment(self, raw: bytes, source: str, brain: Brain) -> None:
@@ -394,9 +400,7 @@ class World:
     def _fetch_log(self, brain: Brain, place: int, member: int, first: int) -> None:
         def answer(asked: Brain, validator: Validator) -> None:
             for raw in validator.batches(self.keys[member].public, first, _FETCHED_MAX):
-                header = peek_header(raw)
-                take = partial(self._take_batch, raw, member, header.timestamp, header.height)
-                self.reply(asked, brain, take)
+                self.reply(asked, brain, partial(self._take_batch, raw))
 
         self._ask(brain, place, answer)
 
@@ -412,19 +416,71 @@ class World:
             self._ask(brain, other, lambda asked, v: self._tell_heights(brain, asked, v))
 
     def _tell_heights(self, brain: Brain, asked: Brain, validator: Validator) -> None:
-        theirs = validator.heights()
+        theirs, epoch = validator.heights(), validator.epoch
 
         def take(asking: Brain) -> None:
-            assert asking.validator is not None
-            ours = asking.validator.heights()
+            core = asking.validator
+            assert core is not None
+            if core.epoch != epoch or not core.voting:
+                self._tell_decided(asked, asking)
+            if core.epoch != epoch:
+                return
+            ours, own = core.heights(), self.keys[asking.place].public
             for key, height in theirs.items():
-                if self.place_of[key] != asking.place and height > ours.get(key, 0):
+                if key != own and height > ours.get(key, 0):
                     self._fetch_log(asking, asked.place, self.place_of[key], ours.get(key, 0) + 1)
-            own = theirs.get(self.keys[asking.place].public, 0)
-            now = self.clock(asking.place)
-            self.act(asking, lambda v: v.handle_height(self.keys[asked.place].public, own, now))
+            key, now = self.keys[asked.place].public, self.clock(asking.place)
+            if key in core.committee.index and own in theirs:
+                self.act(asking, lambda v: v.handle_height(key, theirs[own], now, epoch))
 
         self.reply(asked, brain, take)
+
+    # --- epochs ---------------------------------------------------------------------------------------
+
+    def _tell_decided(self, teller: Brain, asking: Brain) -> None:
+        """What one has decided and another lacks, with certificates, in the order in which it was applied."""
+        if teller.validator is None:
+            return
+        for parsed in teller.disk.order:
+            certificate = teller.validator.certificate(parsed.id)
+            if parsed.id not in asking.disk.finals and certificate is not None:
+                self.reply(teller, asking, partial(self._take_decided, parsed.signed, certificate))
+
+    def _take_decided(self, signed: SignedOperation, certificate: bytes, brain: Brain) -> None:
+        sometimes("a certificate is taken")
+        self.act(brain, lambda v: v.handle_decided(signed, certificate, self.clock(brain.place)))
+
+    def _fetch_certain(self, brain: Brain, wanted: Wanted) -> None:
+        def answer(asked: Brain, validator: Validator) -> None:
+            signed, certificate = validator.operation(wanted.id), validator.certificate(wanted.id)
+            if signed is not None and certificate is not None:
+                self.reply(asked, brain, partial(self._take_decided, signed, certificate))
+            elif signed is not None:
+                take = partial(self._take_operation, signed, f"validator {asked.place}")
+                self.reply(asked, brain, take)
+
+        for key in wanted.holders:
+            if self.place_of[key] != brain.place:
+                self._ask(brain, self.place_of[key], answer)
+
+    def _fetch_frontier(self, brain: Brain, wanted: FrontierWanted) -> None:
+        def answer(asked: Brain, validator: Validator) -> None:
+            theirs = validator.frontier(wanted.handoff)
+            if theirs is not None:
+                self.reply(asked, brain, partial(self._take_frontier, wanted.handoff, theirs))
+
+        self._ask(brain, self.place_of[wanted.member], answer)
+
+    def _take_frontier(self, handoff: bytes, theirs: dict[bytes, tuple[int, bytes]], brain: Brain) -> None:
+        assert brain.validator is not None
+        mine = brain.validator.own_frontier()
+        differing = {
+            object_: theirs.get(object_, (0, object_))
+            for object_ in sorted({*mine, *theirs})
+            if mine.get(object_) != theirs.get(object_)
+        }
+        sometimes("a frontier is compared")
+        self.act(brain, lambda v: v.handle_frontier(handoff, differing, self.clock(brain.place)))
 
     # --- looking ----------------------------------------------------------------------------------
 
