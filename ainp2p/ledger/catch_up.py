@@ -57,6 +57,10 @@ class Core(Protocol):
         """Whether it has no seat, and the epoch is over by the clock: the next one may bring it one."""
 
     @property
+    def told_addresses(self) -> tuple[bytes, ...]:
+        """Where it listens, for others to tell; empty if the genesis says so."""
+
+    @property
     def seated(self) -> bool:
         """Whether it has a seat in the current epoch."""
 
@@ -193,7 +197,7 @@ class CatchUp:
         await trio.sleep(after_s)  # when all start together, not everybody dials everybody at once
         await self._objects.compare_with(peer)
         try:
-            answer = await self._validators.ask(peer, GetHeights(), Heights)
+            answer = await self._validators.ask(peer, GetHeights(self._core.told_addresses), Heights)
         except (NetworkError, RemoteError):
             return
         if answer.epoch > self._core.epoch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ainp2p.ledger.archive import Archive
@@ -26,6 +26,7 @@ class Desk:
         member: our place in the committee; -1 if we follow it without a seat.
         votes: whether we cast any now; the validator decides that.
         holds_back: whether a final operation must wait, since the epoch closes.
+        addresses: where validators say that they listen, for the next COMMITTEE.
         applied: told of each operation that was applied, with what takes it back, if `collects`.
     """
 
@@ -45,6 +46,7 @@ class Desk:
     holds_back: Callable[[Candidate, int], bool] = lambda candidate, now: False
     collects: Callable[[], bool] = lambda: False
     applied: Callable[[ParsedOperation, list[Undo]], None] = lambda parsed, undos: None
+    addresses: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.table = VoteTable(self.committee, decided_max=self.limits.decided_max)

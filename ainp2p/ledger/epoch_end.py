@@ -343,6 +343,7 @@ class EpochEnd:
             self._evidence,
             self._desk.archive.attachment,
             now,
+            self._desk.addresses,
         )
         if signed is not None:
             self._proposed = True
@@ -398,7 +399,7 @@ class EpochEnd:
             for certain in missing:
                 if certain.parsed.id not in self._permitted:
                     self._permitted.add(certain.parsed.id)
-                    found, _ = self._desk.table.hold(certain.parsed)
+                    found = self._desk.table.hold(certain.parsed)
                     found.certificate, found.final = certain.certificate, certain.view
                     self._desk.room.work.append(found)
             return not missing
@@ -414,7 +415,7 @@ class EpochEnd:
             self._waiting_since = since = -now - 1  # released
             if self.closing is not None:
                 for certain in list(self.closing.certain.values()):
-                    found, _ = self._desk.table.hold(certain.parsed)
+                    found = self._desk.table.hold(certain.parsed)
                     found.certificate, found.final = certain.certificate, certain.view
             self._desk.room.work.extend(
                 c for c in self._desk.table.candidates.values() if c.final is not None

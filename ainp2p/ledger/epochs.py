@@ -47,6 +47,7 @@ from ainp2p.ledger.operations import (
     NextCommittee,
     Operation,
     ParsedOperation,
+    Seat,
     SignedOperation,
     Signer,
     sign_committee,
@@ -61,6 +62,7 @@ GATHER_MS = (
 )
 TURN_MS = 4_000  # until the next member in turn proposes too
 NAMED_MAX = 64  # HANDOFFs that only a COMMITTEE names, no log that we have
+NO_ADDRESSES: Mapping[bytes, tuple[bytes, ...]] = {}
 
 AttachmentOf = Callable[[bytes], bytes | None]
 HeldOf = Callable[[bytes], ParsedOperation | None]  # an operation that is held or decided here, by its id
@@ -425,11 +427,13 @@ class Closing:
         evidence: Mapping[bytes, Offence],
         attachment_of: AttachmentOf,
         now: int,
+        addresses: Mapping[bytes, tuple[bytes, ...]] = NO_ADDRESSES,
     ) -> SignedOperation | None:
         """A COMMITTEE over all HANDOFFs that are usable here.
 
         Args:
             evidence: attachments of offences that nobody has been barred for yet.
+            addresses: where validators have told us that they listen; others keep what their seats said.
 
         None if it cannot be made now.
         """
@@ -444,7 +448,10 @@ class Closing:
             return None
         body = NextCommittee(
             epoch=self._is.epoch + 1,
-            seats=succession.seats,
+            seats=tuple(
+                Seat(seat.key, seat.weight, addresses.get(seat.key, seat.addresses))
+                for seat in succession.seats
+            ),
             parameters=parameters,
             handoffs=verdict.union.handoffs,
             evidence=chosen,

@@ -41,6 +41,7 @@ VALIDATORS_MAX = 128
 FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
 EVIDENCE_PAGE_MAX = 1024  # ids
+ADDRESSES_MAX = 8  # of one validator
 LOCKS_PAGE_MAX = 256
 FRONTIER_PAGE_MAX = 4_096  # heads: 300 kB
 RECONCILE_SIZE_MAX = 60_000  # bytes of one message of a reconciliation
@@ -111,7 +112,13 @@ class GetCredits(Message, frozen=True, tag=7):
 
 
 class GetHeights(Message, frozen=True, tag=8):
-    """How many batches of each validator's log are held, and of which epoch?"""
+    """How many batches of each validator's log are held, and of which epoch?
+
+    `addresses` is where the asker listens, if the genesis does not say so: a COMMITTEE names them with its
+    seat. Its key is proven by the channel; an address that is wrong costs a dial.
+    """
+
+    addresses: Annotated[tuple[Text, ...], msgspec.Meta(max_length=ADDRESSES_MAX)] = ()
 
 
 class Follow(Message, frozen=True, tag=9):

@@ -40,6 +40,7 @@ from ainp2p.ledger.histories import Histories
 from ainp2p.ledger.intake import Intake, weigher
 from ainp2p.ledger.limits import Limits
 from ainp2p.ledger.messages import (
+    ADDRESSES_MAX,
     BATCHES_MAX,
     FOLLOW_BEAT_S,
     LEDGER_PROTOCOL,
@@ -80,11 +81,13 @@ from ainp2p.ledger.ticket import Ticket
 from ainp2p.ledger.validator import Validator
 from ainp2p.ledger.validator_store import SqliteJournal
 from ainp2p.protocol.codec import Message, encode, fast_decoder
+from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.network import Call, Network, PeerId
 
 FILE_NAME = "validator.sqlite"
 BATCHES_PER_READ = 64
 OPERATIONS_PER_TURN = 16  # two milliseconds or so
+BONDS_SEEN_MAX = 4_096  # whose validators may tell where they listen
 PAGE_PAUSE_S = 0.1  # when who streams has had its share
 LINES_PER_S = 10.0  # of log about what one peer sends
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
@@ -110,6 +113,8 @@ class ValidatorService:
         self._network, self._genesis, self._key = network, genesis, key
         self._validator, self._journal, self._run_disk = validator, journal, run
         self._validators = Validators(network, genesis)
+        self._named = {member.key for member in genesis.validators if member.addresses}
+        self._announced: tuple[str, ...] = ()
         self._follow_epoch()
         self._evidence = EvidenceBook()
         self._answers = Answers(validator, self._evidence, store.openings.of)
@@ -147,6 +152,25 @@ class ValidatorService:
     def seated(self) -> bool:
         """Whether it is a member of the current epoch's committee."""
         return self._key in self._validator.committee.index
+
+    @property
+    def told_addresses(self) -> tuple[bytes, ...]:
+        """Where it listens, for others to tell; empty if the genesis says so."""
+        if self._key in self._named and not self._announced:
+            return ()
+        addresses = self._announced or self._network.addresses
+        return tuple(address.encode() for address in addresses[:ADDRESSES_MAX])
+
+    def _note_addresses(self, peer: PeerId, addresses: tuple[bytes, ...]) -> None:
+        """A validator tells where it listens: one with a seat or with a bond, and of itself alone."""
+        key = public_from_peer_id(peer)
+        bonds = self._answers.locks.page(self._validator.network, b"", BONDS_SEEN_MAX)[0]
+        locks = self._validator.state.locks
+        bonded = any(locks[id_].closer == key for id_ in bonds if id_ in locks)
+        ending = f"/p2p/{peer}".encode()
+        if (bonded or self._validators.is_member(peer)) and all(a.endswith(ending) for a in addresses):
+            self._validator.addresses[key] = addresses
+            self._network.add_addresses(peer, tuple(a.decode(errors="replace") for a in addresses))
 
     @property
     def waits_for_epoch(self) -> bool:
@@ -363,6 +387,9 @@ class ValidatorService:
             await self.take_batch(question.batch)
         elif isinstance(question, PushAttachment):
             await self.take_attachment(question.attachment, call.peer)
+        elif isinstance(question, GetHeights) and question.addresses:
+            self._note_addresses(call.peer, question.addresses)
+            return self._answers.heights()
         elif isinstance(question, Follow):
             await self._follow(call, question)
         elif isinstance(question, FetchBatches):
@@ -527,12 +554,14 @@ async def open_validator(
     directory: Path | None,
     *,
     follow: bool = False,
+    announce: Sequence[str] = (),
     archive: bool = False,
     run_disk: RunDisk = run_in_thread,
 ) -> AsyncIterator[ValidatorService]:
     """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
 
     Args:
+        announce: where it can be dialled, if neither the genesis nor the network's own addresses say so.
         follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
         archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
         directory: its data (None: in memory, for tests and development networks: it must not be restarted).
@@ -550,6 +579,7 @@ async def open_validator(
             peers = [member.peer for member in Validators(network, genesis).others]
             await start_from_checkpoint(network, genesis, peers, database, store)
         service = _load(network, genesis, key, store, journal, run_disk, follow)
+        service._announced = tuple(announce)
         network.serve(LEDGER_PROTOCOL, service._handle)
         network.serve(CHECKPOINT_PROTOCOL, CheckpointDesk(store, service._core).handle)
         async with trio.open_nursery() as nursery:

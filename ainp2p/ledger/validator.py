@@ -95,6 +95,7 @@ class Validator:
         behind: others hold votes of ours that we do not know: we cast none.
         halted: None, or why nothing is handled any more (the disk failed, or two operations were decided
             in one slot); reading goes on.
+        addresses: where validators have told that they listen, by key, for a COMMITTEE of ours.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Validator:
         self._limits = limits or Limits()
         self._archive = Archive(journal, state.committee, state.epoch)
         self._seen_votes = SeenVotes()
+        self.addresses: dict[bytes, tuple[bytes, ...]] = {}
         self._latest = 0  # when `tick` or `seal` was called last
         self._before: Closing | None = None  # the last epoch's, for those who are late
         try:
@@ -169,6 +171,7 @@ class Validator:
             self._limits,
             lambda: self.voting,
         )
+        desk.addresses = self.addresses
         self._decider = Decider(desk)
         self._contention = self._decider.contention
         self._table, self._room = self._decider.table, self._decider.room
@@ -194,7 +197,7 @@ class Validator:
 
     def _hold(self, parsed: ParsedOperation) -> None:
         """An operation of our own making: END-EPOCH, COMMITTEE."""
-        self._room.work.append(self._table.hold(parsed)[0])
+        self._room.work.append(self._table.hold(parsed))
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -647,7 +650,7 @@ class Validator:
             if held is not None:
                 held.segment = segment
         if self.state.head(parsed.operation.object)[0] < parsed.operation.seq:
-            self._table.hold(parsed)[0].segment = segment
+            self._table.hold(parsed).segment = segment
 
     def _restore_votes(self, batch: VoteBatch) -> None:
         for kind, view, id_ in batch.votes:

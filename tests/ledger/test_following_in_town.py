@@ -101,6 +101,8 @@ async def joins_and_leaves(root: Path, restart: bool) -> dict[str, object]:
         bonded = await bond(town, alice, fifth, life_s=1.5 * EPOCH_S)
         found["before"] = town.services[fifth].seated, town.services[fifth].voting
         await until_epoch(town, 1)
+        seat = next(seat for seat in alice.epoch.seats if seat.key == town.keys[fifth].public)
+        found["where"] = tuple(map(bytes.decode, seat.addresses)) == town.services[fifth]._network.addresses
         found["members"] = len(alice.epoch.seats), town.services[fifth].seated, town.services[fifth].voting
         await bob.send(alice.account_id, 1, timeout_s=5)
         await town.stop(0)  # without the new one's vote nothing more would be final
@@ -129,6 +131,7 @@ async def joins_and_leaves(root: Path, restart: bool) -> dict[str, object]:
 def test_a_fifth_validator_joins_by_a_bond_votes_and_leaves(tmp_path: Path, restart: bool) -> None:
     assert run(joins_and_leaves, tmp_path, restart) == {
         "before": (False, False),
+        "where": True,
         "members": (5, True, True),
         "after": (4, False, False),
         "ended": True,

@@ -22,7 +22,7 @@ VECTORS: list[tuple[Message, str]] = [
     (m.FetchBatches(A, 7, 2), "9405c420" + "61" * 32 + "0702"),
     (m.GetObject(A), "9206c420" + "61" * 32),
     (m.GetCredits(A, b""), "9307c420" + "61" * 32 + "c400"),
-    (m.GetHeights(), "9108"),
+    (m.GetHeights((b"/ip4",)), "920891c4042f697034"),
     (m.Follow((A, B)), "920992c420" + "61" * 32 + "c420" + "62" * 32),
     (m.AskStatus((A,)), "920a91c420" + "61" * 32),
     (m.GetStatistics(), "910b"),

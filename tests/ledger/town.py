@@ -38,7 +38,8 @@ class Town:
     """One network with its people."""
 
     def __init__(self, hub: MemoryHub, size: int, names: Sequence[str], root: Path | None) -> None:
-        self.hub, self.root, self.size = hub, root, size
+        self.hub, self.root = hub, root
+        self.recruits: set[int] = set()  # validators that the genesis does not know
         self.keys = [key_of(f"validator {i}") for i in range(size)]
         faucet = key_of("faucet")
         self.genesis: Genesis = new_genesis(
@@ -70,9 +71,11 @@ class Town:
 
     async def recruit(self) -> int:
         """Start a validator without a seat; a bond may bring it one."""
-        self.keys.append(key_of(f"validator {len(self.keys)}"))
-        await self.start(len(self.keys) - 1)
-        return len(self.keys) - 1
+        index = len(self.keys)
+        self.keys.append(key_of(f"validator {index}"))
+        self.recruits.add(index)
+        await self.start(index)
+        return index
 
     async def stop(self, index: int) -> None:
         """Stop a validator in good order."""
@@ -91,7 +94,7 @@ class Town:
                         self.genesis,
                         self.keys[index],
                         self.directory(f"v{index}"),
-                        follow=index >= self.size,
+                        follow=index in self.recruits,
                         run_disk=self.disks.get(index, run_inline),
                     ) as service,
                 ):
