@@ -501,7 +501,8 @@ def epochs(story: Story, votes: Votes) -> Json:
     handoffs: list[Json] = []
     for member, signer in enumerate(story.validators[:3]):
         leaving = Leaving(heads, {slot: prepared} if member == 1 else {}, {})
-        (raw,) = make_handoff(story.network, 0, signer.public, votes.logs[member].height, 4, leaving)
+        height = votes.logs[member].height
+        (raw,) = make_handoff(story.network, 0, signer.public, height, 4, leaving, signer)
         batch = votes.say(member, handoff_entry(attachment_id(raw)))
         attachments.append(raw)
         handoffs.append({"raw": raw, "id": attachment_id(raw), "record": encode(attest(batch, 0))})
@@ -596,7 +597,8 @@ def _omission(story: Story, parsed: ParsedOperation, culprit: bytes) -> Evidence
     slot = parsed.operation.object, parsed.operation.seq
     commit = encode(attest(votes.say(2, commit_entry(0, parsed.id)), 0))
     frontier = {story.ids["bob"]: (1, b"h" * 32)}
-    (handoff,) = make_handoff(story.network, 0, culprit, 1, 4, Leaving(frontier, {}, {}))
+    leaving = Leaving(frontier, {}, {})
+    (handoff,) = make_handoff(story.network, 0, culprit, 1, 4, leaving, story.validators[2])
     record = encode(attest(votes.say(2, handoff_entry(attachment_id(handoff))), 0))
     omission = find_omission(read_handoff(handoff), [], frontier, slot, (0, 0), False)
     assert omission is not None

@@ -17,7 +17,7 @@ from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.committee_chain import end_epoch_id
 from ainp2p.ledger.evidence import Offence, read_evidence, verify_evidence
 from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import Checked, check_handoff, frontier_root, unite
+from ainp2p.ledger.handoff import Checked, check_handoff, check_signature, frontier_root, unite
 from ainp2p.ledger.justification import choose, read_justification, verify
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.merkle import root_from_path
@@ -212,6 +212,7 @@ def test_an_epoch_ends_and_the_next_one_begins() -> None:
         assert record == Handoff(attachment_id(raw(each["raw"])))
         key = COMMITTEE.keys[member]
         handoff, prepared = check_handoff(raw(each["raw"]), NETWORK, 0, key, [], lambda epoch: COMMITTEE)
+        check_signature(handoff)
         assert (handoff.frontier_root, handoff.frontier_count) == (frontier_root(heads), len(heads))
         checked.append(Checked(raw(each["id"]), handoff, prepared, {}))
     union = unite(checked, COMMITTEE, heads)
