@@ -71,6 +71,11 @@ def register(subparsers: Subparsers) -> None:
         default=[],
         help="where one validator listens, if not where the genesis says (behind a router)",
     )
+    validate.add_argument(
+        "--archive",
+        action="store_true",
+        help="keep all that was ever decided; without it what proves nothing any more goes at each new epoch",
+    )
     validate.add_argument("--for-s", type=float, metavar="S", help="end after so many seconds")
 
 
@@ -390,7 +395,8 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
             # Agents that know only the committee find one another: cards pass through it.
             await stack.enter_async_context(open_directory(network, genesis.network_id, key))
             data = args.directory / f"{name}.data"
-            services.append(await stack.enter_async_context(open_validator(network, genesis, key, data)))
+            opened = open_validator(network, genesis, key, data, archive=args.archive)
+            services.append(await stack.enter_async_context(opened))
             if genesis.faucet is not None and genesis.faucet.key == key.public:
                 await stack.enter_async_context(open_faucet(network, genesis, key, data))
             where = " ".join(network.addresses)

@@ -12,7 +12,7 @@ epoch"), so they may go; evidence stays. A crash before the transaction leaves t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -39,8 +39,8 @@ from ainp2p.protocol.codec import INT_MAX, decode, encode
 from ainp2p.protocol.network import Network, PeerId
 
 PAGE_TIMEOUT_S = 10.0
-PATIENCE_S = 3_600.0  # for one peer's whole checkpoint
-ROUNDS = 2  # through all peers
+FIRST_WORD_S = 2.0
+PATIENCE_S = 900.0  # for one peer's whole checkpoint: at 10 MB/s some 50 million leaves
 LEAVES_MAX = 100_000_000  # in one checkpoint
 _KEPT = 9  # as the kind of a leaf: kept operations wait beside them, under the epoch's negative
 
@@ -58,26 +58,29 @@ async def start_from_checkpoint(
     system = store.system()
     if epoch_ends_at(system) > network.context.now_ms():
         return None  # nobody can be further
-    for peer in [*peers] * ROUNDS:
+    for peer in network.context.rng.sample(list(peers), len(peers)):
+        taking = Taking(genesis, database, store, after=system.epoch)
         try:
-            taking = Taking(genesis, database, store, after=system.epoch)
-            with trio.move_on_after(PATIENCE_S):
-                async for page in _pages(network, peer, system.epoch):
-                    taking.take(page)
-                    if taking.complete:
-                        return taking.install()
-        except Error as exc:
+            await _fetch(network, peer, taking, system.epoch)
+        except Error:
             if database.failed is not None:
                 raise
-            del exc  # it has none, is gone, or lies: the next one
+            continue  # it has none, is gone, or lies: the next one
+        if taking.complete:
+            return taking.install()
     return None
 
 
-async def _pages(network: Network, peer: PeerId, after: int) -> AsyncIterator[CheckpointPage]:
+async def _fetch(network: Network, peer: PeerId, taking: Taking, after: int) -> None:
     question = encode(FetchCheckpoint(after))
-    async with network.stream(peer, CHECKPOINT_PROTOCOL, question, timeout_s=PAGE_TIMEOUT_S) as chunks:
-        async for body in chunks:
-            yield decode(body, CheckpointPage, size_max=BODY_SIZE_MAX)
+    with trio.move_on_after(FIRST_WORD_S) as scope:  # when all start at once, nobody answers yet
+        async with network.stream(peer, CHECKPOINT_PROTOCOL, question, timeout_s=PAGE_TIMEOUT_S) as chunks:
+            async for body in chunks:
+                if not taking.began:
+                    scope.deadline = trio.current_time() + PATIENCE_S
+                taking.take(decode(body, CheckpointPage, size_max=BODY_SIZE_MAX))
+                if taking.complete:
+                    return
 
 
 class Taking:
@@ -97,6 +100,11 @@ class Taking:
         self._epoch = self._n = 0
         self._last: tuple[int, bytes] = (-1, b"")
         self.complete = False
+
+    @property
+    def began(self) -> bool:
+        """Whether a page has come."""
+        return self._epoch > 0
 
     def take(self, page: CheckpointPage) -> None:
         """Take the next page.
