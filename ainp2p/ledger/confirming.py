@@ -37,10 +37,10 @@ def candidate_of(desk: Desk, chosen: ParsedOperation | Conflict) -> Candidate:
     """The held candidate that was chosen; the slot's VOID for two that conflict."""
     if isinstance(chosen, Conflict):
         parsed = _void(desk, chosen)
-        candidate, _ = desk.table.hold(parsed)
+        candidate = desk.table.hold(parsed)
         candidate.verified = True  # it has no proof: what it rests on is in the justification
         return candidate
-    return desk.table.hold(chosen)[0]
+    return desk.table.hold(chosen)
 
 
 def _void(desk: Desk, conflict: Conflict) -> ParsedOperation:

@@ -83,7 +83,7 @@ class Decider:
         self, parsed: ParsedOperation, certificate: bytes, view: int, now: int, out: Effects
     ) -> None:
         """An operation that is final by a certificate, which was checked: it stands in for all votes."""
-        candidate, _ = self.table.hold(parsed)
+        candidate = self.table.hold(parsed)
         self.tell(self.collector.take_operation(parsed), out)
         candidate.certificate = certificate
         candidate.final = view if candidate.final is None else candidate.final
@@ -143,7 +143,7 @@ class Decider:
         wanted = named is not None and (named.holders or named.prepared is not None)
         if rivals >= self._limits.rivals_max and not wanted:
             raise InvalidOperation("contested", "its slot has enough candidates")
-        candidate, _ = self.table.hold(parsed)
+        candidate = self.table.hold(parsed)
         candidate.source = source
         if candidate.counts:  # valid or not: what matters is what its voters have LOCKed besides
             self.tell(self.collector.take_operation(parsed), out)
@@ -373,7 +373,7 @@ class Decider:
         rivals = slot.candidates if slot is not None else []
         if any(rival.parsed is not None and self.receipts.allow(lock, rival.parsed) for rival in rivals):
             return
-        candidate, _ = self.table.hold(offered)
+        candidate = self.table.hold(offered)
         self.room.work.append(candidate)
 
     # --- waiting ----------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Reporting:
         offered = self._desk.receipts.offer(lock, now) if lock is not None else None
         if offered is None or offered.id in self._table.candidates:
             return
-        self._desk.room.work.append(self._table.hold(offered)[0])  # once it is checked there is a review
+        self._desk.room.work.append(self._table.hold(offered))  # once it is checked there is a review
 
 
 __all__ = ["Reporting"]

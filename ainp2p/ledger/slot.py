@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ainp2p.errors import InvalidOperation
-from ainp2p.ledger.certificate import Place, pack_place, unpack_place
+from ainp2p.ledger.certificate import pack_place, unpack_place
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.handoff import Prepared
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation
@@ -24,6 +24,7 @@ from ainp2p.ledger.views import Contest
 from ainp2p.ledger.votelog import COMMIT, LOCK, VoteBatch
 
 SlotId = tuple[bytes, int]  # object, seq
+NO_SLOT: SlotId = (b"", 0)
 ONE_POSITION = pack_place(0, 0, 1)
 SOUGHT_MAX = 16  # questions for an operation that votes name: about a minute and a half of them
 
@@ -45,6 +46,7 @@ class Candidate:
     Attributes:
         counts: by (view, kind) packed into one integer, since it is looked up for every vote.
         parsed: the operation, None while it is only named.
+        slot: of a held operation; kept here, since it is looked up again and again.
         verified: its proof was checked against the object's keys.
         certificate: what makes it final where votes do not: the commit certificate that somebody showed.
         prepared: the highest view with a quorum of LOCKs, or None.
@@ -73,6 +75,7 @@ class Candidate:
         "rivals",
         "segment",
         "shown",
+        "slot",
         "source",
         "valid_since",
         "verified",
@@ -82,6 +85,7 @@ class Candidate:
         self.id = id_
         self.counts: dict[int, Count] = {}
         self.parsed: ParsedOperation | None = None
+        self.slot: SlotId = NO_SLOT
         self.proofs: tuple[ParsedOperation, ...] = ()  # further ones with the same id and another proof
         self.verified = False
         self.prepared: int | None = None
@@ -95,12 +99,6 @@ class Candidate:
         self.source = ""  # the peer whose quota it uses while it waits
         self.blocked_by = self.certificate = b""
         self.ask_at = self.asked = 0  # ms; how often others were asked for it
-
-    @property
-    def slot(self) -> SlotId:
-        """The slot of a held operation."""
-        assert self.parsed is not None
-        return self.parsed.operation.object, self.parsed.operation.seq
 
     @property
     def proof(self) -> SignedOperation:
@@ -173,13 +171,11 @@ class Counted:
     Attributes:
         named: operations of which nothing was known.
         prepared, final: (candidate, view) that have just reached a quorum.
-        doubled: places of two LOCKs by one validator in one view of one slot.
     """
 
     named: list[Candidate] = field(default_factory=list)
     prepared: list[tuple[Candidate, int]] = field(default_factory=list)
     final: list[tuple[Candidate, int]] = field(default_factory=list)
-    doubled: list[tuple[Place, Place]] = field(default_factory=list)
 
 
 class VoteTable:
@@ -238,44 +234,29 @@ class VoteTable:
             count.weight = after = before + weight
             if before < quorum <= after:
                 (found.prepared if kind == LOCK else found.final).append((candidate, view))
-            if candidate.rivals and kind == LOCK:
-                self._look_for_doubles(candidate, key, place, found)
         for candidate, view in found.prepared:
             candidate.prepared = view if candidate.prepared is None else max(view, candidate.prepared)
         for candidate, view in found.final:
             candidate.final = view if candidate.final is None else candidate.final
         return found
 
-    def _look_for_doubles(self, candidate: Candidate, key: int, packed: int, found: Counted) -> None:
-        place = unpack_place(packed)
-        for rival in self.slots[candidate.slot].candidates:
-            count = rival.counts.get(key)
-            if rival is not candidate and count is not None:
-                others = map(unpack_place, count.places)
-                found.doubled += [(other, place) for other in others if other[0] == place[0]]
-
     # --- candidates -----------------------------------------------------------------------------
 
-    def hold(self, parsed: ParsedOperation) -> tuple[Candidate, list[tuple[Place, Place]]]:
-        """Put an operation's bytes to its candidate and into its slot; also the doubled LOCKs this shows."""
+    def hold(self, parsed: ParsedOperation) -> Candidate:
+        """Put an operation's bytes to its candidate and into its slot."""
         candidate = self.candidates.get(parsed.id)
         if candidate is None:
             candidate = self.candidates[parsed.id] = Candidate(parsed.id)
         if candidate.parsed is not None:
-            return candidate, []
+            return candidate
         candidate.parsed = parsed
-        slot = self.open_slot(candidate.slot)
+        candidate.slot = slot_id = parsed.operation.object, parsed.operation.seq
+        slot = self.open_slot(slot_id)
         slot.candidates.append(candidate)
-        if len(slot.candidates) == 1:
-            return candidate, []
-        found = Counted()
-        for each in slot.candidates:
-            each.rivals = True
-        for key, count in candidate.counts.items():
-            if key & 3 == LOCK:
-                for place in count.places:
-                    self._look_for_doubles(candidate, key, place, found)
-        return candidate, found.doubled
+        if len(slot.candidates) > 1:
+            for each in slot.candidates:
+                each.rivals = True
+        return candidate
 
     def open_slot(self, slot_id: SlotId) -> Slot:
         """This slot, which is not decided."""
@@ -366,7 +347,7 @@ class VoteTable:
     def _remove(self, candidate: Candidate) -> None:
         self.candidates.pop(candidate.id, None)
         for count in candidate.counts.values():
-            self.owed[unpack_place(count.places[0])[0]] -= 1
+            self.owed[count.places[0] & 0xFF] -= 1  # `unpack_place`, for each operation
 
     def remember(self, id_: bytes, *, decided: bool = True) -> None:
         """Pass over late votes for this operation; of too many such ids the oldest is forgotten."""

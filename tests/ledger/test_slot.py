@@ -102,22 +102,6 @@ def rivals() -> tuple[VoteTable, bytes, bytes]:
     return votes_, first.id, second.id
 
 
-def test_two_locks_by_one_validator_in_one_view_are_found() -> None:
-    votes_, first, second = rivals()
-    votes_.count(votes(1, lock_entry(0, first)))
-    counted = votes_.count(votes(1, lock_entry(0, second), height=2))
-    assert counted.doubled == [((1, 1, 0), (1, 2, 0))]
-    assert not votes_.count(votes(1, lock_entry(1, second), height=3)).doubled  # in another view it may
-
-
-def test_two_locks_are_found_too_when_the_bytes_come_after_the_votes() -> None:
-    world, votes_ = World(), table()
-    first, second = (parse(world.spend("alice", [("bob", amount)])) for amount in (1, 2))
-    votes_.count(votes(1, lock_entry(0, first.id), lock_entry(0, second.id)))
-    assert votes_.hold(first)[1] == []
-    assert ((1, 1, 0), (1, 1, 1)) in votes_.hold(second)[1]
-
-
 def test_a_decided_slot_is_forgotten_with_all_its_candidates() -> None:
     votes_, first, second = rivals()
     votes_.count(votes(1, lock_entry(0, first), lock_entry(0, second)))
