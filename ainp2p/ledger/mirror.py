@@ -58,6 +58,7 @@ LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may h
 LIST_TIMEOUT_S = 60.0  # for all pages of all validators while no quorum has listed
 FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer
 GAPS_MAX = 1024  # above it, what is missed is learnt with the next turn
+TRIES_MAX = 60  # for a gap, half a second apart
 _PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
 _CREDIT_PROOF = OPERATIONS_MAX  # operations asked for at a time
 _WRONG = (RemoteError, InvalidOperation)  # what a validator that lies, or errs, makes us raise
@@ -89,6 +90,7 @@ class Mirror:
         self._slow: set[PeerId] = set()  # did not answer in this refresh: there are others
         self._gaps: set[bytes] = set()
         self._gap = trio.Event()
+        self._tries: dict[bytes, int] = {}  # gap → how often it could not be mended
         self._busy = trio.Lock()
         self.refreshed = trio.Event()  # set once, when the first refresh is done
 
@@ -171,13 +173,18 @@ class Mirror:
             try:
                 await self._mend(gaps)
             except (NetworkError, RemoteError, LedgerError):
-                self._gaps |= gaps
+                self._gaps |= self._worth_trying(gaps)
                 await trio.sleep(RETRY_AFTER_S)
                 self._gap.set()
             if self._look_again:
                 self._look_again = False
                 await trio.sleep(LOOK_AGAIN_S)
                 self.report_gap(self._purse.id)
+
+    def _worth_trying(self, gaps: set[bytes]) -> set[bytes]:
+        """A Lock that nobody can prove for long may have ended and been pruned: wait for the next turn."""
+        self._tries = {id_: self._tries.get(id_, 0) + 1 for id_ in gaps}
+        return {id_ for id_, tries in self._tries.items() if tries < TRIES_MAX or id_ == self._purse.id}
 
     async def _mend(self, gaps: set[bytes]) -> None:
         if self._purse.id in gaps:
@@ -325,7 +332,9 @@ class Mirror:
                 maker = makers.get(id_[:32])
                 if maker is not None:
                     await self._take_credit(id_, maker, before)
-            await self._take_old_credits([id_ for id_ in some if id_[:32] not in makers], wanted[some[0]])
+            # Its maker is gone, or the operation before that one, which a Lock's payment needs as well.
+            unproven = [id_ for id_ in some if id_ not in self._purse.credits]
+            await self._take_old_credits(unproven, wanted[some[0]])
 
     async def _take_old_credits(self, ids: list[bytes], peers: list[PeerId]) -> None:
         """Credits whose makers nobody keeps any more: they are in the state with which an epoch began."""
