@@ -181,9 +181,11 @@ class Decider:
             return None
         if candidate.prepared is not None:
             self.room.free_place(candidate)
-            self._commit(candidate, candidate.prepared, now)
+            slot = self.table.slots[candidate.slot]
+            self._commit(candidate, slot, candidate.prepared, now)
             if candidate.verified:
-                self._review(candidate, now, out)
+                if slot.contest is not None:
+                    self.contention.review(candidate.slot, now, out)
                 return None
         return self._check(candidate, now, out)
 
@@ -262,7 +264,7 @@ class Decider:
         self._archive.keep(candidate)
         self.contention.start_timer(candidate.slot, slot, now)
 
-    def _commit(self, candidate: Candidate, view: int, now: int) -> None:
+    def _commit(self, candidate: Candidate, slot: Slot, view: int, now: int) -> None:
         """Step 2: "a quorum of LOCK(v, x) is a prepared certificate; on it: COMMIT(v, x)".
 
         Lemma L5 (docs/ledger-proof.md): COMMIT on a prepared certificate only.
@@ -273,12 +275,12 @@ class Decider:
         if self.table.open_commits >= self._commits_max:
             self._postponed.append(candidate)
             return
-        if self.table.commit(candidate, view):
+        if self.table.commit(candidate, slot, view):
             self._log.add(commit_entry(view, candidate.id), now)
             self._archive.keep_commit(candidate)
             if candidate.shown is not None:
                 self.contention.exhibits.keep_shown(candidate, view)
-                self.contention.start_timer(candidate.slot, self.table.slot_of(candidate), now)
+                self.contention.start_timer(candidate.slot, slot, now)
 
     def _apply(self, candidate: Candidate, view: int, now: int, out: Effects) -> None:
         """Step 2: "final. Apply, once the dependencies are applied".
@@ -310,9 +312,10 @@ class Decider:
             self._desk.applied(parsed, undos)
         if self._postponed:
             self.room.work.append(self._postponed.popleft())
-        self.room.wake(parsed.operation.object)
-        self.room.wake(_slot_key(parsed.operation.object, parsed.operation.seq))
-        self.room.wake(candidate.id)
+        if self.room.is_anybody_blocked:
+            self.room.wake(parsed.operation.object)
+            self.room.wake(_slot_key(parsed.operation.object, parsed.operation.seq))
+            self.room.wake(candidate.id)
         following = self.table.slots.get((parsed.operation.object, parsed.operation.seq + 1))
         if following is not None and following.contest is not None:
             self.contention.review((parsed.operation.object, parsed.operation.seq + 1), now, out)

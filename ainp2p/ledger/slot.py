@@ -282,9 +282,8 @@ class VoteTable:
         candidate.holders |= holders
         return candidate
 
-    def commit(self, candidate: Candidate, view: int) -> bool:
-        """Note that we COMMIT a held candidate; as `Slot.commit`."""
-        slot = self.slots[candidate.slot]
+    def commit(self, candidate: Candidate, slot: Slot, view: int) -> bool:
+        """Note that we COMMIT a held candidate of this slot; as `Slot.commit`."""
         first = not slot.committed
         done = slot.commit(view, candidate.id)
         self.open_commits += done and first
@@ -307,6 +306,8 @@ class VoteTable:
         if len(slot.candidates) > 1 or slot.contest is not None:
             self._end_contest(slot)
         self.remember(candidate.id)
+        if len(slot.candidates) == 1:
+            return []
         return [each for each in slot.candidates if each is not candidate]
 
     def _end_contest(self, slot: Slot) -> None:

@@ -660,7 +660,7 @@ class Validator:
             if kind == LOCK:
                 self._table.slot_of(candidate).lock(view, id_)
             else:
-                self._table.commit(candidate, view)
+                self._table.commit(candidate, self._table.slot_of(candidate), view)
 
 
 __all__ = [

@@ -54,6 +54,11 @@ class WaitingRoom:
         return self._timers[0][0] if self._timers else None
 
     @property
+    def is_anybody_blocked(self) -> bool:
+        """Whether anything waits for a key; nearly always nothing does, and nobody need be woken."""
+        return bool(self._blocked)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing waits for anything but a time."""
         return not (self._places or self._sources or self._blocked or self.work)
@@ -87,8 +92,10 @@ class WaitingRoom:
 
     def leave(self, candidate: Candidate) -> None:
         """It waits for nothing any more."""
-        self.free_place(candidate)
-        self._unblock(candidate)
+        if self._places:
+            self.free_place(candidate)
+        if candidate.blocked_by:
+            self._unblock(candidate)
 
     # --- keys and times ---------------------------------------------------------------------------
 
