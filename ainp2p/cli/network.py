@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
 from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.network_bond import register_bond
 from ainp2p.cli.output import emit, note
 from ainp2p.errors import InvalidInput, StorageError
 from ainp2p.home import Home, checked_name
@@ -15,11 +17,13 @@ from ainp2p.home import Home, checked_name
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
     from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.sync import Validators
     from ainp2p.protocol.identity import Key
 
 GENESIS_FILE = "genesis"
 VALIDATORS_MAX = 31
 # A development network's money is handed out for nothing, so its keys are encrypted only for form's sake.
+WEIGHT = 1_000_000  # of each first member: a bond of a millionth of all money per member weighs something
 DEV_PASSPHRASE = b"development"
 STATUS_EVERY_S = 60.0
 
@@ -49,6 +53,7 @@ def register(subparsers: Subparsers) -> None:
         "ainp2p network status\nainp2p network status --network home/genesis --json",
     )
     add_network_option(status)
+    register_bond(commands)
     validate = add_command(
         commands,
         "validate",
@@ -63,7 +68,16 @@ def register(subparsers: Subparsers) -> None:
         "directory", type=Path, help="has the genesis file; the validators' data goes there"
     )
     validate.add_argument("--only", type=int, metavar="I", help="run validator-I of a --dev network alone")
-    validate.add_argument("--key", help="a key of yours that is in the committee")
+    validate.add_argument(
+        "--key", help="a key of yours that is in the committee, or has a bond (`network bond`)"
+    )
+    validate.add_argument(
+        "--announce",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="where others can dial it, if the genesis does not say so and it is not where it listens",
+    )
     validate.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -173,7 +187,7 @@ def _dev_genesis(args: argparse.Namespace, context: Any) -> tuple[Genesis, list[
         raise InvalidInput(f"--size is 1 to {VALIDATORS_MAX}, and --port leaves room for so many")
     keys = [Key(context.token_bytes(32)) for _ in range(args.size)]
     validators = [
-        (key.public, 1, [f"/ip4/{args.host}/tcp/{args.port + i}/p2p/{key.peer_id}"])
+        (key.public, WEIGHT, [f"/ip4/{args.host}/tcp/{args.port + i}/p2p/{key.peer_id}"])
         for i, key in enumerate(keys)
     ]
     faucet = keys[0].public
@@ -191,7 +205,7 @@ def _real_genesis(args: argparse.Namespace, context: Any) -> Genesis:
         word, address = _pair(text, "--validator KEY=ADDRESS")
         public = public_key(word)
         suffix = f"/p2p/{peer_id(public)}"
-        validators.append((public, 1, [address if address.endswith(suffix) else address + suffix]))
+        validators.append((public, WEIGHT, [address if address.endswith(suffix) else address + suffix]))
     return new_genesis(args.name, context.now_ms(), validators, _grants(args.grant), None, PRODUCTION)
 
 
@@ -288,24 +302,39 @@ def _status(args: argparse.Namespace) -> int:
 
 
 async def _ask_status(args: argparse.Namespace, genesis: Genesis) -> int:
+    from ainp2p.cli.network_bond import print_epoch
+    from ainp2p.errors import NetworkError
+    from ainp2p.ledger.following import Following
     from ainp2p.ledger.messages import GetStatistics, Statistics
+    from ainp2p.ledger.proofs import Proofs
     from ainp2p.ledger.sync import Validators
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
     from ainp2p.protocol.libp2p import open_network
 
     async with open_network(Key(Context.system().token_bytes(32)), ()) as network:
-        validators = Validators(network, genesis)
+        validators, proofs = Validators(network, genesis), Proofs(genesis)
+        with suppress(NetworkError):  # then the genesis' committee is all that is known
+            await Following(validators, proofs.chain).catch_up()
         answers = dict(await validators.ask_all(GetStatistics(), Statistics))
+        _emit_network(args, genesis, len(answers), len(validators.members))
+        await print_epoch(args, genesis, validators, proofs, network.context.now_ms())
+    return _compare(args, genesis, validators, answers)
+
+
+def _emit_network(args: argparse.Namespace, genesis: Genesis, answering: int, members: int) -> None:
     emit(
         args,
         f"network {genesis.name.decode(errors='replace')}  {genesis.network_id.hex()}",
         {
             "network": genesis.network_id.hex(),
-            "answering": len(answers),
-            "validators": len(validators.members),
+            "answering": answering,
+            "validators": members,
         },
     )
+
+
+def _compare(args: argparse.Namespace, genesis: Genesis, validators: Validators, answers: Any) -> int:
     sound = True
     for member in validators.members:
         found = answers.get(member.peer)
@@ -395,7 +424,9 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
             # Agents that know only the committee find one another: cards pass through it.
             await stack.enter_async_context(open_directory(network, genesis.network_id, key))
             data = args.directory / f"{name}.data"
-            opened = open_validator(network, genesis, key, data, archive=args.archive)
+            opened = open_validator(
+                network, genesis, key, data, archive=args.archive, follow=True, announce=args.announce
+            )
             services.append(await stack.enter_async_context(opened))
             if genesis.faucet is not None and genesis.faucet.key == key.public:
                 await stack.enter_async_context(open_faucet(network, genesis, key, data))
@@ -412,7 +443,10 @@ def _listen_addresses(genesis: Genesis, key: Key) -> tuple[str, ...]:
     """Where the genesis says that this validator listens, without the peer id at the end."""
     member = next((member for member in genesis.validators if member.key == key.public), None)
     if member is None:
-        raise InvalidInput("this key is not in the network's committee")
+        raise InvalidInput(
+            "this key is not in the network's first committee: say where it listens with --listen "
+            "(`ainp2p network bond` brings it a seat)"
+        )
     addresses = [address.decode() for address in member.addresses]
     return tuple(address.partition("/p2p/")[0] for address in addresses) or ("/ip4/0.0.0.0/tcp/0",)
 

@@ -254,7 +254,8 @@ def test_money_moves_on_a_running_network(
     assert "available" in said
     status, [collected], _ = run(capsys, "wallet", "settle", "bob")
     assert (status, collected["available"], collected["owed"]) == (exit_codes.OK, 1_500_000, 0)
-    status, [network, validator], _ = run(capsys, "network", "status")
+    status, [network, epoch, member, validator], _ = run(capsys, "network", "status")
+    assert (epoch["epoch"], member["weight"], epoch["weight"]) == (0, 1_000_000, 1_000_000)
     assert (status, network["answering"], validator["decided"]) == (exit_codes.OK, 1, 1)
     assert validator["voting"] is True
     town.send_signal(signal.SIGINT)
