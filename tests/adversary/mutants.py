@@ -136,14 +136,6 @@ MUTANTS: dict[str, Mutant] = {
             "pass",
         ),
     ),
-    "vote without asking for the own height": _mutant(
-        "log|6 one LOCK",
-        (
-            "validator:Validator._start_voting",
-            "self.committee.weight_of(self._confirmed) >= self.committee.quorum",
-            "True",
-        ),
-    ),
     "COMMIT on less than a quorum": _mutant(
         "prepared",
         ("slot:VoteTable.count", "if before < quorum <= after:", "if before < quorum // 2 + 1 <= after:"),
@@ -161,14 +153,6 @@ MUTANTS: dict[str, Mutant] = {
         ("committee:Committee.__post_init__", "2 * total // 3 + 1", "total // 2 + 1"),
     ),
     # --- views ------------------------------------------------------------------------------------------
-    "a lower prepared certificate wins": _mutant(
-        "justification|prepared",
-        (
-            "justification:highest_report",
-            "return max(claims, default=None)",
-            "return min(claims, default=None)",
-        ),
-    ),
     "NEWVIEWs of less than a quorum": _mutant(
         "justification|pick",
         ("justification:verify", "committee.weight_of(reports) < committee.quorum", "False"),
@@ -184,13 +168,10 @@ MUTANTS: dict[str, Mutant] = {
     "a member's NEWVIEW counts as often as it is named": _mutant(
         "justification|pick",
         ("justification:verify", "if members != sorted(set(members)):", "if False:"),
-    ),
-    "a prepared certificate may be hidden": _mutant(
-        "justification|pick",
         (
-            "justification:_verify_prepared",
-            "if highest is None:",
-            "if highest is None or not justification.prepared:",
+            "justification:verify",
+            "committee.weight_of(reports) < committee.quorum",
+            "committee.weight_of(members) < committee.quorum",
         ),
     ),
     "the lowest id among two that conflict": _mutant(
@@ -213,14 +194,6 @@ MUTANTS: dict[str, Mutant] = {
     "anybody proposes": _mutant(
         "leader",
         ("leading:Leading.lead", "if self._desk.leader(slot_id, view) != self._desk.member:", "if False:"),
-    ),
-    "one proposes twice": _mutant(
-        "6 one PROPOSE",
-        ("leading:Leading.lead", "or contest.proposed >= view ", ""),
-    ),
-    "few may name a gated candidate": _mutant(
-        "pick|justification",
-        ("justification:choose", "if naming < committee.minority:", "if False:"),
     ),
     # --- receipts ---------------------------------------------------------------------------------------
     "LOCK below a receipt": _mutant(

@@ -132,7 +132,7 @@ class Maker:
             fee=fee,
             inception=None if before.seq else person.inception,
             rotate=rotation,
-            digest=digest_of(after) if left >= 0 else bytes(32),
+            digest=digest_of(after),
         )
         operation = Operation(1, book.network, person.id, before.seq + 1, before.head, timestamp, body)
         return sign(operation, person.key(generation))
