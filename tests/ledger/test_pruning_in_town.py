@@ -1,4 +1,8 @@
-"""Validators that prune, over a network: wallets, newcomers and those that were away go on."""
+"""Validators that prune, over a network: wallets, newcomers and those that were away go on.
+
+Waiting is polling: in virtual time it costs nothing.
+"""
+# ruff: noqa: ASYNC110
 
 from __future__ import annotations
 
@@ -9,16 +13,21 @@ import msgspec
 import pytest
 import trio
 
+from ainp2p.errors import Malformed
 from ainp2p.ledger import checkpoint_sync
+from ainp2p.ledger.bundle import all_hold, judge
 from ainp2p.ledger.checkpoints import DONE
+from ainp2p.ledger.exporting import export
 from ainp2p.ledger.genesis import DEVELOPMENT
 from ainp2p.ledger.mirror import Mirror
 from ainp2p.ledger.service import ValidatorService
+from ainp2p.ledger.sync import Validators
 
 from . import town as town_module
 from .test_object_sync import AWAY
 from .test_wallet_faults import run
 from .town import Town, open_town
+from .world import key_of
 
 EPOCH_S = 120
 
@@ -117,11 +126,41 @@ def test_b5_a_node_starts_from_the_checkpoint_of_those_that_prune(tmp_path: Path
     assert voting
 
 
+async def export_after_pruning(path: Path) -> tuple[bytes, list[bytes]]:
+    async with open_town(root=path) as town, town.wallet("alice") as alice:
+        for _ in range(3):
+            await alice.send(town.account("bob"), 7)
+        lock = await alice.open_lock(
+            [(town.account("bob"), 1)], key_of("bob").public, 1_000, 10, 3_000_000, purpose=b"test"
+        )
+        await alice.send(town.account("carol"), 1)
+        await until_pruned(town, 2)
+        async with town.network(key_of("stranger")) as network:
+            validators = Validators(network, town.genesis)
+            objects = [town.account("alice"), lock.id]
+            return await export(validators, town.genesis, objects), objects
+
+
+def test_a_bundle_from_pruned_validators_holds(tmp_path: Path) -> None:
+    raw, objects = run(export_after_pruning, tmp_path)
+    verdicts = judge(raw)
+    assert all_hold(verdicts)
+    assert [verdict.part for verdict in verdicts] == [
+        "genesis",
+        "committee 1",
+        "committee 2",
+        "exhibit 1",
+        "exhibit 2",
+    ]
+    assert [v.facts["kind"] for v in verdicts[3:]] == ["account", "lock"]
+    assert len(objects) == 2
+
+
 def test_b5_a_mutant_that_takes_no_checkpoint_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*args: object) -> None:
-        raise checkpoint_sync.Malformed("not taken")
+        raise Malformed("not taken")
 
     monkeypatch.setattr(checkpoint_sync.Taking, "take", nothing)
     with pytest.raises((AssertionError, trio.TooSlowError)):
