@@ -26,6 +26,12 @@ class Income:
         self._unplaced_receipts: dict[bytes, SignedReceipt] = {}  # their Lock is not known yet
         self._unplaced_parts: dict[bytes, list[Partial]] = {}
 
+    def forget(self, lock: bytes) -> None:
+        """A Lock has ended, and nobody looks at it any more."""
+        self.book.forget(lock)
+        self._locks.pop(lock, None)
+        self._store.drop_receipt(lock)
+
     def restore(self) -> None:
         """Take up what the disk kept; nothing of it counts before its Lock is placed."""
         self._unplaced_receipts = self._store.receipts()

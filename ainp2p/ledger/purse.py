@@ -30,6 +30,10 @@ from ainp2p.ledger.operations import (
     credit_id,
 )
 
+REMEMBERED_MAX = 16_384  # operations, and consumed credits: what is older is known by its time alone
+ENDED_MAX = 1_024  # Locks that have ended and are still at hand
+CONSUMED_MARGIN_MS = 120_000  # a credit's maker may say so much more than the SPEND that consumes it
+
 
 @dataclass(frozen=True, slots=True)
 class Balance:
@@ -83,6 +87,9 @@ class Purse:
         opened_ms: Lock → timestamp of the SPEND that opened it.
         keys: public keys of ours; a Lock whose closer is one of them concerns us.
         parameters_of: those of the epoch that a SPEND names; the genesis' unless one is given.
+        horizon_ms: operations up to this time may have been applied and forgotten: they bring nothing by
+            themselves, validators are asked.
+        newest_ms: the latest time of what was applied.
         is_whole: every SPEND of the account was seen. If not, one of those may have consumed a credit that we
             are told of: such credits are taken from validators' lists alone.
     """
@@ -96,8 +103,11 @@ class Purse:
         self.keys = {key}
         self.parameters_of: Callable[[int], Parameters] = lambda epoch: genesis.parameters
         self._void_debt = genesis.parameters.void_debt
-        self._applied: set[bytes] = set()
-        self._consumed: set[bytes] = set()
+        self.horizon_ms, self.newest_ms = -1, 0
+        self._applied: dict[bytes, int] = {}  # id → its time
+        self._consumed: dict[bytes, int] = {}
+        self._ended: dict[bytes, None] = {}
+        self._left: list[bytes] = []
         for index, grant in enumerate(genesis.grants):
             if unopened_account(network, grant.inception).id == self.id:
                 self.credits[credit_id(network, index)] = grant.amount
@@ -127,7 +137,9 @@ class Purse:
         else:
             effect = self._spend(parsed, body) if isinstance(body, Spend) else self._on_lock(parsed)
         if effect.gap is None or isinstance(body, Spend):
-            self._applied.add(parsed.id)
+            at_ms = parsed.operation.timestamp or 0
+            self._remember(self._applied, parsed.id, at_ms)
+            self.newest_ms = max(self.newest_ms, at_ms)
         return effect
 
     def adopt_account(self, account: Account) -> bool:
@@ -142,9 +154,43 @@ class Purse:
         known = self.locks.get(lock.id)
         if known is not None and known.seq >= lock.seq:
             return False
-        self.locks[lock.id] = lock
         self.opened_ms[lock.id] = opening.operation.timestamp or 0
+        self._put_lock(lock)
         return True
+
+    def take_left(self) -> list[bytes]:
+        """Locks that ended so long ago that they are not at hand any more, since the last call."""
+        left, self._left = self._left, []
+        return left
+
+    def take_known(self, lock: Lock, opened_ms: int) -> None:
+        """Take a Lock from a snapshot."""
+        self.opened_ms[lock.id] = opened_ms
+        self._put_lock(lock)
+
+    def remember(self, operation: bytes, at_ms: int) -> None:
+        """An operation is part of a snapshot that this purse was restored from."""
+        self._remember(self._applied, operation, at_ms)
+
+    def _remember(self, table: dict[bytes, int], id_: bytes, at_ms: int) -> None:
+        table[id_] = at_ms
+        if len(table) > REMEMBERED_MAX:
+            oldest = next(iter(table))
+            self.horizon_ms = max(self.horizon_ms, table.pop(oldest))
+
+    def _is_recent(self, parsed: ParsedOperation) -> bool:
+        """Whether it cannot have been applied and forgotten."""
+        return (parsed.operation.timestamp or 0) > self.horizon_ms
+
+    def _put_lock(self, lock: Lock) -> None:
+        self.locks[lock.id] = lock
+        if lock.ended:
+            self._ended[lock.id] = None
+            if len(self._ended) > ENDED_MAX:
+                oldest = next(iter(self._ended))
+                del self._ended[oldest], self.locks[oldest]
+                self.opened_ms.pop(oldest, None)
+                self._left.append(oldest)
 
     def add_credit(self, id_: bytes, amount: int) -> None:
         """Take in a proven credit, unless it is known to be consumed."""
@@ -165,7 +211,9 @@ class Purse:
         )
 
     def _spend(self, parsed: ParsedOperation, body: Spend) -> Effect:
-        spent, gap, is_news = 0, None, self.is_whole
+        ours_next = parsed.operation.object == self.id and parsed.operation.seq > self.account.seq
+        recent = ours_next or self._is_recent(parsed)
+        spent, gap, is_news = 0, None, self.is_whole and recent
         if parsed.operation.object == self.id:
             spent = _cost(body)
             gap = self._own_spend(parsed, body)
@@ -174,7 +222,9 @@ class Purse:
         opened = []
         for index, terms in enumerate(body.locks):
             lock = open_lock(parsed.operation.object, parsed.id, index, terms)
-            if self.concerns(lock):
+            if self.concerns(lock) and not recent and lock.id not in self.locks:
+                gap = gap or lock.id  # perhaps it has ended, and left
+            elif self.concerns(lock):
                 self.adopt_lock(lock, parsed)
                 opened.append(self.locks[lock.id])
         if not is_news and any(account == self.id for _, account, _ in outs):
@@ -185,9 +235,9 @@ class Purse:
     def _own_spend(self, parsed: ParsedOperation, body: Spend) -> bytes | None:
         operation, account = parsed.operation, self.account
         known = [self.credits.get(id_) for id_ in body.credits]
-        self._consumed.update(body.credits)
         for id_ in body.credits:
             self.credits.pop(id_, None)
+            self._remember(self._consumed, id_, (operation.timestamp or 0) + CONSUMED_MARGIN_MS)
         if operation.seq <= account.seq:
             return None
         amounts = [amount for amount in known if amount is not None]
@@ -221,20 +271,20 @@ class Purse:
         if parsed.operation.previous != lock.head:
             return Effect(gap=lock.id)
         after, payments = lock_step(lock, parsed)
-        self.locks[lock.id] = after
+        self._put_lock(after)
         return Effect(self._receive(parsed.id, payments), 0, (after,))
 
     def _on_bonds(self, parsed: ParsedOperation, body: NextCommittee) -> Effect:
         """What a COMMITTEE made of our bonds: the rest of it is followed elsewhere (`following`)."""
         ended, paid = [], []
         for index, id_ in enumerate(body.returned_bonds):
-            if id_ in self.locks:
+            if id_ in self.locks and self._is_recent(parsed):
                 paid.append((index, self.locks[id_].payer, self.locks[id_].deposit))
         for id_ in (*body.burnt_bonds, *body.returned_bonds):
             lock = self.locks.get(id_)
             if lock is not None and not lock.ended:
-                self.locks[id_] = after_bond(lock, parsed.id)
-                ended.append(self.locks[id_])
+                ended.append(after_bond(lock, parsed.id))
+                self._put_lock(ended[-1])
         return Effect(self._receive(parsed.id, paid), 0, tuple(ended))
 
     def _receive(self, operation: bytes, payments: list[Payment]) -> int:

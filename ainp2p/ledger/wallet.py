@@ -143,7 +143,8 @@ class Wallet(WalletCore):
         under_way = self._writer.pending_on(self.account_id)
         if under_way is not None and under_way.id == operation:
             return Final(operation, await self._writer.final(under_way, deadline), place)
-        return Final(operation, self._writer.finals.get(operation, b""), place)
+        certificate = self._writer.finals.get(operation) or await self._store.certificate(operation)
+        return Final(operation, certificate, place)
 
     async def rotate(
         self, following: Signer, after: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S

@@ -27,7 +27,8 @@ from ainp2p.ledger.operations import (
 )
 from ainp2p.ledger.ordering import Orders
 from ainp2p.ledger.proofs import Proofs, Proven
-from ainp2p.ledger.purse import Balance, Purse
+from ainp2p.ledger.purse import REMEMBERED_MAX, Balance, Purse
+from ainp2p.ledger.purse_snapshot import restore, rows_of
 from ainp2p.ledger.receipts import ReceiptBook
 from ainp2p.ledger.spending import Plan, Wish, plan_spend
 from ainp2p.ledger.sync import Validators
@@ -38,6 +39,7 @@ from ainp2p.ledger.writing import Writer
 from ainp2p.protocol.network import Network
 
 FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
+SNAPSHOT_EVERY = 4_096  # operations, and no more often than there are rows to write
 READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
 
 
@@ -83,6 +85,7 @@ class WalletCore:
         self._orders = Orders(self.account_id, self._writer, self._signer_for, self._plan, self.now_ms)
         self._income = Income(self._network_id, store, on_news)
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
+        self._unfolded = 0  # operations since the last snapshot
         self._closed = False
 
     @property
@@ -220,6 +223,8 @@ class WalletCore:
             if ours or received or effect.locks:  # else somebody tells us of what is not our business
                 recorded = Recorded(parsed, proven.certificate, self.now_ms(), received, effect.spent)
                 self._store.put_final(recorded)
+                self._unfolded += 1
+                self._tidy()
         self._writer.note_final(proven)
 
     def _on_dropped(self, parsed: ParsedOperation) -> None:
@@ -235,6 +240,16 @@ class WalletCore:
         self._income.place(lock)
         self._on_news(lock.id)
 
+    def _tidy(self) -> None:
+        """Forget Locks that ended long ago, and fold the book now and then, so that a start reads little."""
+        for lock in self._purse.take_left():
+            self._certificates.pop(lock, None)
+            self._income.forget(lock)
+        rows = len(self._purse.credits) + len(self._purse.locks)
+        if self._unfolded >= max(SNAPSHOT_EVERY, rows):
+            self._unfolded = 0
+            self._store.put_snapshot(rows_of(self._purse, self._certificates))
+
     # --- life ---------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
@@ -243,13 +258,22 @@ class WalletCore:
         self._following.restore(self._store.committees())
         self._orders.notes = self._store.notes()
         self._income.restore()
+        snapshot = self._store.snapshot()
+        if snapshot:
+            for lock, certificate in restore(self._purse, snapshot, self._store.folded(REMEMBERED_MAX // 2)):
+                self._on_lock(lock, certificate)
         for recorded in self._store.operations():
             if recorded.certificate:
-                self._writer.finals[recorded.parsed.id] = recorded.certificate
-                for lock in self._purse.apply(recorded.parsed).locks:
+                self._writer.note_certificate(recorded.parsed.id, recorded.certificate)
+                effect = self._purse.apply(recorded.parsed)
+                for lock in effect.locks:
                     self._on_lock(lock, recorded.certificate)
+                if effect.gap is not None:
+                    self._mirror.report_gap(effect.gap)
+                self._unfolded += 1
             else:
                 self._writer.resume(recorded.parsed)
+        self._tidy()
 
     async def _ready(self) -> None:
         self._check_open()

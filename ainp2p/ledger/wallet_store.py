@@ -6,14 +6,15 @@ commit, only the highest of each Lock. Balances are not kept: they are learnt ag
 
     operations   ours and whatever concerned us; without a certificate while it is pending
     notes        the caller's word for a payment, so that a repeated call finds the first one
-    receipts     the highest of each Lock
+    snapshot     what the operations that are `folded` came to, so that a start reads only the rest
+    receipts     the highest of each Lock, while it is open
     releases     what verifiers signed for Locks that need k of them
     committees   the chain of COMMITTEEs, each with its certificate; what does not fit is asked for again
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
 from ainp2p.ledger.messages import Decided
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, parse
+from ainp2p.ledger.purse_snapshot import Row
 from ainp2p.ledger.receipts import SignedReceipt
 from ainp2p.ledger.releases import Partial
 from ainp2p.protocol.codec import decode, encode
@@ -33,7 +35,10 @@ CREATE TABLE IF NOT EXISTS wallet (account BLOB NOT NULL, network BLOB NOT NULL)
 CREATE TABLE IF NOT EXISTS operations (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, object BLOB NOT NULL, seq INTEGER NOT NULL,
     signed BLOB NOT NULL, certificate BLOB, at_ms INTEGER NOT NULL,
-    received INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0, UNIQUE (object, seq));
+    received INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0,
+    folded INTEGER NOT NULL DEFAULT 0, UNIQUE (object, seq));
+CREATE TABLE IF NOT EXISTS snapshot (kind INTEGER, id BLOB, state BLOB NOT NULL,
+    PRIMARY KEY (kind, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (note BLOB PRIMARY KEY, operation BLOB NOT NULL, place INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (lock BLOB, body BLOB, key BLOB, part BLOB NOT NULL,
     PRIMARY KEY (lock, body, key)) WITHOUT ROWID;
@@ -131,6 +136,27 @@ class WalletStore:
         row = (epoch, link.operation, link.certificate)
         self._disk.put("INSERT OR REPLACE INTO committees VALUES (?, ?, ?)", row)
 
+    def drop_receipt(self, lock: bytes) -> None:
+        """Forget a Lock's receipt and its releases: it has ended."""
+        self._disk.put("DELETE FROM receipts WHERE lock = ?", (lock,), replaces=("receipt", lock))
+        self._disk.put("DELETE FROM releases WHERE lock = ?", (lock,))
+
+    def put_snapshot(self, rows: Iterable[Row]) -> None:
+        """Keep what all final operations that were put before have come to; the next start begins there."""
+        # All of it is put at once, and so goes into one transaction: no crash sees half of it.
+        self._disk.put("DELETE FROM snapshot", ())
+        for row in rows:
+            self._disk.put("INSERT INTO snapshot VALUES (?, ?, ?)", row)
+        self._disk.put("UPDATE operations SET folded = 1 WHERE folded = 0 AND certificate IS NOT NULL", ())
+
+    def prune(self, keep: int) -> None:
+        """Delete what is in the snapshot but for the last `keep` operations, and those that have a note."""
+        self._disk.put(
+            "DELETE FROM operations WHERE folded = 1 AND n <= (SELECT max(n) FROM operations) - ?"
+            " AND id NOT IN (SELECT operation FROM notes)",
+            (keep,),
+        )
+
     # --- reading: at start, before anything is put ------------------------------------------------
 
     def claim(self, account: bytes, network: bytes) -> None:
@@ -151,12 +177,30 @@ class WalletStore:
         return [Decided(operation, certificate) for operation, certificate in rows]
 
     def operations(self) -> list[Recorded]:
-        """All operations, in the order in which they were first put.
+        """All operations that are not in the snapshot, in the order in which they were first put.
 
         Raises:
             StorageError: a row is not what was written.
         """
-        return [_recorded(*row) for row in self._disk.read_now(f"{_SELECT} ORDER BY n")]
+        return [_recorded(*row) for row in self._disk.read_now(f"{_SELECT} WHERE folded = 0 ORDER BY n")]
+
+    def snapshot(self) -> list[Row]:
+        """The last snapshot; empty if there is none."""
+        return [
+            (kind, id_, state)
+            for kind, id_, state in self._disk.read_now("SELECT kind, id, state FROM snapshot")
+        ]
+
+    def folded(self, limit: int) -> list[bytes]:
+        """The ids of the last operations in the snapshot, the newest last."""
+        sql = "SELECT id FROM operations WHERE folded = 1 ORDER BY n DESC LIMIT ?"
+        return [id_ for (id_,) in reversed(self._disk.read_now(sql, (limit,)))]
+
+    async def certificate(self, operation: bytes) -> bytes:
+        """The certificate of an operation of the book; empty if there is none; may be called at any time."""
+        sql = "SELECT certificate FROM operations WHERE id = ? AND certificate IS NOT NULL"
+        rows = await self._disk.read(sql, (operation,))
+        return rows[0][0] if rows else b""
 
     async def history(self, limit: int) -> list[Recorded]:
         """The last operations, newest first; may be called at any time."""
@@ -204,4 +248,8 @@ async def open_wallet_store(
         StorageError: they cannot be opened, or another process has them open.
     """
     async with open_disk(directory and directory / FILE_NAME, _SCHEMA, run=run) as disk:
+        # Files of earlier releases: nothing is folded there.
+        if "folded" not in {row[1] for row in disk.read_now("PRAGMA table_info(operations)")}:
+            disk.read_now("ALTER TABLE operations ADD COLUMN folded INTEGER NOT NULL DEFAULT 0")
+        disk.read_now("CREATE INDEX IF NOT EXISTS unfolded ON operations (n) WHERE folded = 0")
         yield WalletStore(disk)

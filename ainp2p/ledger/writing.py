@@ -20,12 +20,14 @@ from ainp2p.ledger.submitting import Pending, Submitter
 from ainp2p.ledger.sync import Validators
 from ainp2p.ledger.wallet_store import WalletStore
 
+FINALS_MAX = 4_096
+
 
 class Writer:
     """Our undecided operations.
 
     Attributes:
-        finals: our own decided operations → certificate.
+        finals: our own operations that were decided lately → certificate; the book has them all.
     """
 
     def __init__(
@@ -106,6 +108,12 @@ class Writer:
             raise NotFinal(f"{len(pending.seen_by)} validators hold it, no quorum has decided; it goes on")
         raise TimedOut("no validator answers; whether any of them has it is unknown; it is sent again")
 
+    def note_certificate(self, operation: bytes, certificate: bytes) -> None:
+        """One of ours is final by this certificate."""
+        self.finals[operation] = certificate
+        if len(self.finals) > FINALS_MAX:
+            del self.finals[next(iter(self.finals))]
+
     def note_final(self, proven: Proven) -> None:
         """An operation, ours or another's, is final: it decides what we have in its slot."""
         operation = proven.parsed.operation
@@ -113,7 +121,7 @@ class Writer:
         if pending is None or operation.seq != pending.parsed.operation.seq:
             return
         if pending.id == proven.parsed.id:
-            self.finals[pending.id] = proven.certificate
+            self.note_certificate(pending.id, proven.certificate)
             self._resolve(pending, proven.certificate)
         else:
             self._resolve(pending, error=InvalidOperation("slot", "another one was decided there"))
