@@ -20,7 +20,7 @@ from tests.adversary.signatures import remembered
 from tests.adversary.violation import Violation
 from tests.adversary.world import PARAMETERS, World
 
-CHUNKS, SEEDS_PER_CHUNK = 6, 8
+CHUNKS, SEEDS_PER_CHUNK = 6, 5
 H3_SEEDS = (1, 9, 36, 38, 64, 72, 75, 88, 98)  # few that reach all of it
 ROOT = Path(__file__).parents[2]
 
