@@ -32,7 +32,7 @@ from ainp2p.ledger.operations import (
 )
 from ainp2p.ledger.priority import HeldReceipts
 from ainp2p.ledger.receipts import Payer, read_receipt, refund_operation, settle_operation
-from ainp2p.ledger.slot import Slot, VoteTable
+from ainp2p.ledger.slot import Candidate, Slot, VoteTable
 from ainp2p.ledger.validator import FINAL, Validator
 from tests.ledger.committee_world import Broken, CommitteeWorld, MemoryJournal, demand
 from tests.ledger.world import key_of
@@ -442,7 +442,9 @@ def test_mutant_forgets_its_votes_on_restart(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mutant_forgets_its_whole_log_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryJournal, "restore", lambda self, members, epoch=0: Restored(0, [[]] * members, []))
+    monkeypatch.setattr(
+        MemoryJournal, "restore", lambda self, members, epoch=0: Restored(0, [[]] * members, [])
+    )
     monkeypatch.setattr(Validator, "voting", property(lambda self: self.halted is None))
     assert caught()
 
@@ -491,10 +493,10 @@ def test_mutant_commits_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_mutant_applies_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Decider._commit
 
-    def hasty(self: Decider, candidate: object, view: int, now: int) -> None:
-        original(self, candidate, view, now)  # type: ignore[arg-type]
-        candidate.final = 0  # type: ignore[attr-defined]
-        self.room.work.append(candidate)  # type: ignore[arg-type]
+    def hasty(self: Decider, candidate: Candidate, slot: Slot, view: int, now: int) -> None:
+        original(self, candidate, slot, view, now)
+        candidate.final = 0
+        self.room.work.append(candidate)
 
     monkeypatch.setattr(Decider, "_commit", hasty)
     assert caught()
