@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ainp2p.errors import StorageError
+from ainp2p.errors import RemoteError, StorageError
 from ainp2p.ledger.accounts import Account
 from ainp2p.ledger.attachments import HANDOFF, attachment_tag
 from ainp2p.ledger.certificate import build_certificate, unpack_place
@@ -189,10 +189,13 @@ class Pruner:
         rows = self._database.execute("SELECT id, raw FROM vote_attachments WHERE segment = ?", (2**62,))
         drop: list[bytes] = []
         for id_, raw in rows:
-            if attachment_tag(raw) == HANDOFF:
-                handoff = read_handoff(raw)
-                if handoff.epoch < base.epoch - 1:
-                    drop += [id_, *handoff.more]
+            try:
+                handoff = read_handoff(raw) if attachment_tag(raw) == HANDOFF else None
+            except RemoteError:  # a member recorded it, and it is none
+                drop.append(id_)
+                continue
+            if handoff is not None and handoff.epoch < base.epoch - 1:
+                drop += [id_, *handoff.more]
         self._database.executemany("DELETE FROM vote_attachments WHERE id = ?", [(id_,) for id_ in drop])
         return True
 

@@ -13,7 +13,7 @@ from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.attachments import attachment_id
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.effects import Evidence, Found, Record, Records, Restored
-from ainp2p.ledger.operations import SignedOperation, operation_id
+from ainp2p.ledger.operations import SignedOperation
 from ainp2p.ledger.pruning import Pruner, holds_committee
 from ainp2p.ledger.store import Store
 from ainp2p.protocol.codec import encode, fast_decoder
@@ -160,9 +160,10 @@ class SqliteJournal:
         return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate, epoch)
 
     def decided_at(self, object_: bytes, seq: int) -> bytes | None:
-        """The id of the stored operation that was decided in this slot."""
-        history = self._store.history(object_, seq, 1)
-        return operation_id(history[0].signed.raw) if history else None
+        """The id of the stored operation that was decided in this slot; None if there is none (any more)."""
+        sql = "SELECT id FROM ledger_operations WHERE object = ? AND seq = ?"
+        rows = self._database.execute(sql, (object_, seq))
+        return rows[0][0] if rows else None
 
     def attachment(self, id_: bytes) -> bytes | None:
         """A stored attachment by its id."""

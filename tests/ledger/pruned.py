@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ainp2p.ledger.certificate import pack_place
@@ -40,9 +41,12 @@ class PrunedDisk:
         self.open()
         return self.store.load()
 
-    def write(self, decided: list[Record], batches: list[VoteBatch], segment: int) -> None:
+    def write(
+        self, decided: list[Record], batches: list[VoteBatch], segment: int, keepsakes: Sequence[bytes] = ()
+    ) -> None:
         own, others = batches[:1], batches[1:]
-        self.journal.write(Records(segment, own, others, [], decided, []))
+        records = Records(segment, own, others, [], decided, [], keepsakes=list(keepsakes))
+        self.journal.write(records)
 
     @property
     def done(self) -> bool:
@@ -117,11 +121,15 @@ class Pair:
             self.idle_once()
         raise AssertionError("pruning does not come to an end")
 
-    def idle_once(self) -> None:
+    def keep(self, attachments: Sequence[bytes]) -> None:
+        """Both disks keep these."""
+        self.idle_once(attachments)
+
+    def idle_once(self, keepsakes: Sequence[bytes] = ()) -> None:
         self.segment += 1
         batches = [log.seal(self.world.now) for log in self.logs]
         for disk in self.disks:
-            disk.write([], batches, self.segment)
+            disk.write([], batches, self.segment, keepsakes)
 
     def committee(self, epoch: int) -> Committee:
         return self.world.state.committee(epoch)

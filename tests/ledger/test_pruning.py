@@ -11,8 +11,10 @@ from ainp2p.errors import StorageError
 from ainp2p.ledger import checkpoints as checkpoints_module
 from ainp2p.ledger import pruning as pruning_module
 from ainp2p.ledger.archive import Archive
+from ainp2p.ledger.attachments import HANDOFF
 from ainp2p.ledger.checkpoints import Checkpoints
 from ainp2p.ledger.committee_chain import CommitteeChain
+from ainp2p.ledger.handoff import Leaving, make_handoff
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import NextCommittee, Spend, lock_id, parse
 from ainp2p.ledger.pruning import Pruner
@@ -248,6 +250,39 @@ def test_a_proof_is_there_for_everything_at_the_checkpoint(pair: Pair) -> None:
     pair.idle()
     for kind, id_ in ids:
         assert pair.pruned.store.checkpoints.prove(kind, id_) == (1, tree.prove(kind, id_))
+
+
+def test_a_slot_that_was_pruned_has_no_operation_any_more(pair: Pair) -> None:
+    live(pair)
+    alice = pair.world.ids["alice"]
+    seq, head = pair.world.state.head(alice)
+    pair.turn()
+    pair.idle()
+    assert pair.pruned.journal.decided_at(alice, seq) == head
+    assert pair.pruned.journal.decided_at(alice, 1) is None
+    assert pair.archive.journal.decided_at(alice, 1) is not None
+    assert pair.pruned.store.is_pruned(alice, 1)
+    assert not pair.pruned.store.is_pruned(alice, seq)
+    assert not pair.pruned.store.is_pruned(alice, seq + 1)
+
+
+def handoff(pair: Pair, epoch: int) -> tuple[bytes, ...]:
+    leaving = Leaving({}, {}, {})
+    key = pair.keys[0]
+    return tuple(make_handoff(pair.network, epoch, key.public, 1, 4, leaving, key))
+
+
+def test_handoffs_go_once_no_epoch_rests_on_them(pair: Pair) -> None:
+    garbage = b"\x92" + bytes([HANDOFF])  # recorded by a member that mocks us
+    for epoch in range(3):
+        live(pair)
+        attachments = [*handoff(pair, epoch), *([garbage] if epoch == 0 else [])]
+        pair.keep(attachments)
+        pair.turn()
+        pair.idle()
+    held = {raw for (raw,) in pair.pruned.database.execute("SELECT raw FROM vote_attachments")}
+    assert held == {*handoff(pair, 2)}
+    assert pair.archive.rows("vote_attachments") == 4
 
 
 def test_a_late_duplicate_on_a_pruned_lock_changes_nothing(pair: Pair) -> None:
