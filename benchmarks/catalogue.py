@@ -238,6 +238,13 @@ def _restart(found: Found) -> list[Figure]:
             found["goal_s"],
             at_most=True,
         ),
+        Figure(
+            f"ledger, a wallet opens with {found['receipts']:,} operations",
+            found["book_s"],
+            "s",
+            found["goal_s"],
+            at_most=True,
+        ),
     ]
 
 
