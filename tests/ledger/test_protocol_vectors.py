@@ -38,7 +38,7 @@ from ainp2p.ledger.state_tree import StateProof, verify_path
 from ainp2p.ledger.system import System
 from ainp2p.ledger.votelog import Handoff, Header, split_entries
 from ainp2p.protocol.codec import decode, encode
-from tools import ledger_vectors
+from tools import ledger_story, ledger_vectors
 
 FILES = {path.stem: json.loads(path.read_text("utf-8")) for path in ledger_vectors.FOLDER.glob("*.json")}
 GENESIS = Genesis.from_bytes(bytes.fromhex(FILES["people"]["genesis"]))
@@ -74,7 +74,7 @@ def test_the_files_are_fresh() -> None:
 
 
 def test_mutant_another_operation_makes_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_vectors, "PURSE", ledger_vectors.PURSE + 1)
+    monkeypatch.setattr(ledger_story, "PURSE", ledger_story.PURSE + 1)
     stale = ledger_vectors.documents()
     assert ledger_vectors.text(stale["people"]) != (ledger_vectors.FOLDER / "people.json").read_text("utf-8")
 
