@@ -36,6 +36,7 @@ from ainp2p.ledger.state_tree import (
 from ainp2p.protocol.codec import encode
 
 CHUNK = 1_024  # leaves; a power of two, so that each chunk is a subtree
+PRUNED_FORMAT = 3  # of a store whose operations do not begin with the first one
 COPYING, CHECKING, USABLE, DONE, FAILED = range(5)  # phases; from USABLE on it is (or was) the base
 _TABLE_OF = {ACCOUNT: "ledger_accounts", LOCK: "ledger_locks"}
 
@@ -188,6 +189,9 @@ class Checkpoints:
     def put(self, checkpoint: Checkpoint) -> None:
         """Write down how far a checkpoint has come."""
         c = checkpoint
+        if c.phase in (USABLE, DONE):
+            sql = "UPDATE ledger_meta SET value = ? WHERE key = 'format'"
+            self._database.execute(sql, (encode(PRUNED_FORMAT),))
         if self.copying == c.epoch and c.phase != COPYING:
             self.copying = None
         self._database.execute(
@@ -297,6 +301,7 @@ __all__ = [
     "COPYING",
     "DONE",
     "FAILED",
+    "PRUNED_FORMAT",
     "USABLE",
     "Checkpoint",
     "Checkpoints",

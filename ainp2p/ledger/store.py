@@ -8,7 +8,8 @@ their own, which is not read at start: only a late duplicate, or somebody who as
 Without `keep_history` a COMMITTEE begins a checkpoint (`ainp2p.ledger.checkpoints`), from which a replay
 starts once it is whole; what came before it may be gone then (`ainp2p.ledger.pruning`).
 
-Files of format 1 (before epochs could change) are brought to format 2 when they are opened.
+Files of format 1 (before epochs could change) are brought to format 2 when they are opened; those that were
+pruned have format 3, so that a release that knows no checkpoints refuses them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.accounts import Account
-from ainp2p.ledger.checkpoints import Checkpoint, Checkpoints
+from ainp2p.ledger.checkpoints import PRUNED_FORMAT, Checkpoint, Checkpoints
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.genesis import Genesis
@@ -195,7 +196,7 @@ class Store:
 
     def _check_meta(self) -> None:
         meta: dict[str, object] = dict(self.database.execute("SELECT key, value FROM ledger_meta"))
-        if meta.get("format") not in (encode(FORMAT), encode(1)):
+        if meta.get("format") not in (encode(FORMAT), encode(PRUNED_FORMAT), encode(1)):
             raise StorageError(
                 f"{self.database.path} has a format that this release does not know:"
                 " open it with the release that wrote it, or sync from peers anew"

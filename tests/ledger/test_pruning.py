@@ -299,6 +299,23 @@ def test_a_late_duplicate_on_a_pruned_lock_changes_nothing(pair: Pair) -> None:
         loaded.check(parse(end), world.now)
 
 
+def test_b6_a_release_that_knows_no_checkpoints_refuses_a_pruned_file(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(pair)
+    pair.turn()
+    pair.idle()
+    same_after_restart(pair)
+    pair.archive.reopen()
+    monkeypatch.setattr("ainp2p.ledger.store.PRUNED_FORMAT", 0)
+    with pytest.raises(StorageError, match="a format that this release does not know"):
+        pair.pruned.reopen()
+    monkeypatch.undo()
+    pair.pruned.reopen()
+    monkeypatch.setattr("ainp2p.ledger.store.PRUNED_FORMAT", 0)
+    pair.archive.reopen()  # nothing of it is gone: it opens as before
+
+
 # --- cuts -----------------------------------------------------------------------------------------------
 
 

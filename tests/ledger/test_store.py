@@ -301,7 +301,7 @@ def test_b6_a_damaged_file_of_the_release_before_is_refused_as_it_is(tmp_path: P
 
 def test_b6_a_file_of_a_later_release_is_refused_with_a_way_out(node: Node) -> None:
     with node.database.transaction():
-        node.database.execute("UPDATE ledger_meta SET value = ? WHERE key = 'format'", (encode(3),))
+        node.database.execute("UPDATE ledger_meta SET value = ? WHERE key = 'format'", (encode(4),))
     with pytest.raises(StorageError, match="open it with the release that wrote it"):
         Store(node.database, node.world.genesis)
 
