@@ -217,7 +217,6 @@ __all__ = [
     "LEASE",
     "NAMES",
     "NOW",
-    "OBJECTS",
     "PARAMETERS",
     "PURSE",
     "Json",
