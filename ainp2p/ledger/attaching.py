@@ -37,6 +37,8 @@ from ainp2p.protocol.network import PeerId
 MISSING_MAX = 1_024  # asked for at once; above it the core asks again later
 TRIES_MAX = 8
 AGAIN_S = 0.25  # after a round of questions; doubles
+PATIENCE_S = 5.0  # for a member's list of evidence; each piece that is news adds a little
+NEWS_PATIENCE_S = 0.25
 LINES_PER_S = 1.0  # of log about evidence; each culprit has one, and thousands may be found at once
 
 _log = logging.getLogger(__name__)
@@ -174,17 +176,26 @@ class Attacher:
         return fits
 
     async def compare_evidence(self, peer: PeerId) -> None:
-        """Learn what a member has against others, from where we stood with it last."""
-        while True:
-            after = self._listed.get(peer, 0)
+        """Learn what a member has against others, from where we stood with it last.
+
+        Its list may have no end, and what it names may be nothing: the next visit goes on from there.
+        """
+        patience_s = PATIENCE_S
+        while patience_s > 0:
+            after, asked_s, known = self._listed.get(peer, 0), trio.current_time(), len(self.book)
             try:
                 answer = await self._validators.ask(peer, ListEvidence(after), EvidenceIds)
             except (NetworkError, RemoteError):
                 return
             unknown = [id_ for id_ in answer.ids if id_ not in self.book]
             for start in range(0, len(unknown), ATTACHMENTS_MAX):
+                if trio.current_time() > asked_s + patience_s:
+                    return
                 if not await self._fetch(peer, tuple(unknown[start : start + ATTACHMENTS_MAX])):
                     return  # asked for again in the next round
             if not answer.ids:
                 return
             self._listed[peer] = after + len(answer.ids)
+            news = len(self.book) - known
+            patience_s -= trio.current_time() - asked_s
+            patience_s = min(PATIENCE_S, patience_s + NEWS_PATIENCE_S * (news if news else -1))

@@ -15,9 +15,10 @@ from typing import Protocol
 
 import trio
 
-from ainp2p.errors import Error
+from ainp2p.errors import Error, Malformed
 from ainp2p.ledger.effects import FrontierWanted, Wanted
 from ainp2p.ledger.messages import (
+    FRONTIER_PAGE_MAX,
     OPERATIONS_MAX,
     Decided,
     Fetched,
@@ -29,7 +30,9 @@ from ainp2p.ledger.sync import Validators
 from ainp2p.protocol.network import PeerId
 
 CERTAIN_MAX = 65_536  # operations asked for at once; above it the core asks again later
-FRONTIER_MAX = 10_000_000  # objects: about what fits a validator's memory
+FRONTIER_TIMES = 2  # as long as ours, and CERTAIN_MAX: who differs by more is not judged by operations
+PATIENCE_S = 5.0  # for a frontier; each page adds as much as it is full
+PAGE_PATIENCE_S = 0.25
 AT_ONCE = 4  # members that are asked for operations
 
 Head = tuple[int, bytes]
@@ -116,21 +119,33 @@ class EpochFetcher:
     async def _fetch_frontier(self, peer: PeerId, handoff: bytes) -> None:
         try:
             with suppress(Error):
-                theirs = await self._whole_frontier(peer, handoff)
+                theirs = await self._whole_frontier(peer, handoff)  # the core asks another one then
                 await self._core.take_frontier(handoff, difference(self._core.own_frontier(), theirs))
         finally:
             self._under_way.discard(handoff)
 
     async def _whole_frontier(self, peer: PeerId, handoff: bytes) -> dict[bytes, Head]:
+        """All of it.
+
+        Raises:
+            Malformed: it does not ascend, does not end, or comes too slowly. Its member may show it to others
+                only: they have it too.
+        """
         heads: dict[bytes, Head] = {}
-        after = b""
-        while len(heads) < FRONTIER_MAX:
+        after, patience_s = b"", PATIENCE_S
+        room = FRONTIER_TIMES * len(self._core.own_frontier()) + CERTAIN_MAX
+        while patience_s > 0 and len(heads) <= room:
+            asked_s = trio.current_time()
             page = await self._validators.ask(peer, FetchFrontier(handoff, after), FrontierPage)
-            if not page.heads or page.heads[0].object <= after:
-                break
-            heads.update({head.object: (head.seq, head.head) for head in page.heads})
-            after = page.heads[-1].object
-        return heads
+            if not page.heads:
+                return heads
+            for head in page.heads:
+                if head.object <= after:
+                    raise Malformed("a frontier that does not ascend")
+                heads[head.object], after = (head.seq, head.head), head.object
+            patience_s -= trio.current_time() - asked_s
+            patience_s = min(PATIENCE_S, patience_s + PAGE_PATIENCE_S * len(page.heads) / FRONTIER_PAGE_MAX)
+        raise Malformed("a frontier without end")
 
 
 def difference(ours: dict[bytes, Head], theirs: dict[bytes, Head]) -> dict[bytes, Head]:

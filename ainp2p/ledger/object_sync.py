@@ -10,17 +10,19 @@ for long, or starts from an empty disk, does not count a hundred thousand operat
 certificate is enough, and the signatures of a hundred of them are the same few.
 
 What comes is checked by the core. A member that lies, stalls or repeats itself is left, and the next round
-asks another one: nothing here needs to be reliable, only bounded.
+asks another one: nothing here needs to be reliable, only bounded. What the others have pruned cannot be
+caught up with like this: whoever is started then begins with their checkpoint (`checkpoint_sync`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import trio
 
-from ainp2p.errors import Error
+from ainp2p.errors import Error, Refused
 from ainp2p.ledger.messages import (
     OPERATIONS_MAX,
     Decided,
@@ -37,6 +39,7 @@ from ainp2p.ledger.sync import Validators
 from ainp2p.protocol.network import PeerId
 
 ROUNDS_S = 10.0  # between two comparisons
+FEW = 64  # objects; an answer that names fewer is no reason to wait for as many more as one likes
 MANY = 1_000  # objects; then all that was decided is streamed
 NEED_MAX = 65_536  # objects of one comparison; the next one finds the rest
 SLACK = 4_096  # operations that others may have applied in another order than we
@@ -44,6 +47,8 @@ PATIENCE_S = 5.0  # for a comparison and for a stream; whatever brings news adds
 NEWS_PATIENCE_S = 0.25
 ENDED_MAX = 1_024  # Locks of one comparison that the other may have seen end
 WAITING_MAX = 8_192  # operations that came before what they depend on
+
+_log = logging.getLogger(__name__)
 
 
 class Core(Protocol):
@@ -79,6 +84,7 @@ class ObjectSync:
         self._validators, self._core = validators, core
         self._lock = trio.Lock()
         self._next_s = 0.0
+        self._pruned = ""  # what was logged of it last
         self.behind = 0
 
     async def compare_with(self, peer: PeerId) -> None:
@@ -89,6 +95,11 @@ class ObjectSync:
             try:
                 await self._compare(peer)
                 self._next_s = trio.current_time() + ROUNDS_S
+            except Refused as refused:
+                if refused.code == "pruned" and refused.reason != self._pruned:
+                    self._pruned = refused.reason
+                    _log.warning("what this validator lacks %s no longer has: %s", peer, refused.reason)
+                return
             except Error:
                 return  # another member next
             finally:
@@ -121,32 +132,37 @@ class ObjectSync:
             need += found
             ended += filter(self._core.is_lock, have)
             self.behind = len(need)
-            if found:
-                deadline_s = trio.current_time() + PATIENCE_S
+            news_s = NEWS_PATIENCE_S * min(1.0, len(found) / FEW)
+            deadline_s = min(deadline_s + news_s, trio.current_time() + PATIENCE_S)
         known = set(need)
         return need + [id_ for id_ in ended[:ENDED_MAX] if id_ not in known]
 
     # --- few ----------------------------------------------------------------------------------------
 
     async def _fetch_histories(self, peer: PeerId, need: Sequence[bytes]) -> None:
+        patience_s = PATIENCE_S
         for start in range(0, len(need), OPERATIONS_MAX):
             self.behind = len(need) - start
-            await self._fetch_history(peer, need[start : start + OPERATIONS_MAX])
+            patience_s = await self._fetch_history(peer, need[start : start + OPERATIONS_MAX], patience_s)
 
-    async def _fetch_history(self, peer: PeerId, objects: Iterable[bytes]) -> None:
-        """Of each object all that follows on what we have, as many answers as it takes."""
+    async def _fetch_history(self, peer: PeerId, objects: Iterable[bytes], patience_s: float) -> float:
+        """Of each object all that follows on what we have, in many answers; what patience is left."""
         heads = {id_: self._seq(id_) for id_ in objects}
-        while heads:
+        while heads and patience_s > 0:
             wanted = tuple(HistoryFrom(id_, seq + 1) for id_, seq in heads.items())
+            asked_s = trio.current_time()
             answer = await self._validators.ask(peer, GetHistory(wanted), History)
+            patience_s -= trio.current_time() - asked_s
             if not await self._take(answer.operations):
-                return
+                return patience_s
+            patience_s = min(PATIENCE_S, patience_s + NEWS_PATIENCE_S)
             # Those that moved may go on; those that the answer had no room for are asked for once more.
             after = {id_: self._seq(id_) for id_ in heads}
             moved = {id_: seq for id_, seq in after.items() if seq > heads[id_]}
             if not moved:
-                return
+                break
             heads = {id_: seq for id_, seq in after.items() if id_ in moved or seq < 1}
+        return patience_s
 
     def _seq(self, id_: bytes) -> int:
         value = self._core.index.get(id_)
