@@ -37,6 +37,7 @@ from ainp2p.protocol.network import PeerId
 WANTED_MAX = 65_536  # operations asked for; above it the core asks again later
 GAPS_AT_ONCE = 4
 FIRST_ROUNDS_S = 1.0  # between rounds of heights until we may vote
+WATCHING_ROUNDS_S = 3.0  # without a seat nobody pushes to us, and the next epoch may bring one
 ROUNDS_S = 10.0  # afterwards, from one random member
 SPREAD_S = 0.02  # per member that is asked in a round: 31 validators contact one another over 0.6 s
 CHUNK_TIMEOUT_S = 5.0
@@ -98,6 +99,7 @@ class CatchUp:
         self._asked: set[PeerId] = set()  # those that have not answered our last FetchOperations yet
         self._fetching: set[bytes] = set()  # validators whose log is being fetched
         self._news = trio.Event()
+        self._epoch_began = trio.Event()
 
     def want(self, wanted: Iterable[Wanted], gaps: Iterable[Gap]) -> None:
         """Ask for these soon."""
@@ -107,6 +109,10 @@ class CatchUp:
         self._gaps.extend(gaps)
         if self._wanted or self._gaps:
             self._news.set()
+
+    def epoch_began(self) -> None:
+        """Logs begin anew: before we vote, the others say how much of ours they hold."""
+        self._epoch_began.set()
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -190,8 +196,10 @@ class CatchUp:
                 for peer in asked:
                     nursery.start_soon(self._compare_with, peer, SPREAD_S * len(asked) * self._rng.random())
             hurries = self._core.waits_for_epoch or (self._core.seated and not self._core.voting)
-            pause_s = FIRST_ROUNDS_S if hurries else ROUNDS_S
-            await trio.sleep(pause_s * (0.5 + self._rng.random()))
+            pause_s = FIRST_ROUNDS_S if hurries else ROUNDS_S if self._core.seated else WATCHING_ROUNDS_S
+            with trio.move_on_after(pause_s * (0.5 + self._rng.random())):
+                await self._epoch_began.wait()
+            self._epoch_began = trio.Event()
 
     async def _compare_with(self, peer: PeerId, after_s: float) -> None:
         await trio.sleep(after_s)  # when all start together, not everybody dials everybody at once

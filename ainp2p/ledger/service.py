@@ -286,6 +286,7 @@ class ValidatorService:
     def _carry_out(self, effects: Effects) -> None:
         if self._validators.epoch != self._validator.epoch:
             self._follow_epoch()
+            self._catch_up.epoch_began()
         for push in effects.operations:
             # What a member brought it pushes itself, and what a wallet submits everywhere needs no push.
             if not push.source.startswith(EVERYWHERE) and not self._validators.is_member(push.source):

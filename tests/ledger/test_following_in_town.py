@@ -101,6 +101,7 @@ async def joins_and_leaves(root: Path, restart: bool) -> dict[str, object]:
         bonded = await bond(town, alice, fifth, life_s=1.5 * EPOCH_S)
         found["before"] = town.services[fifth].seated, town.services[fifth].voting
         await until_epoch(town, 1)
+        await trio.sleep(6)  # a Follow stream's beat
         seat = next(seat for seat in alice.epoch.seats if seat.key == town.keys[fifth].public)
         found["where"] = tuple(map(bytes.decode, seat.addresses)) == town.services[fifth]._network.addresses
         found["members"] = len(alice.epoch.seats), town.services[fifth].seated, town.services[fifth].voting
