@@ -8,13 +8,18 @@ import msgspec
 import pytest
 import trio
 
+from ainp2p.errors import Refused
 from ainp2p.ledger.genesis import DEVELOPMENT
+from ainp2p.ledger.messages import LEDGER_PROTOCOL, GetHeights, Heights, PushBatch
 from ainp2p.ledger.operations import BOND
+from ainp2p.ledger.sync import Validators
 from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.protocol.codec import encode
 
 from . import town as town_module
 from .test_wallet_faults import run
 from .town import Town, open_town
+from .world import key_of
 
 EPOCH_S = 120
 
@@ -139,3 +144,55 @@ def test_a_fifth_validator_joins_by_a_bond_votes_and_leaves(tmp_path: Path, rest
         "returned": 0,
         "rights": False,
     }
+
+
+async def tells(told: tuple[bytes, ...], bonded: bool) -> bool:
+    """Whether a validator remembers where somebody says that it listens."""
+    async with open_town() as town, town.wallet("alice") as alice, town.wallet("bob") as bob:
+        stranger = key_of("validator 4")
+        town.keys.append(stranger)
+        if bonded:
+            await bob.send(alice.account_id, 1_000_000)
+            await bond(town, alice, 4, life_s=EPOCH_S)
+            await trio.sleep(1)
+        async with town.network(stranger) as network:
+            validators = Validators(network, town.genesis)
+            await validators.ask(town.peer(0), GetHeights(told), Heights)
+        return stranger.public in town.services[0]._validator.addresses
+
+
+OWN = f"/memory/x/p2p/{key_of('validator 4').peer_id}".encode()
+
+
+@pytest.mark.parametrize(
+    ("told", "bonded", "believed"),
+    [
+        pytest.param((OWN,), True, True, id="its own, with a bond"),
+        pytest.param((OWN,), False, False, id="without a bond"),
+        pytest.param((OWN, b"/memory/x/p2p/12D3KooWother"), True, False, id="another's"),
+    ],
+)
+def test_a_validator_tells_of_itself_where_it_listens(
+    told: tuple[bytes, ...], bonded: bool, believed: bool
+) -> None:
+    assert run(tells, told, bonded) == believed
+
+
+async def pushed_by_who_left(root: Path) -> str:
+    """What a member of the last epoch is told when it pushes after its bond has run out."""
+    async with open_town(root=root) as town, town.wallet("alice") as alice, town.wallet("bob") as bob:
+        await bob.send(alice.account_id, 1_000_000)
+        fifth = await town.recruit()
+        await bond(town, alice, fifth, life_s=1.5 * EPOCH_S)
+        await until_epoch(town, 2)
+        network = town.services[fifth]._network
+        await town.services[fifth]._validators.ask(town.peer(0), GetHeights(), Heights)
+        try:
+            await network.request(town.peer(0), LEDGER_PROTOCOL, encode(PushBatch(b"x")))
+        except Refused as exc:
+            return exc.code
+        return ""
+
+
+def test_who_has_left_pushes_nothing_any_more(tmp_path: Path) -> None:
+    assert run(pushed_by_who_left, tmp_path) == "not-a-member"
