@@ -28,6 +28,7 @@ import nacl.bindings
 
 from ainp2p.ledger import accounts
 from ainp2p.ledger.database import Database
+from ainp2p.ledger.effects import Effects
 from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
 from ainp2p.ledger.merkle import MerkleTree
 from ainp2p.ledger.operations import SignedOperation, operation_id, parse, plain_inception, sign_operation
@@ -147,21 +148,31 @@ def groups(operations: list[SignedOperation], others: Others) -> Iterator[Group]
         yield chunk, others.batches(ids, lock_entry), others.batches(ids, commit_entry)
 
 
-def decide(validator: Validator, work: Sequence[Group], now: int) -> int:
-    """Play the network's part; returns how many operations became final."""
+def decide(
+    validator: Validator,
+    work: Sequence[Group],
+    now: int,
+    note: Callable[[Effects], None] = lambda effects: None,
+) -> int:
+    """Play the network's part; returns how many operations became final. `note` is told of all effects."""
     final = 0
+
+    def count(effects: Effects) -> int:
+        note(effects)
+        return len(effects.finals)
+
     for operations, locks, commits in work:
         for signed in operations:
             validator.handle_operation(signed, now)
         now += 20
-        final += len(validator.tick(now).finals)
+        final += count(validator.tick(now))
         for raw in locks:
-            final += len(validator.handle_batch(raw, now).finals)
+            final += count(validator.handle_batch(raw, now))
         now += 20
-        final += len(validator.tick(now).finals)
+        final += count(validator.tick(now))
         for raw in commits:
-            final += len(validator.handle_batch(raw, now).finals)
-    return final + len(validator.tick(now + 2_000).finals)
+            final += count(validator.handle_batch(raw, now))
+    return final + count(validator.tick(now + 2_000))
 
 
 def bare_verifications_per_s(count: int = 1_000) -> float:
