@@ -19,7 +19,7 @@ from ainp2p.ledger.checkpoint_messages import (
     read_question,
 )
 from ainp2p.ledger.checkpoints import Checkpoint
-from ainp2p.ledger.limits import Limits
+from ainp2p.ledger.limits import Limits, Places
 from ainp2p.ledger.messages import OPERATIONS_MAX, Decided
 from ainp2p.ledger.pruning import is_sifted
 from ainp2p.ledger.state_tree import Leaf, StateProof
@@ -31,7 +31,9 @@ PAGE_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more always f
 COST_PROOF = 20.0  # tokens, as in `charging`: a chunk of leaves is read and hashed, 2 ms
 COST_PAGE = 64.0
 PAUSE_S = 0.1  # when who streams has had its share
-STREAMS_MAX = 4  # checkpoints that are sent at one time
+STREAMS_MAX = 16  # checkpoints that are sent at one time, one to a peer
+PAGE_TIMEOUT_S = 30.0  # for who reads slowly; a place is not kept for who reads nothing
+STREAM_TIMEOUT_S = 900.0  # as `checkpoint_sync.PATIENCE_S`
 
 
 class CheckpointDesk:
@@ -41,7 +43,7 @@ class CheckpointDesk:
         """`lock` is held while the store is read."""
         self._store, self._lock = store, lock
         self._limits = Limits()
-        self._streams = 0
+        self._streams = Places(1, STREAMS_MAX)
 
     def prove(self, question: GetLeafProofs) -> LeafProofs:
         """Paths under the root of the newest checkpoint; none where there is no checkpoint yet."""
@@ -72,6 +74,8 @@ class CheckpointDesk:
             raise Refused("busy", "the checkpoint is being made; ask again in a minute, or another validator")
         yield from self._system(base)
         yield from self._leaves(base)
+        if self._store.checkpoints.base != base:
+            return
         yield from self._kept(base)
         if self._store.checkpoints.base == base:
             yield CheckpointPage(base.epoch, base.n)
@@ -126,17 +130,11 @@ class CheckpointDesk:
                 raise Refused("busy", "too many questions from this peer; ask again in a second")
             async with self._lock:
                 return encode(self.prove(question))
-        if self._streams >= STREAMS_MAX:
-            raise Refused(
-                "busy", "too many fetch the checkpoint; ask again in a minute, or another validator"
-            )
-        self._streams += 1
         try:
-            await self._send(call, question.after)
+            with self._streams.hold(call.peer), trio.move_on_after(STREAM_TIMEOUT_S):
+                await self._send(call, question.after)
         except StorageError as exc:
             raise Refused("refused", str(exc)) from exc
-        finally:
-            self._streams -= 1
         return None
 
     async def _send(self, call: Call, after: int) -> None:
@@ -149,7 +147,10 @@ class CheckpointDesk:
                 page = next(pages, None)
             if page is None:
                 return
-            await call.send(encode(page))
+            with trio.move_on_after(PAGE_TIMEOUT_S) as scope:
+                await call.send(encode(page))
+            if scope.cancelled_caught:
+                return
 
 
 def _bounded(stored: list[Stored]) -> tuple[Decided, ...]:

@@ -42,6 +42,7 @@ PAGE_TIMEOUT_S = 10.0
 FIRST_WORD_S = 2.0
 PATIENCE_S = 900.0  # for one peer's whole checkpoint: at 10 MB/s some 50 million leaves
 LEAVES_MAX = 100_000_000  # in one checkpoint
+KEPT_PER_LEAF = 2  # an object's last operation, and the SPEND that opened a Lock
 _KEPT = 9  # as the kind of a leaf: kept operations wait beside them, under the epoch's negative
 
 
@@ -64,10 +65,10 @@ async def start_from_checkpoint(
             await _fetch(network, peer, taking, system.epoch)
         except Error:
             if database.failed is not None:
-                raise
-            continue  # it has none, is gone, or lies: the next one
+                raise  # else it has none, is gone, or lies: the next one
         if taking.complete:
             return taking.install()
+        taking.give_up()
     return None
 
 
@@ -99,6 +100,7 @@ class Taking:
         self._kept = self._leaves = 0
         self._epoch = self._n = 0
         self._last: tuple[int, bytes] = (-1, b"")
+        self._checked = False  # the leaves
         self.complete = False
 
     @property
@@ -117,17 +119,22 @@ class Taking:
             self._epoch, self._n = page.epoch, page.n
             if page.epoch <= self._after:
                 raise Malformed("a checkpoint that is not newer")
-            self._clear()
         if page.epoch != self._epoch:
             raise Malformed("pages of two checkpoints")
         for decided in page.system:
             self._take_system(decided)
         if page.leaves:
             self._take_leaves(page.leaves)
+        if page.kept or page.is_last:
+            self._check()
         for decided in page.kept:
             self._take_kept(decided)
-        if page.is_last:
-            self._check()
+        self.complete = page.is_last
+
+    def give_up(self) -> None:
+        """What came was not all, or false: it takes up no room."""
+        if self._leaves:
+            self._clear()
 
     def _clear(self) -> None:
         """What an earlier attempt left; a crash from here on leaves leaves that `Pruner` discards."""
@@ -155,8 +162,11 @@ class Taking:
             if (leaf.kind, leaf.id) <= self._last:
                 raise Malformed("leaves out of order")
             self._last = leaf.kind, leaf.id
+        if not self._leaves:
+            self._check_chain()  # nothing comes to our disk from whoever cannot show that
+            self._clear()
         self._leaves += len(leaves)
-        if self._leaves > LEAVES_MAX:
+        if self._checked or self._leaves > LEAVES_MAX:
             raise Malformed("more leaves than any state has")
         with self._database.transaction():
             self._database.executemany(
@@ -171,18 +181,25 @@ class Taking:
         self._chain.check(decided.certificate, parsed.id)
         if stays(self._checkpoints, self._epoch, self._network, parsed):
             self._kept += 1
+            if self._kept > KEPT_PER_LEAF * self._leaves:
+                raise Malformed("more kept operations than there are objects: some come twice")
             with self._database.transaction():
                 row = (-self._epoch, _KEPT, self._kept.to_bytes(8, "big"), encode(decided))
                 self._database.execute("INSERT INTO ledger_leaves VALUES (?, ?, ?, ?)", row)
 
-    def _check(self) -> None:
+    def _check_chain(self) -> None:
         newest = self._chain.newest
         if newest.number != self._epoch or len(self._system) != 2 * self._epoch:
             raise InvalidOperation("committee-chain", "the checkpoint's COMMITTEE is missing")
-        root = self._checkpoints.root(self._epoch)
-        if root != newest.state_root:
+
+    def _check(self) -> None:
+        """All leaves are here, before anything is kept beside them."""
+        if self._checked:
+            return
+        self._check_chain()
+        if self._checkpoints.root(self._epoch) != self._chain.newest.state_root:
             raise InvalidOperation("state-root", "the leaves are not those that the COMMITTEE names")
-        self.complete = True
+        self._checked = True
 
     def install(self) -> int:
         """Make it the base, in one transaction; returns its epoch.

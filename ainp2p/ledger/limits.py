@@ -9,6 +9,10 @@ No I/O; the time is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ainp2p.errors import Refused
 from ainp2p.protocol.network import PeerId
 
 RATE = 2_000.0  # tokens a second for one peer: four times what a busy payee needs
@@ -89,6 +93,34 @@ class Limits:
     def is_flooding(self, peer: PeerId, now_s: float) -> bool:
         """Whether it was refused again and again."""
         return not self._refused.of(peer, now_s).holds(1, now_s)
+
+
+class Places:
+    """So many of something long may go on at one time: of one peer, and of all."""
+
+    def __init__(self, per_peer: int, total: int) -> None:
+        self._per_peer, self._total = per_peer, total
+        self._taken: dict[PeerId, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._taken.values())
+
+    @contextmanager
+    def hold(self, peer: PeerId) -> Iterator[None]:
+        """Have one of them for as long as this lasts.
+
+        Raises:
+            Refused: ``"busy"``.
+        """
+        if len(self) >= self._total or self._taken.get(peer, 0) >= self._per_peer:
+            raise Refused("busy", "too many streams are open; ask again in a minute, or another validator")
+        self._taken[peer] = self._taken.get(peer, 0) + 1
+        try:
+            yield
+        finally:
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer]
 
 
 class _Buckets:

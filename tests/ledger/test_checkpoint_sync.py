@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -8,8 +9,9 @@ import pytest
 import trio
 
 from ainp2p.errors import InvalidOperation, Refused, RemoteError
+from ainp2p.ledger import checkpoint_desk, checkpoint_sync
 from ainp2p.ledger.checkpoint_desk import CheckpointDesk, refuse_pruned
-from ainp2p.ledger.checkpoint_messages import CheckpointPage, GetLeafProofs, LeafName
+from ainp2p.ledger.checkpoint_messages import CheckpointPage, FetchCheckpoint, GetLeafProofs, LeafName
 from ainp2p.ledger.checkpoint_sync import Taking
 from ainp2p.ledger.committee_chain import CommitteeChain
 from ainp2p.ledger.messages import Decided
@@ -18,6 +20,7 @@ from ainp2p.protocol.codec import decode, encode
 
 from .pruned import Pair, PrunedDisk
 from .test_pruning import live, prove_everything
+from .test_wallet_faults import run
 
 
 @pytest.fixture
@@ -203,12 +206,68 @@ def test_a_false_number_of_operations_does_no_harm(pair: Pair, newcomer: PrunedD
 def test_a_mutant_that_does_not_check_the_root_is_caught(
     pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def believe(self: Taking) -> None:
-        self.complete = True
-
-    monkeypatch.setattr(Taking, "_check", believe)
+    monkeypatch.setattr(Taking, "_check", lambda self: None)
     with pytest.raises(pytest.fail.Exception):
         test_a_checkpoint_that_is_not_the_committee_s_is_refused(pair, newcomer, "a richer credit")
+
+
+# --- what a liar makes us store --------------------------------------------------------------------
+
+
+def rows_after_a_stranger_s_leaves(pair: Pair, newcomer: PrunedDisk) -> int:
+    """Leaves from somebody who shows no COMMITTEE at all: rows on our disk before that is noticed."""
+    page = next(page for page in pages_of(pair) if page.leaves)
+    with suppress(RemoteError, InvalidOperation):
+        taking(newcomer).take(page)
+    return newcomer.rows("ledger_leaves") + newcomer.rows("ledger_checkpoints")
+
+
+def test_nothing_is_stored_for_whoever_shows_no_chain_of_committees(pair: Pair, newcomer: PrunedDisk) -> None:
+    lived(pair)
+    assert rows_after_a_stranger_s_leaves(pair, newcomer) == 0
+
+
+def test_mutant_leaves_before_the_chain_fill_the_disk(
+    pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(pair)
+    monkeypatch.setattr(Taking, "_check_chain", lambda self: None)
+    assert rows_after_a_stranger_s_leaves(pair, newcomer) > 0
+
+
+def kept_rows_of(pair: Pair, newcomer: PrunedDisk, times: int) -> int:
+    """A true checkpoint, but for what is kept: that comes again and again."""
+    found = taking(newcomer)
+    with suppress(RemoteError):
+        for page in pages_of(pair):
+            for _ in range(times if page.kept else 1):
+                found.take(page)
+    return found._kept
+
+
+def test_kept_operations_that_come_again_and_again_do_not_fill_the_disk(
+    pair: Pair, newcomer: PrunedDisk
+) -> None:
+    lived(pair)
+    leaves = sum(len(page.leaves) for page in pages_of(pair))
+    assert kept_rows_of(pair, newcomer, 100) <= 2 * leaves + 1
+
+
+def test_mutant_kept_operations_without_a_bound_do(
+    pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(pair)
+    leaves = sum(len(page.leaves) for page in pages_of(pair))
+    monkeypatch.setattr(checkpoint_sync, "KEPT_PER_LEAF", 10**9)
+    assert kept_rows_of(pair, newcomer, 100) > 4 * leaves
+
+
+def test_who_gives_up_a_checkpoint_has_its_room_back(pair: Pair, newcomer: PrunedDisk) -> None:
+    lived(pair)
+    found = take_all(newcomer, pages_of(pair)[:-1])
+    assert newcomer.rows("ledger_leaves") > 0
+    found.give_up()
+    assert newcomer.rows("ledger_leaves") == 0
 
 
 # --- what the desk says --------------------------------------------------------------------------------
@@ -265,3 +324,57 @@ def test_pages_are_read_from_the_wire_as_they_were(pair: Pair) -> None:
     lived(pair)
     for page in pages_of(pair):
         assert decode(encode(page), CheckpointPage) == page
+
+
+# --- places -------------------------------------------------------------------------------------------
+
+
+class Unread:
+    """A stream that is asked for, and never read."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer, self.body = peer, encode(FetchCheckpoint(0))
+
+    async def send(self, body: bytes) -> None:
+        await trio.sleep_forever()
+
+
+async def seconds_until_a_newcomer_is_served(desk: CheckpointDesk, strangers: list[str]) -> float:
+    async with trio.open_nursery() as nursery:
+
+        async def occupy(peer: str) -> None:
+            with suppress(Refused):
+                await desk.handle(Unread(peer))
+
+        for peer in strangers:
+            nursery.start_soon(occupy, peer)
+        await trio.sleep(0.1)
+        began = trio.current_time()
+        while trio.current_time() < began + 600:
+            try:
+                with trio.move_on_after(1):
+                    await desk.handle(Unread("newcomer"))
+                break
+            except Refused:
+                await trio.sleep(1)
+        waited = trio.current_time() - began
+        nursery.cancel_scope.cancel()
+    return waited
+
+
+def test_one_peer_that_reads_nothing_takes_no_place_from_others(pair: Pair) -> None:
+    lived(pair)
+    assert run(seconds_until_a_newcomer_is_served, desk(pair), ["stranger"] * 100) < 2
+
+
+def test_a_crowd_that_reads_nothing_loses_its_places(pair: Pair) -> None:
+    lived(pair)
+    crowd = [f"stranger {i}" for i in range(100)]
+    assert run(seconds_until_a_newcomer_is_served, desk(pair), crowd) < 40
+
+
+def test_mutant_places_without_an_end_shut_newcomers_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(pair)
+    monkeypatch.setattr(checkpoint_desk, "PAGE_TIMEOUT_S", 10**9)
+    crowd = [f"stranger {i}" for i in range(100)]
+    assert run(seconds_until_a_newcomer_is_served, desk(pair), crowd) > 500
