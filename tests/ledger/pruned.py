@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ainp2p.ledger.certificate import pack_place
 from ainp2p.ledger.checkpoints import DONE
 from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.database import Database
+from ainp2p.ledger.database import Database, connect_sqlite
 from ainp2p.ledger.effects import Record, Records
 from ainp2p.ledger.operations import ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.state import State
@@ -25,13 +26,15 @@ MEMBERS = ("v1", "v2", "v3", "v4")
 class PrunedDisk:
     """A validator's file; it is closed and opened as processes come and go."""
 
-    def __init__(self, path: Path, world: World, *, keep_history: bool = False) -> None:
-        self.path, self.world, self.keep_history = path, world, keep_history
+    def __init__(
+        self, path: Path, world: World, *, keep_history: bool = False, connect: Any = connect_sqlite
+    ) -> None:
+        self.path, self.world, self.keep_history, self.connect = path, world, keep_history, connect
         self.segment = 0
         self.open()
 
     def open(self) -> None:
-        self.database = Database(self.path)
+        self.database = Database(self.path, connect=self.connect)
         self.store = Store(self.database, self.world.genesis, keep_history=self.keep_history)
         self.journal = SqliteJournal(self.database, self.store)
 
@@ -61,12 +64,12 @@ class PrunedDisk:
 class Pair:
     """The world, and what two validators have written of it; `certificates` proves every operation."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, connect: Any = connect_sqlite) -> None:
         self.world = World(validators=tuple((name, 1) for name in MEMBERS))
         self.world.state.check_committee = lambda parsed: None
         self.network = self.world.network
         self.keys = sorted((key_of(name) for name in MEMBERS), key=lambda key: key.public)
-        self.pruned = PrunedDisk(directory / "pruned", self.world)
+        self.pruned = PrunedDisk(directory / "pruned", self.world, connect=connect)
         self.archive = PrunedDisk(directory / "archive", self.world, keep_history=True)
         self.operations: list[ParsedOperation] = []
         self.segment = 0
