@@ -195,6 +195,16 @@ class WalletCore:
         self._check_open()
         return await self._store.history(limit)
 
+    async def prune_history(self, keep: int) -> None:
+        """Delete the book but for its last `keep` operations, what is pending, and payments with a note.
+
+        What the wallet has does not change: the rest is in its snapshot, durably, in the same moment.
+        """
+        self._check_open()
+        self._fold()
+        self._store.prune(keep)
+        await self._store.synced()
+
     def statistics(self) -> WalletStatistics:
         """How much is under way."""
         return WalletStatistics(
@@ -247,8 +257,11 @@ class WalletCore:
             self._income.forget(lock)
         rows = len(self._purse.credits) + len(self._purse.locks)
         if self._unfolded >= max(SNAPSHOT_EVERY, rows):
-            self._unfolded = 0
-            self._store.put_snapshot(rows_of(self._purse, self._certificates))
+            self._fold()
+
+    def _fold(self) -> None:
+        self._unfolded = 0
+        self._store.put_snapshot(rows_of(self._purse, self._certificates))
 
     # --- life ---------------------------------------------------------------------------------------
 

@@ -263,6 +263,23 @@ def test_g4_a_wallet_starts_from_its_snapshot(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / FILE_NAME).exists()
 
 
+async def pruned_book(root: Path) -> tuple[int, int, int]:
+    async with open_town() as town:
+        async with town.wallet("alice", directory=root) as alice:
+            for _ in range(6):
+                await alice.send(town.account("bob"), 5)
+            await alice.prune_history(2)
+            left = len(await alice.history(100))
+        async with town.wallet("alice", directory=root) as alice:
+            await alice.send(town.account("bob"), 5)
+            balance = await alice.balance()
+            return left, len(await alice.history(100)), balance.total
+
+
+def test_g4_a_wallet_whose_book_was_pruned_has_what_it_had(tmp_path: Path) -> None:
+    assert run(pruned_book, tmp_path) == (2, 3, 1_000_000_000 - 7 * 6)
+
+
 def test_g4_mutant_without_snapshots_a_start_reads_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
