@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ainp2p.errors import Malformed
+from ainp2p.errors import Malformed, StorageError
 from ainp2p.ledger import purse as purse_module
 from ainp2p.ledger import wallet_core
+from ainp2p.ledger.database import Database
 from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.openings import opened
 from ainp2p.ledger.operations import ParsedOperation
@@ -217,6 +219,35 @@ async def test_g4_the_receipt_of_a_lock_that_has_left_is_dropped(tmp_path: Path)
         store.drop_receipt(b"l" * 32)
     async with open_wallet_store(tmp_path, run=run_inline) as store:
         assert store.receipts() == {}
+
+
+@pytest.mark.parametrize(
+    "cut", ["DELETE FROM snapshot", "INSERT INTO snapshot", "UPDATE operations SET folded"]
+)
+async def test_b2_a_cut_within_a_snapshot_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    told, execute = spends(3), Database.execute
+    async with open_wallet_store(tmp_path, run=run_inline) as store:
+        store.put_final(Recorded(told[0], b"c", 1, 0, 0))
+        store.put_snapshot([(1, b"old", b"")])
+        await store.synced()
+        store.put_final(Recorded(told[1], b"c", 1, 0, 0))
+        await store.synced()
+
+        def cut_off(self: Database, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+            if sql.startswith(cut):
+                raise StorageError("no power")
+            return execute(self, sql, parameters)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "execute", cut_off)
+            store.put_snapshot([(1, b"new", b""), (1, b"newer", b"")])
+            with pytest.raises(StorageError):
+                await store.synced()
+    async with open_wallet_store(tmp_path, run=run_inline) as store:
+        assert store.snapshot() == [(1, b"old", b"")]
+        assert [each.parsed for each in store.operations()] == [told[1]]
 
 
 async def test_b6_a_book_of_an_earlier_release_is_read_whole(tmp_path: Path) -> None:
