@@ -8,17 +8,18 @@ import msgspec
 import pytest
 import trio
 
-from ainp2p.errors import Refused
+from ainp2p.errors import Refused, TimedOut
+from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.genesis import DEVELOPMENT
 from ainp2p.ledger.messages import LEDGER_PROTOCOL, GetHeights, Heights, PushBatch
 from ainp2p.ledger.operations import BOND
 from ainp2p.ledger.sync import Validators
-from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.ledger.wallet import LockState, Wallet, open_wallet
 from ainp2p.protocol.codec import encode
 
 from . import town as town_module
 from .test_wallet_faults import run
-from .town import Town, open_town
+from .town import QUIET, Town, open_town
 from .world import key_of
 
 EPOCH_S = 120
@@ -196,3 +197,28 @@ async def pushed_by_who_left(root: Path) -> str:
 
 def test_who_has_left_pushes_nothing_any_more(tmp_path: Path) -> None:
     assert run(pushed_by_who_left, tmp_path) == "not-a-member"
+
+
+async def opens_with_a_checkpoint(known: bool) -> int:
+    """A wallet from nothing that trusts the COMMITTEE of epoch 1 alone; the epoch in which it pays."""
+    async with open_town() as town, town.wallet("alice") as alice:
+        await until_epoch(town, 2)
+        await alice.send(town.account("bob"), 5, timeout_s=5)
+        pin = alice._proofs.chain.epoch(1).opening if known else b"p" * 32
+        async with (
+            town.network(key_of("bob")) as network,
+            open_wallet(
+                network, town.genesis, key_of("bob"), None, policy=QUIET, checkpoint=pin, run_disk=run_inline
+            ) as bob,
+        ):
+            await bob.send(alice.account_id, 1, timeout_s=5)
+            return bob.account.epoch
+
+
+def test_a_wallet_with_a_pinned_checkpoint_pays_after_it() -> None:
+    assert run(opens_with_a_checkpoint, True) == 2
+
+
+def test_a_wallet_whose_checkpoint_nobody_shows_pays_nothing() -> None:
+    with pytest.raises(TimedOut):
+        run(opens_with_a_checkpoint, False)
