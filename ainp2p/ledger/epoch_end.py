@@ -309,7 +309,9 @@ class EpochEnd:
         if evidence.culprit in self._desk.state.system.barred:
             return
         try:
-            offence = verify_evidence(evidence, self._desk.state.network, self._desk.state.committee)
+            offence = verify_evidence(
+                evidence, self._desk.state.network, self._desk.state.committee, self._desk.archive.attachment
+            )
         except Error:
             return
         id_ = evidence_id(evidence)
