@@ -190,8 +190,9 @@ class CatchUp:
     async def _compare_forever(self) -> None:
         while True:
             others = [member.peer for member in self._validators.others]
-            hurries = self._core.seated and not self._core.voting
-            asked = others if hurries else [self._rng.choice(others)] if others else []
+            # Without a seat it tells all of them where it listens: any of them may propose the next committee.
+            everybody = not (self._core.seated and self._core.voting)
+            asked = others if everybody else [self._rng.choice(others)] if others else []
             async with trio.open_nursery() as nursery:
                 for peer in asked:
                     nursery.start_soon(self._compare_with, peer, SPREAD_S * len(asked) * self._rng.random())
