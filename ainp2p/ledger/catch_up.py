@@ -190,7 +190,7 @@ class CatchUp:
     async def _compare_forever(self) -> None:
         while True:
             others = [member.peer for member in self._validators.others]
-            # Without a seat it tells all of them where it listens: any of them may propose the next committee.
+            # Without a seat it tells all of them where it listens: any may propose the next committee.
             everybody = not (self._core.seated and self._core.voting)
             asked = others if everybody else [self._rng.choice(others)] if others else []
             async with trio.open_nursery() as nursery:
