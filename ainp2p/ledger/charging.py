@@ -37,7 +37,8 @@ from ainp2p.protocol.network import PeerId
 
 COST_STATISTICS = 50.0  # it may count every object
 COST_STREAM = 20.0
-COST_RECONCILE = 50.0  # 60,000 bytes of ranges, each with a look into the index
+COST_RECONCILE = 50.0
+RANGE_BYTES_PER_TOKEN = 200  # each range of a comparison is a look into the index: 8 us for 19 bytes
 COST_ATTACHMENT = 4.0
 COST_PAGE = float(OPERATIONS_MAX)  # of decided operations with their certificates
 COST_FALSE = 40.0  # an operation that is false in itself: nobody pays a fee for it
@@ -110,7 +111,9 @@ class Charges:
             return COST_STREAM
         if isinstance(question, GetHistory | GetLocksOf):
             return COST_PAGE
-        if isinstance(question, Reconcile | FetchFrontier):
+        if isinstance(question, Reconcile):
+            return max(COST_RECONCILE, len(question.message) / RANGE_BYTES_PER_TOKEN)
+        if isinstance(question, FetchFrontier):
             return COST_RECONCILE
         if isinstance(question, GetStatistics):
             return COST_STATISTICS

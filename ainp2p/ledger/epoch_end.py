@@ -96,12 +96,13 @@ class EpochEnd:
             self._feed()
 
     def _feed(self) -> None:
+        """Hand over what is wanted, of all that has come; what nobody wants costs a look at its name."""
         assert self.closing is not None
-        for _ in range(2):  # a page may have come before its HANDOFF
-            for raw in list(self._early.values()):
+        while ids := {id_ for id_, _ in self.closing.attachments_wanted if id_ in self._early}:
+            for id_ in ids:  # a page may have come before its HANDOFF
+                raw = self._early.pop(id_)
                 if self.closing.attached(raw):
                     self._desk.archive.keepsake(raw)
-                    del self._early[attachment_id(raw)]
                     self._progress()
 
     def take_frontier(self, handoff: bytes, heads: dict[bytes, Head]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ainp2p.ledger.followers import Follower, Followers
 from ainp2p.ledger.genesis import Genesis
 from ainp2p.ledger.histories import Histories
 from ainp2p.ledger.intake import Intake, weigher
-from ainp2p.ledger.limits import Limits
+from ainp2p.ledger.limits import Limits, Places
 from ainp2p.ledger.messages import (
     ADDRESSES_MAX,
     BATCHES_MAX,
@@ -85,7 +85,9 @@ from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.network import Call, Network, PeerId
 
 FILE_NAME = "validator.sqlite"
-BATCHES_PER_READ = 64
+BATCHES_PER_READ = 16  # a stream holds them until they are read
+STREAMS_MAX, STREAMS_PER_PEER_MAX = 256, 8  # of pages to strangers, at one time
+CHUNK_TIMEOUT_S = 30.0  # whoever reads nothing for so long is left
 OPERATIONS_PER_TURN = 8  # a millisecond or so: votes wait no longer
 BONDS_SEEN_MAX = 4_096  # whose validators may tell where they listen
 PAGE_PAUSE_S = 0.1  # when who streams has had its share
@@ -127,6 +129,7 @@ class ValidatorService:
         self._cut_off: dict[PeerId, None] = {}
         self._flooded = trio.Event()
         self._lines = Limits(LINES_PER_S, LINES_PER_S)
+        self._streams = Places(STREAMS_PER_PEER_MAX, STREAMS_MAX)
         self._pusher = Pusher(self._validators)
         self._attacher = Attacher(self._validators, self, self._evidence)
         self._objects = ObjectSync(self._validators, self)
@@ -393,10 +396,11 @@ class ValidatorService:
             return self._answers.heights()
         elif isinstance(question, Follow):
             await self._follow(call, question)
-        elif isinstance(question, FetchBatches):
-            await self._send_batches(call, question)
-        elif isinstance(question, FetchDecided):
-            await self._send_decided(call, question)
+        elif isinstance(question, FetchBatches | FetchDecided):
+            held = nullcontext() if self._validators.is_member(call.peer) else self._streams.hold(call.peer)
+            send = self._send_batches if isinstance(question, FetchBatches) else self._send_decided
+            with held:
+                await send(call, question)  # type: ignore[arg-type]  # each its own kind
         else:
             async with self._core:
                 return self._look_up(question)
@@ -490,12 +494,14 @@ class ValidatorService:
     async def _send_batches(self, call: Call, question: FetchBatches) -> None:
         height, sent = question.height, 0
         while sent < BATCHES_MAX:
+            await self._may_send(call)
             async with self._core:
                 if question.epoch != self._validator.epoch:
                     return  # heights begin anew in each epoch; what was decided in others has certificates
                 batches = self._validator.batches(question.validator, max(1, height), BATCHES_PER_READ)
             for raw in batches:
-                await call.send(encode(PushBatch(raw)))
+                if not await self._sent(call, PushBatch(raw)):
+                    return
             height, sent = height + len(batches), sent + len(batches)
             if len(batches) < BATCHES_PER_READ:
                 return
@@ -503,15 +509,25 @@ class ValidatorService:
     async def _send_decided(self, call: Call, question: FetchDecided) -> None:
         after = question.after
         while True:
-            if not self._charges.pages(call.peer, trio.current_time(), self._place_of(call.peer)):
-                await trio.sleep(PAGE_PAUSE_S)
-                continue
+            await self._may_send(call)
             async with self._core:
                 page = self._histories.page(after)
-            await call.send(encode(page))
-            if not page.operations:
+            if not await self._sent(call, page) or not page.operations:
                 return
             after = page.last
+
+    async def _may_send(self, call: Call) -> None:
+        """Wait until the peer may have its next page."""
+        while True:
+            if self._charges.pages(call.peer, trio.current_time(), self._place_of(call.peer)):
+                return
+            await trio.sleep(PAGE_PAUSE_S)
+
+    async def _sent(self, call: Call, chunk: Message) -> bool:
+        """Send it; False if nobody reads."""
+        with trio.move_on_after(CHUNK_TIMEOUT_S) as scope:
+            await call.send(encode(chunk))
+        return not scope.cancelled_caught
 
     async def _follow(self, call: Call, question: Follow) -> None:
         follower = self._followers.add(call.peer, question.objects)

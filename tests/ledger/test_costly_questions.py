@@ -15,6 +15,7 @@ from ainp2p.ledger.messages import (
     CERTIFICATE_SIZE_MAX,
     FINAL,
     GetCredits,
+    Reconcile,
     Statistics,
     Status,
     Statuses,
@@ -82,6 +83,28 @@ def test_statistics_of_a_large_ledger_are_not_counted_for_everybody(monkeypatch:
 def test_mutant_counting_for_everybody_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "_COUNTING_S_PER_OBJECT", 0.0)
     assert counts_after_each_of(10, monkeypatch)[0] == 10
+
+
+async def large_comparisons_at_once() -> int:
+    """How many messages full of ranges one stranger may have compared before it has to wait."""
+    async with open_town(size=1) as town:
+        stranger, asked = key_of("stranger").peer_id, 0
+        with suppress(Refused):
+            while asked < 1_000:
+                town.services[0]._charge(stranger, Reconcile(bytes(60_000)))
+                asked += 1
+        return asked
+
+
+def test_a_comparison_costs_what_its_ranges_take() -> None:
+    assert run(large_comparisons_at_once) <= 4_000 / 250  # the burst of one peer; 25 ms each
+
+
+def test_mutant_comparisons_at_one_price_take_five_times_what_they_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(charging, "RANGE_BYTES_PER_TOKEN", 10**9)
+    assert run(large_comparisons_at_once) == 80
 
 
 def final_statuses() -> Any:
