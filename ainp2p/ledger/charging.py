@@ -22,6 +22,7 @@ from ainp2p.ledger.messages import (
     FetchOperations,
     Follow,
     GetCredits,
+    GetHeights,
     GetHistory,
     GetLocksOf,
     GetStatistics,
@@ -107,6 +108,8 @@ class Charges:
             return float(len(question.ids))
         if isinstance(question, FetchAttachments):
             return COST_ATTACHMENT * len(question.ids)
+        if isinstance(question, GetHeights) and question.addresses:
+            return COST_STREAM  # it is looked whether there is a bond for it
         if isinstance(question, Follow | FetchBatches | FetchDecided):
             return COST_STREAM
         if isinstance(question, GetHistory | GetLocksOf):

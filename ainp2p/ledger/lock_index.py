@@ -5,6 +5,8 @@ Kept beside a validator's state, from the final operations that it applies; noth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.operations import Close, LockTerms, NextCommittee, ParsedOperation, Refund, Spend, lock_id
 
@@ -41,6 +43,11 @@ class LockIndex:
         """Its Locks in the order of their ids, after the given one (or empty); whether there are more."""
         ids = sorted(id_ for id_ in self._by_party.get(party, ()) if id_ > after)
         return tuple(ids[:size]), len(ids) > size
+
+    def common(self, party: bytes, other: bytes) -> Iterator[bytes]:
+        """Locks that concern both. Anybody can open many that name either; few name the right two."""
+        few, many = sorted((self._by_party.get(party, {}), self._by_party.get(other, {})), key=len)
+        return (id_ for id_ in few if id_ in many)
 
     def _add(self, lock: bytes, parties: tuple[bytes, ...]) -> None:
         self._parties[lock] = parties

@@ -89,7 +89,6 @@ BATCHES_PER_READ = 16  # a stream holds them until they are read
 STREAMS_MAX, STREAMS_PER_PEER_MAX = 256, 8  # of pages to strangers, at one time
 CHUNK_TIMEOUT_S = 30.0  # whoever reads nothing for so long is left
 OPERATIONS_PER_TURN = 8  # a millisecond or so: votes wait no longer
-BONDS_SEEN_MAX = 4_096  # whose validators may tell where they listen
 PAGE_PAUSE_S = 0.1  # when who streams has had its share
 LINES_PER_S = 10.0  # of log about what one peer sends
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
@@ -167,7 +166,7 @@ class ValidatorService:
     def _note_addresses(self, peer: PeerId, addresses: tuple[bytes, ...]) -> None:
         """A validator tells where it listens: one with a seat or with a bond, and of itself alone."""
         key = public_from_peer_id(peer)
-        bonds = self._answers.locks.page(self._validator.network, b"", BONDS_SEEN_MAX)[0]
+        bonds = self._answers.locks.common(key, self._validator.network)
         locks = self._validator.state.locks
         bonded = any(locks[id_].closer == key for id_ in bonds if id_ in locks)
         ending = f"/p2p/{peer}".encode()

@@ -66,3 +66,28 @@ async def test_mutant_an_index_that_forgets_hides_the_lock(
         await alice.open_lock([(town.account("bob"), 1)], key_of("bob").public, 1_000, 10, LIFE_MS)
         async with town.wallet("bob") as bob:
             assert await bob.discover_locks() == []
+
+
+# --- Locks that name the System, or a validator, and are no bonds ---------------------------------------
+
+
+def looked_at_for_a_bond(index: LockIndex) -> tuple[int, bool]:
+    """Of 5,000 Locks that an attacker opened under the System's name: how many are gone through."""
+    system, validator, bond = b"s" * 32, b"v" * 32, b"\xff" * 32
+    for i in range(5_000):
+        index._add(i.to_bytes(32, "big"), (i.to_bytes(32, "big"), system))
+    index._add(bond, (system, validator))
+    found = list(index.common(validator, system))
+    return len(index._by_party[validator]), found == [bond]
+
+
+def test_a_bond_is_found_among_locks_that_an_attacker_opened_under_the_system_s_name() -> None:
+    assert looked_at_for_a_bond(LockIndex()) == (1, True)
+
+
+def test_mutant_the_first_page_of_the_system_s_locks_hides_the_bond(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_page(self: LockIndex, party: bytes, other: bytes) -> list[bytes]:
+        return [id_ for id_ in self.page(other, b"", 4_096)[0] if id_ in self._by_party[party]]
+
+    monkeypatch.setattr(LockIndex, "common", first_page)
+    assert not looked_at_for_a_bond(LockIndex())[1]
