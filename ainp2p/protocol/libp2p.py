@@ -258,30 +258,6 @@ def fix_read_exactly() -> None:
             module.read_exactly = read_exactly  # type: ignore[attr-defined]  # same
 
 
-def fix_small_reads() -> None:
-    """Each Noise message takes two reads of the socket, one of two bytes (io/trio.py `TrioTCPStream.read`).
-
-    Take what is there, and hand it out in pieces.
-    """
-    from libp2p.io.trio import TrioTCPStream
-
-    def make(original: Any) -> Any:
-        @functools.wraps(original)
-        async def read(self: Any, n: int | None = None) -> bytes:
-            if n == 0:
-                return b""
-            data, at = getattr(self, "_read_ahead", (b"", 0))
-            if at >= len(data):
-                data, at = await original(self, READ_SIZE_MAX), 0
-            end = len(data) if n is None else min(at + n, len(data))
-            self._read_ahead = data, end
-            return bytes(data[at:end])
-
-        return read
-
-    _patch(TrioTCPStream, "read", make)
-
-
 def fix_logging() -> None:
     """libp2p logs expected ends of streams as warnings and errors, some of them to the root logger."""
     from libp2p.network.connection import swarm_connection
@@ -301,7 +277,6 @@ FIXES: tuple[Callable[[], None], ...] = (
     fix_gossip_queues,
     fix_dial_delay,
     fix_read_exactly,
-    fix_small_reads,
     fix_logging,
 )
 _fixing = threading.Lock()

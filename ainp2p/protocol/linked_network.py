@@ -10,7 +10,6 @@ idle. A link that appears long after the other one means that the peer has lost 
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import math
 from abc import ABC, abstractmethod
@@ -381,7 +380,6 @@ class _Dial:
         self.fault: NetworkError | Error | None = None
 
 
-@functools.lru_cache(maxsize=4096)  # it is asked for with each call of each peer
 def place_prefix(host: str) -> str:
     """The network that an IP address belongs to, as far as limits care: /24 of IPv4, /48 of IPv6; else ""."""
     try:

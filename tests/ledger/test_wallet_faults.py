@@ -16,7 +16,6 @@ from ainp2p.ledger import submitting
 from ainp2p.ledger.certificate import build_certificate
 from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.effects import Effects
 from ainp2p.ledger.merkle import MerkleTree
 from ainp2p.ledger.messages import LEDGER_PROTOCOL, Decided, Finals, Follow, read_question
 from ainp2p.ledger.operations import (
@@ -60,11 +59,11 @@ def overheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[bytes, int
     heard: dict[tuple[bytes, int], set[bytes]] = {}
     original = ValidatorService._hand_over
 
-    def listen(self: ValidatorService, signed: SignedOperation, source: str) -> Effects:
+    def listen(self: ValidatorService, signed: SignedOperation, source: str) -> None:
         operation = parse(signed).operation
         slot = operation.object, operation.seq
         heard.setdefault(slot, set()).add(operation_id(signed.raw))
-        return original(self, signed, source)
+        original(self, signed, source)
 
     with monkeypatch.context() as patch:
         patch.setattr(ValidatorService, "_hand_over", listen)

@@ -310,36 +310,6 @@ async def test_a_message_may_come_in_any_number_of_pieces_and_without_the_fix_in
         await utils.read_exactly._before_ainp2p(Dripping(), 300)
 
 
-async def test_a_message_takes_one_read_of_the_socket_and_without_the_fix_two() -> None:
-    from libp2p.io.msgio import FixedSizeLenMsgReadWriter
-    from libp2p.io.trio import TrioTCPStream
-
-    class Socket:
-        def __init__(self) -> None:
-            self.data, self.reads = b"\0\3one\0\3two\0\5three", 0
-
-        async def receive_some(self, n: int | None) -> bytes:
-            self.reads += 1
-            data, self.data = self.data[:n], self.data[n:]
-            return data
-
-    class Lengths(FixedSizeLenMsgReadWriter):  # type: ignore[misc]  # libp2p carries no types
-        size_len_bytes = 2
-
-    async def read_all(stream: Any) -> int:
-        messages = Lengths(stream)
-        assert [await messages.read_msg() for _ in range(3)] == [b"one", b"two", b"three"]
-        assert await stream.read(1) == await stream.read() == b""
-        reads: int = stream.stream.reads
-        return reads
-
-    class Unpatched(TrioTCPStream):  # type: ignore[misc]  # libp2p carries no types
-        read = TrioTCPStream.read._before_ainp2p
-
-    assert await read_all(TrioTCPStream(Socket())) == 1 + 2
-    assert await read_all(Unpatched(Socket())) == 6 + 2
-
-
 async def test_a_reader_that_gives_nothing_is_given_up() -> None:
     from libp2p.io import utils
 
