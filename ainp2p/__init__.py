@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ainp2p.errors import LocalError as LocalError
     from ainp2p.errors import NetworkError as NetworkError
     from ainp2p.errors import RemoteError as RemoteError
-    from ainp2p.ledger.genesis import Genesis as Genesis
+    from ainp2p.ledger.rules.genesis import Genesis as Genesis
     from ainp2p.protocol.identity import Key as Key
     from ainp2p.protocol.price import Price as Price
 
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Agent": "ainp2p.agents.agent",
     "Error": "ainp2p.errors",
-    "Genesis": "ainp2p.ledger.genesis",
+    "Genesis": "ainp2p.ledger.rules.genesis",
     "Job": "ainp2p.agents.job",
     "Key": "ainp2p.protocol.identity",
     "LedgerError": "ainp2p.errors",

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import SignedOperation, operation_id
+from ainp2p.ledger.rules.operations import SignedOperation, operation_id
 from ainp2p.ledger.store import Store
-from ainp2p.ledger.validator import Validator
-from ainp2p.ledger.validator_store import SqliteJournal
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.validator_store import SqliteJournal
 from benchmarks.figures import report
 from benchmarks.ledger_pipeline import NOW, VALIDATORS, Stage, bare_verifications_per_s
 

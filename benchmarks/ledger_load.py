@@ -6,9 +6,9 @@ submits. Each operation is made against the state that those before it leave, an
 
 from __future__ import annotations
 
-from ainp2p.ledger import accounts
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, new_genesis
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, new_genesis
+from ainp2p.ledger.rules.operations import (
     LOCKS_MAX,
     LockTerms,
     Share,
@@ -18,9 +18,9 @@ from ainp2p.ledger.operations import (
     purpose_digest,
     sign_operation,
 )
-from ainp2p.ledger.operations import lock_id as lock_id_of
-from ainp2p.ledger.receipts import Receipt, settle_operation, sign_receipt
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.operations import lock_id as lock_id_of
+from ainp2p.ledger.rules.receipts import Receipt, settle_operation, sign_receipt
+from ainp2p.ledger.rules.state import State
 from ainp2p.protocol.identity import Key
 
 STEP = 10  # uain

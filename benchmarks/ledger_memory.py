@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ainp2p.ledger.answers import Answers
-from ainp2p.ledger.effects import Effects
-from ainp2p.ledger.histories import Histories
+from ainp2p.ledger.serving.answers import Answers
+from ainp2p.ledger.serving.histories import Histories
+from ainp2p.ledger.voting.effects import Effects
 from benchmarks.figures import report
 from benchmarks.ledger_pipeline import NOW, VALIDATORS, Stage, decide, groups
 

@@ -36,17 +36,17 @@ from typing import Any
 import trio
 
 from ainp2p.errors import Error
-from ainp2p.ledger.certificate import verify_decided
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.followers import Followers
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.messages import OPERATIONS_MAX, Finals, Follow, GetStatistics, Statistics, Submit
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, operation_id, parse
-from ainp2p.ledger.seen_votes import SeenVotes
-from ainp2p.ledger.service import open_validator
-from ainp2p.ledger.state import State
-from ainp2p.ledger.submitting import Pending, Submitter
-from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, operation_id, parse
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.serving.followers import Followers
+from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Finals, Follow, GetStatistics, Statistics, Submit
+from ainp2p.ledger.serving.service import open_validator
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.voting.certificate import verify_decided
+from ainp2p.ledger.voting.seen_votes import SeenVotes
+from ainp2p.ledger.wallets.submitting import Pending, Submitter
 from ainp2p.protocol import libp2p
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.context import Context

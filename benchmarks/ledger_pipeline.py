@@ -26,17 +26,30 @@ from pathlib import Path
 
 import nacl.bindings
 
-from ainp2p.ledger import accounts
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.effects import Effects
-from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
-from ainp2p.ledger.merkle import MerkleTree
-from ainp2p.ledger.operations import SignedOperation, operation_id, parse, plain_inception, sign_operation
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, new_genesis
+from ainp2p.ledger.rules.merkle import MerkleTree
+from ainp2p.ledger.rules.operations import (
+    SignedOperation,
+    operation_id,
+    parse,
+    plain_inception,
+    sign_operation,
+)
+from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.store import Store
-from ainp2p.ledger.validator import Validator
-from ainp2p.ledger.validator_store import SqliteJournal
-from ainp2p.ledger.votelog import BATCH_VERSION, ENTRIES_MAX, Header, commit_entry, lock_entry, sign_batch
+from ainp2p.ledger.voting.effects import Effects
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.ledger.voting.votelog import (
+    BATCH_VERSION,
+    ENTRIES_MAX,
+    Header,
+    commit_entry,
+    lock_entry,
+    sign_batch,
+)
 from ainp2p.protocol.identity import Key
 
 NOW = 1_700_000_000_000  # ms

@@ -13,7 +13,7 @@ import random
 import time
 from typing import Any
 
-from ainp2p.ledger.reconcile import ReconcileIndex, Reconciler, value_of
+from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
 from benchmarks.figures import report
 
 OBJECTS, QUICK_OBJECTS = 100_000, 20_000

@@ -19,17 +19,17 @@ from typing import Any
 import msgspec
 import trio
 
-from ainp2p.ledger.accounts import spend, unopened_account
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.income import Income
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import ParsedOperation, parse, plain_inception, sign_operation
-from ainp2p.ledger.purse import Purse
-from ainp2p.ledger.purse_snapshot import rows_of
-from ainp2p.ledger.receipts import Receipt, SignedReceipt, sign_receipt
-from ainp2p.ledger.wallet import open_wallet
-from ainp2p.ledger.wallet_core import SNAPSHOT_EVERY
-from ainp2p.ledger.wallet_store import Recorded, open_wallet_store
+from ainp2p.ledger.rules.accounts import spend, unopened_account
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import ParsedOperation, parse, plain_inception, sign_operation
+from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, sign_receipt
+from ainp2p.ledger.wallets.income import Income
+from ainp2p.ledger.wallets.purse import Purse
+from ainp2p.ledger.wallets.purse_snapshot import rows_of
+from ainp2p.ledger.wallets.wallet import open_wallet
+from ainp2p.ledger.wallets.wallet_core import SNAPSHOT_EVERY
+from ainp2p.ledger.wallets.wallet_store import Recorded, open_wallet_store
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
 from benchmarks.figures import report
 from benchmarks.receipts import CONTEXT_HASH, NEVER, PAYER, genesis, lock_for

@@ -28,12 +28,12 @@ import trio
 
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.vault import Vault, open_vault
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, new_genesis
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import Share, plain_inception
-from ainp2p.ledger.receipts import SignedReceipt, read_receipt
-from ainp2p.ledger.settling import SettlePolicy
-from ainp2p.ledger.wallet import Wallet, open_wallet
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, new_genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import Share, plain_inception
+from ainp2p.ledger.rules.receipts import SignedReceipt, read_receipt
+from ainp2p.ledger.wallets.settling import SettlePolicy
+from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key

@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 
 import trio
 
-from ainp2p.ledger.amounts import ain_text
-from ainp2p.ledger.certificate import verify_certificate
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
-from ainp2p.ledger.operations import plain_inception
-from ainp2p.ledger.service import open_validator
-from ainp2p.ledger.wallet import open_wallet
+from ainp2p.ledger.rules.amounts import ain_text
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, new_genesis
+from ainp2p.ledger.rules.operations import plain_inception
+from ainp2p.ledger.serving.service import open_validator
+from ainp2p.ledger.voting.certificate import verify_certificate
+from ainp2p.ledger.wallets.wallet import open_wallet
 from ainp2p.protocol.identity import Key, id_text
 from ainp2p.protocol.memory import EPOCH_MS, MemoryHub, open_memory_network
 

@@ -28,7 +28,7 @@ def lemmas() -> dict[str, str]:
 def definitions() -> dict[str, str]:
     """`function`, `module.function`, `Class` and `Class.method` → docstring, of all modules of the ledger."""
     found: dict[str, str] = {}
-    for path in sorted(LEDGER.glob("*.py")):
+    for path in sorted(LEDGER.rglob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             _note(found, path, node)
     return found

@@ -7,13 +7,12 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import accounts
-from ainp2p.ledger.certificate import build_certificate
-from ainp2p.ledger.changes import Changes
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, new_genesis
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.changes import Changes
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, new_genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
     BOND_PURPOSE,
     Inception,
     LockTerms,
@@ -29,13 +28,14 @@ from ainp2p.ledger.operations import (
     purpose_digest,
     sign_operation,
 )
-from ainp2p.ledger.receipts import (
+from ainp2p.ledger.rules.receipts import (
     Receipt,
     SignedReceipt,
     sign_receipt,
 )
-from ainp2p.ledger.state import State
-from ainp2p.ledger.votelog import OwnLog, VoteBatch
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.voting.certificate import build_certificate
+from ainp2p.ledger.voting.votelog import OwnLog, VoteBatch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key, digest
 

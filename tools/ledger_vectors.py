@@ -17,34 +17,10 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import accounts
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.attested import attest
-from ainp2p.ledger.committee import Succession
-from ainp2p.ledger.committee_chain import end_epoch
-from ainp2p.ledger.evidence import (
-    BELOW_NEWVIEW,
-    FORGOTTEN_COMMIT,
-    MALFORMED_LOCK,
-    TWO_BATCHES,
-    TWO_LOCKS,
-    TWO_OPERATIONS,
-    Evidence,
-    evidence_id,
-)
-from ainp2p.ledger.handoff import (
-    Checked,
-    Leaving,
-    Prepared,
-    check_prepared,
-    make_handoff,
-    read_handoff,
-    unite,
-)
-from ainp2p.ledger.justification import Justification, Proof
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.omissions import find_omission
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.committee import Succession
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
     NextCommittee,
     Operation,
     ParsedOperation,
@@ -57,18 +33,42 @@ from ainp2p.ledger.operations import (
     sign_recover,
     unsigned_operation,
 )
-from ainp2p.ledger.picking import Conflict, leader, pick
-from ainp2p.ledger.receipts import (
+from ainp2p.ledger.rules.receipts import (
     Receipt,
     SignedReceipt,
     close_operation,
     refund_operation,
     settle_operation,
 )
-from ainp2p.ledger.reconcile import Reconciler
-from ainp2p.ledger.reconcile_index import ReconcileIndex, value_of
-from ainp2p.ledger.state_tree import ACCOUNT
-from ainp2p.ledger.votelog import commit_entry, handoff_entry, lock_entry, newview_entry
+from ainp2p.ledger.rules.state_tree import ACCOUNT
+from ainp2p.ledger.serving.reconcile import Reconciler
+from ainp2p.ledger.serving.reconcile_index import ReconcileIndex, value_of
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.attested import attest
+from ainp2p.ledger.voting.evidence import (
+    BELOW_NEWVIEW,
+    FORGOTTEN_COMMIT,
+    MALFORMED_LOCK,
+    TWO_BATCHES,
+    TWO_LOCKS,
+    TWO_OPERATIONS,
+    Evidence,
+    evidence_id,
+)
+from ainp2p.ledger.voting.handoff import (
+    Checked,
+    Leaving,
+    Prepared,
+    check_prepared,
+    make_handoff,
+    read_handoff,
+    unite,
+)
+from ainp2p.ledger.voting.justification import Justification, Proof
+from ainp2p.ledger.voting.omissions import find_omission
+from ainp2p.ledger.voting.picking import Conflict, leader, pick
+from ainp2p.ledger.voting.votelog import commit_entry, handoff_entry, lock_entry, newview_entry
+from ainp2p.ledger.wallets.committee_chain import end_epoch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import digest
 from tools.ledger_story import LEASE, NAMES, NOW, PARAMETERS, Json, SlotId, Story, Votes, key

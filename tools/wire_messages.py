@@ -19,32 +19,21 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import (
+from ainp2p.ledger.rules import (
     accounts,
-    attested,
-    bundle,
-    certificate,
-    checkpoint_messages,
-    delegation,
-    evidence,
     genesis,
-    handoff,
-    iou,
-    justification,
     locks,
-    omissions,
     operations,
     parameters,
     receipts,
-    reconcile,
-    recovery,
     releases,
     state_tree,
     system,
-    votelog,
-    watching,
 )
-from ainp2p.ledger import messages as ledger_messages
+from ainp2p.ledger.serving import checkpoint_messages, reconcile
+from ainp2p.ledger.serving import messages as ledger_messages
+from ainp2p.ledger.voting import attested, certificate, evidence, handoff, justification, omissions, votelog
+from ainp2p.ledger.wallets import bundle, delegation, iou, recovery, watching
 from ainp2p.protocol import card, keystore, messages
 from ainp2p.protocol.codec import INT_MAX, Message
 

@@ -41,10 +41,10 @@ from ainp2p.agents.skill import Skill
 from ainp2p.agents.vault import Vault, open_vault
 from ainp2p.errors import Closed, Error, InvalidInput, NetworkError, Refused
 from ainp2p.ledger.disk import run_in_thread, run_inline
-from ainp2p.ledger.faucet import ask_purse
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.operations import plain_inception
-from ainp2p.ledger.wallet import Balance, Wallet, open_wallet
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import plain_inception
+from ainp2p.ledger.serving.faucet import ask_purse
+from ainp2p.ledger.wallets.wallet import Balance, Wallet, open_wallet
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context

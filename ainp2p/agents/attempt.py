@@ -17,7 +17,7 @@ from ainp2p.agents.bargaining import Deal
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Leg
 from ainp2p.errors import Error, Malformed, NetworkError, Overcharged, Refused, TimedOut, Unreachable
-from ainp2p.ledger.receipts import read_receipt
+from ainp2p.ledger.rules.receipts import read_receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import FAILED, Terms, weight

@@ -28,8 +28,8 @@ from ainp2p.agents.skill import Skill
 from ainp2p.agents.vault import Vault
 from ainp2p.agents.work import new_work
 from ainp2p.errors import BudgetExceeded, InvalidInput, NoOffers, PolicyRefused
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.wallet import Wallet
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.messages import SEED_SIZE_MAX, Chunk, Signer
 from ainp2p.protocol.negotiation import Buyer as Negotiation

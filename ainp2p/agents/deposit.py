@@ -16,8 +16,8 @@ import trio
 
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import Error, InvalidReceipt, NetworkError, Refused, TimedOut
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt, SignedReceipt, read_receipt
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, read_receipt
 from ainp2p.protocol.buyer_meter import BuyerMeter
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import Position, Terms

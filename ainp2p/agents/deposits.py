@@ -9,8 +9,8 @@ import trio
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import InsufficientFunds
-from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.ledger.rules.genesis import Parameters
+from ainp2p.ledger.wallets.wallet import LockState, Wallet
 from ainp2p.protocol.network import Network, PeerId
 
 BUDGETS_PER_DEPOSIT = 10  # a Lock holds so many budgets, if the purse and the policy allow it

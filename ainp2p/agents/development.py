@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ainp2p.errors import InvalidInput, NetworkError, RemoteError
-from ainp2p.ledger.genesis import (
+from ainp2p.ledger.rules.genesis import (
     DEVELOPMENT,
     DEVELOPMENT_PURSE,
     DEVELOPMENT_SUPPLY,
@@ -22,7 +22,7 @@ from ainp2p.ledger.genesis import (
     Parameters,
     new_genesis,
 )
-from ainp2p.ledger.operations import plain_inception
+from ainp2p.ledger.rules.operations import plain_inception
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key, peer_id
@@ -71,8 +71,8 @@ async def open_development(
 ) -> AsyncIterator[Genesis]:
     """Found a development network and run its committee and faucet until the block ends."""
     from ainp2p.ledger.disk import run_in_thread, run_inline  # the founder needs these, others do not
-    from ainp2p.ledger.faucet import open_faucet
-    from ainp2p.ledger.service import open_validator
+    from ainp2p.ledger.serving.faucet import open_faucet
+    from ainp2p.ledger.serving.service import open_validator
 
     run_disk = run_in_thread if directory else run_inline  # in memory nothing blocks
     seats = committee_seats(context, directory)

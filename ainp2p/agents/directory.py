@@ -20,8 +20,8 @@ import trio
 from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
 from ainp2p.agents.offers import Experiences, Offer, rank_key
 from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
-from ainp2p.ledger.limits import Limits
-from ainp2p.ledger.operations import Inception, account_id
+from ainp2p.ledger.rules.operations import Inception, account_id
+from ainp2p.ledger.serving.limits import Limits
 from ainp2p.protocol.card import (
     LIFE_MS,
     PROTOCOL,

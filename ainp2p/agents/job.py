@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import trio
 
 from ainp2p.errors import Error
-from ainp2p.ledger.receipts import Receipt
+from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.identity import id_text
 from ainp2p.protocol.messages import BYTES, JSON, TEXT, TOKENS, Chunk, Signed, unpack_tokens

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ainp2p.errors import InvalidInput, InvalidReceipt
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import SIGN_RECEIPT, Payer, SignedReceipt, read_receipt
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import SIGN_RECEIPT, Payer, SignedReceipt, read_receipt
 from ainp2p.protocol.identity import Key, verify
 
 

@@ -34,8 +34,8 @@ from ainp2p.errors import (
     RemoteError,
     StorageError,
 )
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.wallet import Wallet
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.card import SkillCard
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import CANCELED, FAILED, STEP, WINDOW, Terms

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ainp2p.errors import InvalidInput, PolicyRefused
-from ainp2p.ledger.operations import SIGN_CLOSE, SIGN_OPERATION
-from ainp2p.ledger.receipts import SIGN_RECEIPT
+from ainp2p.ledger.rules.operations import SIGN_CLOSE, SIGN_OPERATION
+from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
 from ainp2p.protocol.identity import Key
 
 MONEY_PURPOSES = frozenset({SIGN_OPERATION, SIGN_CLOSE, SIGN_RECEIPT})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ainp2p.errors import InvalidOperation, PolicyRefused
-from ainp2p.ledger.operations import OPERATION_SIZE_MAX, LockTerms, Operation, Spend
+from ainp2p.ledger.rules.operations import OPERATION_SIZE_MAX, LockTerms, Operation, Spend
 from ainp2p.protocol.codec import decode
 
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import trio
 
 from ainp2p.errors import Error, InvalidReceipt, NotFinal, Refused, Unpaid
-from ainp2p.ledger.genesis import Parameters
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt, SignedReceipt
-from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.ledger.rules.genesis import Parameters
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt
+from ainp2p.ledger.wallets.wallet import LockState, Wallet
 from ainp2p.protocol.codec import decode
 from ainp2p.protocol.messages import ReceiptNotice
 from ainp2p.protocol.negotiation import Deal

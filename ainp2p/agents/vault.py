@@ -27,9 +27,9 @@ from ainp2p.agents.signers import PurposeSigner, WalletSigner
 from ainp2p.agents.spending import payments_of
 from ainp2p.agents.vault_store import VaultStore, open_vault_store
 from ainp2p.errors import BudgetExceeded, Closed, InvalidInput, PolicyRefused, StorageError
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import operation_id
-from ainp2p.ledger.receipts import SignedReceipt
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import operation_id
+from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
 

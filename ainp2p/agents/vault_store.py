@@ -19,7 +19,7 @@ from ainp2p.agents.policy import Saved
 from ainp2p.agents.promises import LockRecord
 from ainp2p.errors import Malformed, StorageError
 from ainp2p.ledger.disk import Disk, open_disk, run_in_thread, run_inline
-from ainp2p.ledger.receipts import SignedReceipt
+from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.protocol.codec import decode, encode
 
 FILE_NAME = "vault.sqlite"

@@ -17,7 +17,7 @@ from ainp2p.home import Home, checked_name
 if TYPE_CHECKING:
     from ainp2p.agents.agent import Agent
     from ainp2p.agents.skill import Skill
-    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.rules.genesis import Genesis
 
 RUN_FILE = "dev.json"  # what the last `ainp2p serve` on a development network wrote
 

@@ -83,8 +83,8 @@ def _export(args: argparse.Namespace) -> int:
 
 
 async def _ask(args: argparse.Namespace, objects: list[bytes]) -> bytes:
-    from ainp2p.ledger.exporting import export
-    from ainp2p.ledger.sync import Validators
+    from ainp2p.ledger.serving.sync import Validators
+    from ainp2p.ledger.wallets.exporting import export
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
     from ainp2p.protocol.libp2p import open_network
@@ -95,7 +95,7 @@ async def _ask(args: argparse.Namespace, objects: list[bytes]) -> bytes:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.bundle import all_hold, judge
+    from ainp2p.ledger.wallets.bundle import all_hold, judge
     from ainp2p.protocol.identity import id_from_text
 
     network = None if args.network is None else chosen_genesis(args.network).network_id
@@ -123,7 +123,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> bytes:
-    from ainp2p.ledger.bundle import BUNDLE_SIZE_MAX
+    from ainp2p.ledger.wallets.bundle import BUNDLE_SIZE_MAX
 
     try:
         with path.open("rb") as file:

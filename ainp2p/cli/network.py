@@ -16,8 +16,8 @@ from ainp2p.home import Home, checked_name
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.genesis import Genesis
-    from ainp2p.ledger.sync import Validators
+    from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.serving.sync import Validators
     from ainp2p.protocol.identity import Key
 
 GENESIS_FILE = "genesis"
@@ -137,7 +137,7 @@ def chosen_genesis(choice: str | None) -> Genesis:
     Raises:
         InvalidInput: it means none, or more than one.
     """
-    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.rules.genesis import Genesis
 
     if choice is not None and Path(choice).is_file():
         return Genesis.load(Path(choice))
@@ -179,8 +179,14 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _dev_genesis(args: argparse.Namespace, context: Any) -> tuple[Genesis, list[Key]]:
-    from ainp2p.ledger.genesis import DEVELOPMENT, DEVELOPMENT_PURSE, DEVELOPMENT_SUPPLY, Faucet, new_genesis
-    from ainp2p.ledger.operations import plain_inception
+    from ainp2p.ledger.rules.genesis import (
+        DEVELOPMENT,
+        DEVELOPMENT_PURSE,
+        DEVELOPMENT_SUPPLY,
+        Faucet,
+        new_genesis,
+    )
+    from ainp2p.ledger.rules.operations import plain_inception
     from ainp2p.protocol.identity import Key
 
     if not 1 <= args.size <= VALIDATORS_MAX or not 1 <= args.port <= 65_535 - args.size:
@@ -197,7 +203,7 @@ def _dev_genesis(args: argparse.Namespace, context: Any) -> tuple[Genesis, list[
 
 
 def _real_genesis(args: argparse.Namespace, context: Any) -> Genesis:
-    from ainp2p.ledger.genesis import PRODUCTION, new_genesis
+    from ainp2p.ledger.rules.genesis import PRODUCTION, new_genesis
     from ainp2p.protocol.identity import peer_id
 
     validators = []
@@ -210,8 +216,8 @@ def _real_genesis(args: argparse.Namespace, context: Any) -> Genesis:
 
 
 def _grants(texts: list[str]) -> list[Any]:
-    from ainp2p.ledger.amounts import amount_from_text
-    from ainp2p.ledger.operations import plain_inception
+    from ainp2p.ledger.rules.amounts import amount_from_text
+    from ainp2p.ledger.rules.operations import plain_inception
 
     pairs = [_pair(text, "--grant KEY=AMOUNT") for text in texts]
     return [(plain_inception(public_key(word)), amount_from_text(amount)) for word, amount in pairs]
@@ -248,7 +254,7 @@ def _write_dev_keys(directory: Path, keys: list[Key], context: Any) -> None:
 
 
 def _join(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.rules.genesis import Genesis
 
     genesis = Genesis.load(args.genesis)
     return _print_genesis(args, genesis, _remember(genesis))
@@ -261,7 +267,7 @@ def _remember(genesis: Genesis) -> Path:
 
 
 def _print_genesis(args: argparse.Namespace, genesis: Genesis, path: Path) -> int:
-    from ainp2p.ledger.amounts import ain_text
+    from ainp2p.ledger.rules.amounts import ain_text
     from ainp2p.protocol.identity import peer_id
 
     validators = [
@@ -304,10 +310,10 @@ def _status(args: argparse.Namespace) -> int:
 async def _ask_status(args: argparse.Namespace, genesis: Genesis) -> int:
     from ainp2p.cli.network_bond import print_epoch
     from ainp2p.errors import NetworkError
-    from ainp2p.ledger.following import Following
-    from ainp2p.ledger.messages import GetStatistics, Statistics
-    from ainp2p.ledger.proofs import Proofs
-    from ainp2p.ledger.sync import Validators
+    from ainp2p.ledger.serving.messages import GetStatistics, Statistics
+    from ainp2p.ledger.serving.sync import Validators
+    from ainp2p.ledger.wallets.following import Following
+    from ainp2p.ledger.wallets.proofs import Proofs
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
     from ainp2p.protocol.libp2p import open_network
@@ -380,7 +386,7 @@ def _print_statistics(args: argparse.Namespace, peer: str, found: Any, genesis: 
 def _validate(args: argparse.Namespace) -> int:
     import trio
 
-    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.rules.genesis import Genesis
 
     genesis = Genesis.load(args.directory / GENESIS_FILE)
     trio.run(_serve, args, genesis, _validator_keys(args))
@@ -411,8 +417,8 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
 
     from ainp2p.agents.development import GENESIS_PROTOCOL, genesis_handler
     from ainp2p.agents.directory import open_directory
-    from ainp2p.ledger.faucet import open_faucet
-    from ainp2p.ledger.service import open_validator
+    from ainp2p.ledger.serving.faucet import open_faucet
+    from ainp2p.ledger.serving.service import open_validator
     from ainp2p.protocol.libp2p import open_network
 
     async with AsyncExitStack() as stack:

@@ -11,11 +11,11 @@ from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.committee_chain import Epoch
-    from ainp2p.ledger.genesis import Genesis
-    from ainp2p.ledger.proofs import Proofs
-    from ainp2p.ledger.sync import Validators
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.serving.sync import Validators
+    from ainp2p.ledger.wallets.committee_chain import Epoch
+    from ainp2p.ledger.wallets.proofs import Proofs
+    from ainp2p.ledger.wallets.wallet import Wallet
 
 
 def register_bond(commands: Subparsers) -> None:
@@ -49,8 +49,8 @@ def _bond(args: argparse.Namespace) -> int:
 async def _do_bond(args: argparse.Namespace, wallet: Wallet) -> None:
     from ainp2p.cli.network import chosen_genesis, public_key
     from ainp2p.cli.opening import duration_ms
-    from ainp2p.ledger.amounts import amount_from_text
-    from ainp2p.ledger.operations import BOND
+    from ainp2p.ledger.rules.amounts import amount_from_text
+    from ainp2p.ledger.rules.operations import BOND
     from ainp2p.protocol.identity import id_text, peer_id
 
     genesis = chosen_genesis(args.network)
@@ -88,7 +88,7 @@ async def _do_bond(args: argparse.Namespace, wallet: Wallet) -> None:
 
 def weight_of(genesis: Genesis, amount: int) -> int:
     """What a bond of so much weighs in a committee."""
-    from ainp2p.ledger.committee import bond_weight
+    from ainp2p.ledger.rules.committee import bond_weight
 
     return bond_weight(amount, genesis.supply, sum(member.weight for member in genesis.validators))
 
@@ -129,9 +129,9 @@ async def print_epoch(
 async def _bonds(genesis: Genesis, validators: Validators, proofs: Proofs) -> list[dict[str, Any]]:
     """Open bonds, as far as validators prove them: Locks over which the System has authority."""
     from ainp2p.errors import NetworkError, NotFinal
-    from ainp2p.ledger.lookup import newest_lock
-    from ainp2p.ledger.messages import GetLocksOf, LockIds
-    from ainp2p.ledger.sync import LAST_WORD_S
+    from ainp2p.ledger.serving.messages import GetLocksOf, LockIds
+    from ainp2p.ledger.serving.sync import LAST_WORD_S
+    from ainp2p.ledger.wallets.lookup import newest_lock
     from ainp2p.protocol.identity import id_text, peer_id
 
     question = GetLocksOf(genesis.network_id, b"")

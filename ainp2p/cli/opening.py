@@ -22,9 +22,9 @@ from ainp2p.errors import InvalidInput, StorageError
 from ainp2p.home import Home
 
 if TYPE_CHECKING:
-    from ainp2p.ledger.genesis import Genesis
-    from ainp2p.ledger.operations import Inception, Signer
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.rules.operations import Inception, Signer
+    from ainp2p.ledger.wallets.wallet import Wallet
     from ainp2p.protocol.network import Network
 
 Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
@@ -54,7 +54,7 @@ def read_inception(path: Path) -> Inception:
         InvalidInput: no such file, or it is none.
     """
     from ainp2p.errors import Malformed
-    from ainp2p.ledger.operations import Inception
+    from ainp2p.ledger.rules.operations import Inception
     from ainp2p.protocol.codec import decode
 
     try:
@@ -67,7 +67,7 @@ def read_inception(path: Path) -> Inception:
 
 def inception_of(name: str) -> Inception:
     """The inception of the account of a key of ours: the plain one where no file says otherwise."""
-    from ainp2p.ledger.operations import plain_inception
+    from ainp2p.ledger.rules.operations import plain_inception
 
     path = beside_key(name, "inception")
     return read_inception(path) if path.exists() else plain_inception(public_key(name))
@@ -87,7 +87,7 @@ def duration_ms(text: str) -> int:
 
 def account_from(word: str, genesis: Genesis) -> bytes:
     """The account behind an id, or that of a key."""
-    from ainp2p.ledger.operations import account_id, plain_inception
+    from ainp2p.ledger.rules.operations import account_id, plain_inception
     from ainp2p.protocol.identity import id_from_text
 
     if word.startswith("ain:"):
@@ -146,8 +146,8 @@ async def _opened(
     directory: Path,
     options: dict[str, Any],
 ) -> AsyncIterator[Wallet]:
-    from ainp2p.ledger.settling import SettlePolicy
-    from ainp2p.ledger.wallet import open_wallet
+    from ainp2p.ledger.wallets.settling import SettlePolicy
+    from ainp2p.ledger.wallets.wallet import open_wallet
 
     # A look changes nothing.
     quiet = SettlePolicy(threshold=2**62, interval_ms=2**62, refund=False, at_close_s=0, heartbeat=False)

@@ -14,7 +14,7 @@ from ainp2p.cli.output import emit
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.wallets.wallet import Wallet
 
 Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
 
@@ -99,7 +99,7 @@ def _settle(args: argparse.Namespace) -> int:
 
 
 async def _show_balance(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.amounts import ain_text
+    from ainp2p.ledger.rules.amounts import ain_text
     from ainp2p.protocol.identity import id_text
 
     balance = await wallet.balance()
@@ -110,7 +110,7 @@ async def _show_balance(args: argparse.Namespace, wallet: Wallet) -> None:
 
 
 async def _pay(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.amounts import amount_from_text
+    from ainp2p.ledger.rules.amounts import amount_from_text
     from ainp2p.protocol.identity import id_text
 
     amount = amount_from_text(args.amount)

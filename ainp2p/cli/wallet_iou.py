@@ -20,9 +20,9 @@ from ainp2p.home import Home
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.iou import IouBook
-    from ainp2p.ledger.iou_store import Ious
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.wallets.iou import IouBook
+    from ainp2p.ledger.wallets.iou_store import Ious
+    from ainp2p.ledger.wallets.wallet import Wallet
 
 Use = Callable[[argparse.Namespace, "Ious"], Awaitable[None]]
 
@@ -69,7 +69,7 @@ def _with_ious(args: argparse.Namespace, use: Use, signer: Any) -> int:
 
 
 async def _open(args: argparse.Namespace, use: Use, signer: Any) -> None:
-    from ainp2p.ledger.iou_store import open_ious
+    from ainp2p.ledger.wallets.iou_store import open_ious
 
     genesis = chosen_genesis(args.network)
     name = chosen_key(args.key)
@@ -86,8 +86,8 @@ def _line(args: argparse.Namespace) -> int:
     key = load_key(args.key)
     if len(args.other) > 300:  # an offer: two accounts, two keys
         return _with_ious(args, _sign_offer, key)
-    from ainp2p.ledger.amounts import amount_from_text
-    from ainp2p.ledger.iou import LineOffer, Party, new_line, sign_line
+    from ainp2p.ledger.rules.amounts import amount_from_text
+    from ainp2p.ledger.wallets.iou import LineOffer, Party, new_line, sign_line
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.context import Context
 
@@ -101,7 +101,7 @@ def _line(args: argparse.Namespace) -> int:
 
 
 async def _sign_offer(args: argparse.Namespace, ious: Ious) -> None:
-    from ainp2p.ledger.iou import LineOffer, SignedLine, accept_offer
+    from ainp2p.ledger.wallets.iou import LineOffer, SignedLine, accept_offer
     from ainp2p.protocol.codec import decode, encode
 
     raw = _hex(args.other)
@@ -124,7 +124,7 @@ def _promise(args: argparse.Namespace) -> int:
 
 
 async def _do_promise(args: argparse.Namespace, ious: Ious) -> None:
-    from ainp2p.ledger.amounts import amount_from_text
+    from ainp2p.ledger.rules.amounts import amount_from_text
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.identity import id_from_text
 
@@ -138,7 +138,7 @@ def _accept(args: argparse.Namespace) -> int:
 
 
 async def _do_accept(args: argparse.Namespace, ious: Ious) -> None:
-    from ainp2p.ledger.iou import SignedIou
+    from ainp2p.ledger.wallets.iou import SignedIou
     from ainp2p.protocol.codec import decode
     from ainp2p.protocol.identity import id_from_text
 
@@ -163,7 +163,7 @@ def _settle(args: argparse.Namespace) -> int:
     key = load_key(args.key)
 
     async def settle(args: argparse.Namespace, wallet: Wallet) -> None:
-        from ainp2p.ledger.iou_store import settle_ious
+        from ainp2p.ledger.wallets.iou_store import settle_ious
         from ainp2p.protocol.codec import encode
         from ainp2p.protocol.identity import id_text
 
@@ -179,7 +179,7 @@ def _settle(args: argparse.Namespace) -> int:
 
 def _take(args: argparse.Namespace) -> int:
     async def take(args: argparse.Namespace, wallet: Wallet) -> None:
-        from ainp2p.ledger.iou import Settlement
+        from ainp2p.ledger.wallets.iou import Settlement
         from ainp2p.protocol.codec import decode
 
         settlement = decode(_hex(args.settlement), Settlement)
@@ -203,7 +203,7 @@ def _looker(args: argparse.Namespace) -> Any:
 
 
 def _mark() -> str:
-    from ainp2p.ledger.iou import MARK
+    from ainp2p.ledger.wallets.iou import MARK
 
     return MARK
 

@@ -24,7 +24,7 @@ from ainp2p.errors import InvalidInput, StorageError
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.wallets.wallet import Wallet
     from ainp2p.protocol.identity import Key
 
 _SUBMIT_TIMEOUT_S = 900.0  # guardians wait until validators have been in contact for ten minutes
@@ -106,7 +106,7 @@ def _register_recover(wallet_commands: Subparsers) -> None:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.operations import Inception, key_digest
+    from ainp2p.ledger.rules.operations import Inception, key_digest
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.context import Context
 
@@ -201,8 +201,8 @@ async def _do_beat(args: argparse.Namespace, wallet: Wallet) -> None:
 
 
 def _request(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.operations import account_id
-    from ainp2p.ledger.recovery import new_recovery
+    from ainp2p.ledger.rules.operations import account_id
+    from ainp2p.ledger.wallets.recovery import new_recovery
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.identity import id_text
 
@@ -237,7 +237,7 @@ def _request(args: argparse.Namespace) -> int:
 
 
 def _sign(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.recovery import read_recovery, sign_recovery
+    from ainp2p.ledger.wallets.recovery import read_recovery, sign_recovery
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.identity import id_text
 
@@ -256,8 +256,8 @@ def _sign(args: argparse.Namespace) -> int:
 def _submit(args: argparse.Namespace) -> int:
     import trio
 
-    from ainp2p.ledger.publishing import publish
-    from ainp2p.ledger.recovery import finished_recovery, read_recovery
+    from ainp2p.ledger.wallets.publishing import publish
+    from ainp2p.ledger.wallets.recovery import finished_recovery, read_recovery
     from ainp2p.protocol.identity import id_text
 
     genesis = chosen_genesis(args.network)

@@ -15,8 +15,8 @@ from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.genesis import Genesis
-    from ainp2p.ledger.wallet import LockState, Wallet
+    from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.wallets.wallet import LockState, Wallet
 
 
 def register(wallet_commands: Subparsers) -> None:
@@ -135,7 +135,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 async def _do_open(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.amounts import amount_from_text
+    from ainp2p.ledger.rules.amounts import amount_from_text
 
     genesis = chosen_genesis(args.network)
     verifiers = [public_key(word) for word in args.verifier]
@@ -154,7 +154,7 @@ async def _do_open(args: argparse.Namespace, wallet: Wallet) -> None:
 
 
 def _beneficiaries(args: argparse.Namespace, genesis: Genesis) -> Any:
-    from ainp2p.ledger.locks import ANY_PAYEE
+    from ainp2p.ledger.rules.locks import ANY_PAYEE
 
     if sum((bool(args.pay), args.split is not None, args.bounty)) != 1:
         raise InvalidInput("say who is paid: --pay (as often as you like), or --split FILE, or --bounty")
@@ -202,9 +202,9 @@ def _closer(args: argparse.Namespace) -> bytes:
 
 
 async def _do_release(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.amounts import amount_from_text
-    from ainp2p.ledger.receipts import read_receipt
-    from ainp2p.ledger.releases import Partial
+    from ainp2p.ledger.rules.amounts import amount_from_text
+    from ainp2p.ledger.rules.receipts import read_receipt
+    from ainp2p.ledger.rules.releases import Partial
     from ainp2p.protocol.codec import decode, encode
 
     lock = _lock(args)
@@ -262,8 +262,8 @@ def _lock(args: argparse.Namespace) -> bytes:
 
 
 def _print(args: argparse.Namespace, wallet: Wallet, state: LockState) -> None:
-    from ainp2p.ledger.locks import ANY_PAYEE
-    from ainp2p.ledger.shares import dust, received
+    from ainp2p.ledger.rules.locks import ANY_PAYEE
+    from ainp2p.ledger.rules.shares import dust, received
     from ainp2p.protocol.identity import did_key, id_text
 
     lock, got = state.lock, received(state.lock)

@@ -16,7 +16,7 @@ from ainp2p.home import Home
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.ledger.wallet import Wallet
+    from ainp2p.ledger.wallets.wallet import Wallet
 
 STATUS_EVERY_S = 60.0
 
@@ -73,7 +73,7 @@ async def _do_serve(args: argparse.Namespace) -> None:
 
     import trio
 
-    from ainp2p.ledger.watchtower import open_watchtower
+    from ainp2p.ledger.wallets.watchtower import open_watchtower
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
     from ainp2p.protocol.libp2p import open_network
@@ -123,7 +123,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 async def _do_add(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.handing import hand_to
+    from ainp2p.ledger.wallets.handing import hand_to
 
     await wallet.discover_locks()
     await wallet.network.connect(args.address)
@@ -141,7 +141,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 async def _do_status(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.ledger.handing import ask_held
+    from ainp2p.ledger.wallets.handing import ask_held
 
     await wallet.network.connect(args.address)
     await wallet.discover_locks()

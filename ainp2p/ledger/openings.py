@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, Spend, lock_id, parse
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, Spend, lock_id, parse
 from ainp2p.protocol.codec import fast_decoder
 
 _PAGE = 1_000  # operations

@@ -5,8 +5,8 @@ batch at a time. The tables of the state can be rebuilt from the operations, and
 against a replay. Certificates are kept as bytes: whoever uses one verifies it. Ended Locks have a table of
 their own, which is not read at start: only a late duplicate, or somebody who asks, needs them.
 
-Without `keep_history` a COMMITTEE begins a checkpoint (`ainp2p.ledger.checkpoints`), from which a replay
-starts once it is whole; what came before it may be gone then (`ainp2p.ledger.pruning`).
+Without `keep_history` a COMMITTEE begins a checkpoint (`ainp2p.ledger.voting.checkpoints`), from which a
+replay starts once it is whole; what came before it may be gone then (`ainp2p.ledger.voting.pruning`).
 
 Files of format 1 (before epochs could change) are brought to format 2 when they are opened; those that were
 pruned have format 3, so that a release that knows no checkpoints refuses them.
@@ -18,17 +18,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ainp2p.errors import Error, StorageError
-from ainp2p.ledger.accounts import Account
-from ainp2p.ledger.checkpoints import PRUNED_FORMAT, Checkpoint, Checkpoints
-from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.locks import Lock
 from ainp2p.ledger.openings import Openings
-from ainp2p.ledger.operations import NextCommittee, ParsedOperation, SignedOperation, operation_id, parse
-from ainp2p.ledger.state import Changes, Credit, State
-from ainp2p.ledger.state_tree import ACCOUNT, BURNT, CREDIT, LOCK, Leaf
-from ainp2p.ledger.system import System
+from ainp2p.ledger.rules.accounts import Account
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
+    NextCommittee,
+    ParsedOperation,
+    SignedOperation,
+    operation_id,
+    parse,
+)
+from ainp2p.ledger.rules.state import Changes, Credit, State
+from ainp2p.ledger.rules.state_tree import ACCOUNT, BURNT, CREDIT, LOCK, Leaf
+from ainp2p.ledger.rules.system import System
+from ainp2p.ledger.voting.checkpoints import PRUNED_FORMAT, Checkpoint, Checkpoints
 from ainp2p.protocol.codec import decode, encode, fast_decoder
 
 FORMAT = 2

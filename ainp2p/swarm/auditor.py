@@ -14,11 +14,11 @@ from typing import NoReturn
 import trio
 
 from ainp2p.errors import Error
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.messages import GetStatistics, Statistics
-from ainp2p.ledger.settling import SettlePolicy
-from ainp2p.ledger.sync import Validators
-from ainp2p.ledger.wallet import open_wallet
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.serving.messages import GetStatistics, Statistics
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.wallets.settling import SettlePolicy
+from ainp2p.ledger.wallets.wallet import open_wallet
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key, id_from_text
 from ainp2p.protocol.libp2p import open_network

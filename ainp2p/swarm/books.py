@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from ainp2p.errors import Error, NotFinal, TimedOut
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import Spend
-from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import Spend
+from ainp2p.ledger.wallets.wallet import LockState, Wallet
 from ainp2p.protocol.identity import id_text
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.line import Line

@@ -14,9 +14,9 @@ import trio
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.policy import Policy
 from ainp2p.errors import Error
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.protocol.identity import Key, digest, id_text
 from ainp2p.protocol.strategies import Strategies
 from ainp2p.swarm import documents, passages, study

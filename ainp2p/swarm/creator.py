@@ -23,7 +23,7 @@ from ainp2p.swarm import process
 from ainp2p.swarm.spec import CREATOR, EMBEDDING_SELLER, NETWORK_NAME, Spec, from_json
 
 if TYPE_CHECKING:
-    from ainp2p.ledger.genesis import Genesis
+    from ainp2p.ledger.rules.genesis import Genesis
 
 ADDRESS_TIMEOUT_S = 30.0  # for a validator to listen
 
@@ -104,8 +104,8 @@ class Creator:
         return genesis
 
     def _genesis(self, addresses: Mapping[str, list[str]]) -> Genesis:
-        from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
-        from ainp2p.ledger.operations import plain_inception
+        from ainp2p.ledger.rules.genesis import DEVELOPMENT, new_genesis
+        from ainp2p.ledger.rules.operations import plain_inception
 
         spec, keys = self._spec, self._keys
         return new_genesis(

@@ -12,7 +12,7 @@ from ainp2p.agents.agent import Agent
 from ainp2p.agents.models.model import Model
 from ainp2p.agents.models.process import open_model
 from ainp2p.agents.skill import Skill
-from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.protocol.identity import Key, id_text
 from ainp2p.swarm import events as ev
 from ainp2p.swarm.books import Books

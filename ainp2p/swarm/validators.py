@@ -7,8 +7,8 @@ import os
 import trio
 
 from ainp2p.agents.directory import open_directory
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.service import open_validator
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.serving.service import open_validator
 from ainp2p.protocol.identity import Key, peer_id
 from ainp2p.protocol.libp2p import Libp2pNetwork, open_network
 from ainp2p.protocol.network import PeerId

@@ -13,12 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from ainp2p.errors import InvalidOperation
-from ainp2p.ledger.certificate import read_certificate
-from ainp2p.ledger.effects import Records
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import read_handoff
-from ainp2p.ledger.justification import read_justification
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import (
     Close,
     NextCommittee,
     ParsedOperation,
@@ -30,8 +26,12 @@ from ainp2p.ledger.operations import (
     Void,
     parse,
 )
-from ainp2p.ledger.state import State
-from ainp2p.ledger.votelog import VoteBatch
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.voting.certificate import read_certificate
+from ainp2p.ledger.voting.effects import Records
+from ainp2p.ledger.voting.handoff import read_handoff
+from ainp2p.ledger.voting.justification import read_justification
+from ainp2p.ledger.voting.votelog import VoteBatch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import digest
 from tests.adversary.book import Book, Deposit, Purse, Refused, fits

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ainp2p.errors import BadSignature
-from ainp2p.ledger.genesis import Genesis, Parameters
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.genesis import Genesis, Parameters
+from ainp2p.ledger.rules.operations import (
     Close,
     EndEpoch,
     Inception,

@@ -13,12 +13,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.attested import attest
-from ainp2p.ledger.justification import Justification, Proof, read_justification
-from ainp2p.ledger.slot import Slot, SlotId
-from ainp2p.ledger.validator import Validator
-from ainp2p.ledger.votelog import (
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.attested import attest
+from ainp2p.ledger.voting.justification import Justification, Proof, read_justification
+from ainp2p.ledger.voting.slot import Slot, SlotId
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.votelog import (
     NEWVIEW,
     PROPOSE,
     NewView,

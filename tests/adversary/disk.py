@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.effects import Found, Records, Restored
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.effects import Found, Records, Restored
 
 
 class Disk:

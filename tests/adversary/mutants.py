@@ -12,14 +12,17 @@ import importlib
 import inspect
 import json
 import multiprocessing
+import pkgutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import ainp2p.ledger
 from tests.adversary.run import Outcome, simulate
 
 TABLE = Path(__file__).parent / "caught.json"
@@ -269,7 +272,7 @@ def planted(mutant: Mutant) -> Iterator[None]:
     try:
         for edit in mutant.edits:
             module_name, path = edit.where.split(":")
-            module = importlib.import_module(LEDGER + module_name)
+            module = _module(module_name)
             holder: Any = module
             *outer, name = path.split(".")
             for each in outer:
@@ -290,6 +293,12 @@ def planted(mutant: Mutant) -> Iterator[None]:
     finally:
         for holder, name, original in reversed(undo):
             setattr(holder, name, original)
+
+
+def _module(name: str) -> ModuleType:
+    """The ledger's module of this name, whichever package it is in."""
+    found = pkgutil.walk_packages(ainp2p.ledger.__path__, LEDGER)
+    return importlib.import_module(next(each.name for each in found if each.name.endswith(f".{name}")))
 
 
 def _users(module: Any, function: Callable[..., Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.operations import (
     Close,
     Inception,
     LockTerms,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ainp2p.ledger.slot import Candidate
-from ainp2p.ledger.waiting import Limits, WaitingRoom
+from ainp2p.ledger.voting.slot import Candidate
+from ainp2p.ledger.voting.waiting import Limits, WaitingRoom
 from tests.adversary.run import simulate
 
 

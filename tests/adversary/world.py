@@ -16,11 +16,11 @@ from hashlib import blake2b
 from typing import Any
 
 from ainp2p.errors import Error, InvalidOperation, NotYet
-from ainp2p.ledger.effects import Effects, FrontierWanted, Gap, Records, Wanted
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
-from ainp2p.ledger.operations import Inception, SignedOperation
-from ainp2p.ledger.validator import FINAL, Validator
-from ainp2p.ledger.votelog import peek_header
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
+from ainp2p.ledger.rules.operations import Inception, SignedOperation
+from ainp2p.ledger.voting.effects import Effects, FrontierWanted, Gap, Records, Wanted
+from ainp2p.ledger.voting.validator import FINAL, Validator
+from ainp2p.ledger.voting.votelog import peek_header
 from ainp2p.protocol.identity import Key
 from tests.adversary.auditor import Auditor
 from tests.adversary.disk import Disk

@@ -30,9 +30,9 @@ from ainp2p.agents.offers import Offer
 from ainp2p.agents.skill import Skill, skill
 from ainp2p.agents.work import Work
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.faucet import open_faucet
-from ainp2p.ledger.genesis import DEVELOPMENT_SUPPLY, Genesis
-from ainp2p.ledger.service import ValidatorService, open_validator
+from ainp2p.ledger.rules.genesis import DEVELOPMENT_SUPPLY, Genesis
+from ainp2p.ledger.serving.faucet import open_faucet
+from ainp2p.ledger.serving.service import ValidatorService, open_validator
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.delivery import STEP, WINDOW
 from ainp2p.protocol.identity import Key

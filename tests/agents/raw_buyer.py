@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from ainp2p.agents.agent import Agent
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt, SignedReceipt, sign_receipt
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, sign_receipt
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.delivery import LockChain, Position
 from ainp2p.protocol.identity import Key

@@ -26,7 +26,7 @@ from ainp2p.errors import (
     PolicyRefused,
 )
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.messages import FAUCET_PROTOCOL
+from ainp2p.ledger.serving.messages import FAUCET_PROTOCOL
 from ainp2p.protocol.identity import Key, id_text
 from ainp2p.protocol.memory import MemoryHub, MemoryNetwork, open_memory_network
 

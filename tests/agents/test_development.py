@@ -20,8 +20,8 @@ from ainp2p.agents.development import (
     open_development,
 )
 from ainp2p.errors import InvalidInput, NetworkError
-from ainp2p.ledger.genesis import PRODUCTION, Genesis, new_genesis
-from ainp2p.ledger.operations import plain_inception
+from ainp2p.ledger.rules.genesis import PRODUCTION, Genesis, new_genesis
+from ainp2p.ledger.rules.operations import plain_inception
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key, peer_id
 from ainp2p.protocol.memory import MemoryHub, open_memory_network

@@ -14,7 +14,7 @@ import trio.testing
 from ainp2p.agents import directory as directories
 from ainp2p.agents.directory import CardDraft, Directory, account_binding, open_directory
 from ainp2p.errors import InvalidInput, NoOffers, Refused
-from ainp2p.ledger.operations import Inception, account_id
+from ainp2p.ledger.rules.operations import Inception, account_id
 from ainp2p.protocol.card import LIFE_MS, PROTOCOL, RENEW_MS, CardPush, CardsHeld, CardWanted, SkillCard
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key

@@ -16,7 +16,7 @@ from ainp2p.agents import selling, tills
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.tills import Tills
 from ainp2p.errors import InsufficientFunds, Refused
-from ainp2p.ledger.receipts import sign_receipt
+from ainp2p.ledger.rules.receipts import sign_receipt
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import FIRST_WINDOW, STEP, WINDOW
 from ainp2p.protocol.identity import Key
@@ -238,7 +238,7 @@ async def test_a_receipt_pays_whatever_becomes_of_the_progress_beside_it(autojum
 
 
 def stream_receipt(stream: Stream, cumulative: int) -> Any:
-    from ainp2p.ledger.receipts import read_receipt
+    from ainp2p.ledger.rules.receipts import read_receipt
 
     return read_receipt(stream.receipt(cumulative=cumulative).body)
 

@@ -13,7 +13,7 @@ from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.models.scripted import ScriptedModel
 from ainp2p.agents.skill import skill
 from ainp2p.errors import Error, NoOffers
-from ainp2p.ledger.genesis import DEVELOPMENT_PURSE
+from ainp2p.ledger.rules.genesis import DEVELOPMENT_PURSE
 from ainp2p.protocol.delivery import STEP
 from ainp2p.protocol.memory import Conditions
 

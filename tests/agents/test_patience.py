@@ -9,8 +9,8 @@ import trio.testing
 from ainp2p.agents.attempt import RESUME_ELSEWHERE_S, RESUME_TIMEOUT_S
 from ainp2p.agents.skill import skill
 from ainp2p.errors import NoOffers
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.receipts import Receipt
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.protocol.strategies import Strategies
 
 from .market_world import Bought, Market, buy, found_market, words, write, writer

@@ -6,7 +6,7 @@ import pytest
 
 from ainp2p.agents.promises import LockRecord, Promises
 from ainp2p.errors import BadSignature, InvalidInput, InvalidReceipt
-from ainp2p.ledger.receipts import Receipt, SignedReceipt, read_receipt, sign_receipt
+from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, read_receipt, sign_receipt
 
 from .vault_world import HASH, KEY, NETWORK, OTHER, SELLER, SELLER_KEY, lock
 

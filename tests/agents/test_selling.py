@@ -18,8 +18,8 @@ from ainp2p.agents.tills import Till
 from ainp2p.agents.work import Work
 from ainp2p.errors import NoOffers, StorageError
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.receipts import Receipt
-from ainp2p.ledger.wallet import Wallet
+from ainp2p.ledger.rules.receipts import Receipt
+from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.delivery import FIRST_WINDOW
 from ainp2p.protocol.messages import DATA_SIZE_MAX
 from ainp2p.protocol.seller_meter import SellerMeter
@@ -269,7 +269,7 @@ async def test_a_mutant_that_forgets_its_receipts_begins_the_old_lock_anew_and_l
 ) -> None:
     for module in (agents, vault_store):
         monkeypatch.setattr(module, "run_in_thread", run_inline)
-    monkeypatch.setattr("ainp2p.ledger.receipts.ReceiptBook.highest", lambda self, lock: None)
+    monkeypatch.setattr("ainp2p.ledger.rules.receipts.ReceiptBook.highest", lambda self, lock: None)
     async with found_market() as market:
         kept = {"key": market.key("alice"), "home": tmp_path / "alice"}
         with pytest.raises(AssertionError):

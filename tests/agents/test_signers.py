@@ -6,8 +6,8 @@ import pytest
 
 from ainp2p.agents.signers import MONEY_PURPOSES, PurposeSigner, WalletSigner
 from ainp2p.errors import Closed, InvalidInput, PolicyRefused
-from ainp2p.ledger.operations import SIGN_CLOSE, SIGN_OPERATION
-from ainp2p.ledger.receipts import SIGN_RECEIPT
+from ainp2p.ledger.rules.operations import SIGN_CLOSE, SIGN_OPERATION
+from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
 from ainp2p.protocol.identity import verify
 
 from .vault_world import HASH, KEY

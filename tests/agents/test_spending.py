@@ -6,7 +6,7 @@ import pytest
 
 from ainp2p.agents.spending import payments_of
 from ainp2p.errors import InvalidOperation, Malformed, PolicyRefused
-from ainp2p.ledger.operations import Operation, Refund, Rotation
+from ainp2p.ledger.rules.operations import Operation, Refund, Rotation
 from ainp2p.protocol.codec import encode
 
 from .vault_world import ACCOUNT, HASH, KEY, NETWORK, OTHER, SELLER, SELLER_KEY, spend, terms

@@ -27,8 +27,8 @@ from ainp2p.errors import (
     PolicyRefused,
     StorageError,
 )
-from ainp2p.ledger.operations import SIGN_OPERATION, operation_id
-from ainp2p.ledger.receipts import SIGN_RECEIPT, Receipt, SignedReceipt, read_receipt, sign_receipt
+from ainp2p.ledger.rules.operations import SIGN_OPERATION, operation_id
+from ainp2p.ledger.rules.receipts import SIGN_RECEIPT, Receipt, SignedReceipt, read_receipt, sign_receipt
 from ainp2p.protocol.identity import Key, verify
 
 from .vault_world import (

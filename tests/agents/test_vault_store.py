@@ -12,7 +12,7 @@ from ainp2p.agents.policy import Saved
 from ainp2p.agents.promises import LockRecord
 from ainp2p.agents.vault_store import FILE_NAME, open_vault_store
 from ainp2p.errors import StorageError
-from ainp2p.ledger.receipts import Receipt, sign_receipt
+from ainp2p.ledger.rules.receipts import Receipt, sign_receipt
 
 from .vault_world import HASH, KEY, NETWORK, OTHER, SELLER
 

@@ -11,7 +11,7 @@ from ainp2p.agents.policy import Policy
 from ainp2p.agents.vault import Vault, open_vault
 from ainp2p.errors import BudgetExceeded, PolicyRefused
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.wallet import Wallet, open_wallet
+from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from tests.ledger.town import LIFE_MS, PURSE, QUIET, Town, open_town
 from tests.ledger.world import key_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import LockTerms, Operation, Out, Rotation, Share, Spend
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import LockTerms, Operation, Out, Rotation, Share, Spend
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key

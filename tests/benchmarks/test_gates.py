@@ -16,11 +16,11 @@ import trio
 
 from ainp2p.ledger import disk
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.receipts import SignedReceipt
+from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.ledger.store import Store
-from ainp2p.ledger.validator import Validator
-from ainp2p.ledger.validator_store import SqliteJournal
-from ainp2p.ledger.wallet import Wallet, open_wallet
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.protocol import frames, outbox
 from ainp2p.protocol.channel import Channel
 from ainp2p.protocol.context import Context

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from ainp2p.ledger.operations import parse
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.operations import parse
+from ainp2p.ledger.rules.state import State
 from ainp2p.protocol.identity import Key
 from benchmarks import (
     ledger,

@@ -19,8 +19,8 @@ import pytest
 from ainp2p.cli import exit_codes, main, wallet
 from ainp2p.cli.network import DEV_PASSPHRASE, chosen_genesis, public_key
 from ainp2p.errors import InvalidInput
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.purse import Balance
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.wallets.purse import Balance
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
 from ainp2p.protocol.keystore import Cost, read_key_file

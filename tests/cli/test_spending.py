@@ -15,7 +15,7 @@ from ainp2p.cli import exit_codes, main
 from ainp2p.cli.key import load_key
 from ainp2p.errors import PolicyRefused
 from ainp2p.home import Home
-from ainp2p.ledger.genesis import Genesis
+from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
 from ainp2p.protocol.context import Context

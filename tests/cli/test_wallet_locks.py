@@ -16,7 +16,7 @@ from ainp2p.cli import exit_codes
 from ainp2p.cli.opening import account_from, beside_key, duration_ms, inception_of
 from ainp2p.cli.wallet_lock import _split
 from ainp2p.errors import InvalidInput
-from ainp2p.ledger.operations import plain_inception
+from ainp2p.ledger.rules.operations import plain_inception
 
 from .test_network import home, run, town
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ainp2p.ledger.attested import Attested, attest
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.evidence import Evidence, Offence, verify_evidence
-from ainp2p.ledger.operations import Operation, Refund, SignedOperation, operation_id
-from ainp2p.ledger.votelog import OwnLog, VoteBatch, commit_entry, lock_entry, newview_entry
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.operations import Operation, Refund, SignedOperation, operation_id
+from ainp2p.ledger.voting.attested import Attested, attest
+from ainp2p.ledger.voting.evidence import Evidence, Offence, verify_evidence
+from ainp2p.ledger.voting.votelog import OwnLog, VoteBatch, commit_entry, lock_entry, newview_entry
 from ainp2p.protocol.codec import encode
 from tests.ledger.world import NOW, World, key_of
 

@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 
 from ainp2p.errors import Error
-from ainp2p.ledger import accounts
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.effects import Effects
-from ainp2p.ledger.genesis import DEVELOPMENT, Parameters
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Parameters
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
     LockTerms,
     Share,
     SignedOperation,
@@ -22,9 +21,16 @@ from ainp2p.ledger.operations import (
     purpose_digest,
     sign_operation,
 )
-from ainp2p.ledger.receipts import Payer, SignedReceipt, close_operation, refund_operation, settle_operation
-from ainp2p.ledger.validator import Limits, Validator
-from ainp2p.ledger.votelog import COMMIT, LOCK, OwnLog, Vote, commit_entry, lock_entry
+from ainp2p.ledger.rules.receipts import (
+    Payer,
+    SignedReceipt,
+    close_operation,
+    refund_operation,
+    settle_operation,
+)
+from ainp2p.ledger.voting.effects import Effects
+from ainp2p.ledger.voting.validator import Limits, Validator
+from ainp2p.ledger.voting.votelog import COMMIT, LOCK, OwnLog, Vote, commit_entry, lock_entry
 from tests.ledger.committee_world import MemoryJournal, committee_genesis, validator_key
 from tests.ledger.world import NOW, inception_of, key_of
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ainp2p.ledger.certificate import build_certificate
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.merkle import MerkleTree
-from ainp2p.ledger.votelog import (
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.merkle import MerkleTree
+from ainp2p.ledger.voting.certificate import build_certificate
+from ainp2p.ledger.voting.votelog import (
     BATCH_VERSION,
     COMMIT,
     LOCK,

@@ -15,12 +15,10 @@ from functools import partial
 from typing import Any
 
 from ainp2p.errors import Error, StorageError
-from ainp2p.ledger import accounts
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.effects import Effects, Found, Records, Restored
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
+from ainp2p.ledger.rules.operations import (
     Operation,
     ParsedOperation,
     SignedOperation,
@@ -29,10 +27,12 @@ from ainp2p.ledger.operations import (
     parse,
     sign_operation,
 )
-from ainp2p.ledger.picking import leader
-from ainp2p.ledger.state import State
-from ainp2p.ledger.validator import FINAL, Validator
-from ainp2p.ledger.votelog import COMMIT, Commit, Lock, NewView, Propose, VoteBatch, read_entries
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.effects import Effects, Found, Records, Restored
+from ainp2p.ledger.voting.picking import leader
+from ainp2p.ledger.voting.validator import FINAL, Validator
+from ainp2p.ledger.voting.votelog import COMMIT, Commit, Lock, NewView, Propose, VoteBatch, read_entries
 from ainp2p.protocol.identity import Key
 from tests.ledger.world import NOW, inception_of, key_of
 

@@ -11,14 +11,14 @@ from functools import partial
 
 import msgspec
 
-from ainp2p.ledger.certificate import read_certificate
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.effects import Effects
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters
-from ainp2p.ledger.handoff import read_handoff
-from ainp2p.ledger.operations import NextCommittee, ParsedOperation
-from ainp2p.ledger.validator import Validator
-from ainp2p.ledger.votelog import Commit, Handoff, Lock, VoteBatch, read_entries
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters
+from ainp2p.ledger.rules.operations import NextCommittee, ParsedOperation
+from ainp2p.ledger.voting.certificate import read_certificate
+from ainp2p.ledger.voting.effects import Effects
+from ainp2p.ledger.voting.handoff import read_handoff
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.votelog import Commit, Handoff, Lock, VoteBatch, read_entries
 from ainp2p.protocol.identity import Key
 
 from .committee_world import Auditor, CommitteeWorld, MemoryJournal, Node, demand

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ainp2p.ledger.certificate import pack_place
-from ainp2p.ledger.checkpoints import DONE
-from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.database import Database, connect_sqlite
-from ainp2p.ledger.effects import Record, Records
-from ainp2p.ledger.operations import ParsedOperation, SignedOperation, operation_id, parse
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, operation_id, parse
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.store import Decided, Store
-from ainp2p.ledger.system import epoch_ends_at
-from ainp2p.ledger.validator_store import SqliteJournal
-from ainp2p.ledger.votelog import OwnLog, VoteBatch, commit_entry
+from ainp2p.ledger.voting.certificate import pack_place
+from ainp2p.ledger.voting.checkpoints import DONE
+from ainp2p.ledger.voting.effects import Record, Records
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.ledger.voting.votelog import OwnLog, VoteBatch, commit_entry
 
 from .world import World, key_of
 

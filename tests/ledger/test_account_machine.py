@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from ainp2p.errors import Error
-from ainp2p.ledger import accounts
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.rules.operations import (
     SIGN_RECOVER,
     Operation,
     Out,
@@ -32,7 +32,7 @@ from ainp2p.ledger.operations import (
     operation_id,
     parse,
 )
-from ainp2p.ledger.state import Changes, Undo
+from ainp2p.ledger.rules.state import Changes, Undo
 from ainp2p.protocol.codec import encode
 
 from .world import GUARDIANS, LEASE, NAMES, PURSE, World, changed, guarded_inception_of, key_of, with_fields
@@ -256,11 +256,11 @@ def test_an_account_does_what_its_owner_or_its_guardians_may_and_nothing_else() 
 
 
 def keep_consumed_credits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.State._drop_credit", lambda self, id_: None)
+    patch.setattr("ainp2p.ledger.rules.state.State._drop_credit", lambda self, id_: None)
 
 
 def allow_zero(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.operations._refuse_zero", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.operations._refuse_zero", lambda *_: None)
 
 
 def accept_negative_amounts(patch: pytest.MonkeyPatch) -> None:
@@ -272,11 +272,11 @@ def accept_negative_amounts(patch: pytest.MonkeyPatch) -> None:
         operation = msgspec.convert(plain, Operation)
         return with_fields(operation, body_outs=outs)
 
-    patch.setattr("ainp2p.ledger.operations._decode_operation", decode)
+    patch.setattr("ainp2p.ledger.rules.operations._decode_operation", decode)
 
 
 def skip_sequence_numbers(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state._refuse_slot", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state._refuse_slot", lambda *_: None)
 
 
 def forget_the_debt(patch: pytest.MonkeyPatch) -> None:
@@ -285,14 +285,14 @@ def forget_the_debt(patch: pytest.MonkeyPatch) -> None:
 
 def add_no_debt(patch: pytest.MonkeyPatch) -> None:
     original = accounts.after_void
-    for where in ("ainp2p.ledger.state.after_void", "ainp2p.ledger.accounts.after_void"):
+    for where in ("ainp2p.ledger.rules.state.after_void", "ainp2p.ledger.rules.accounts.after_void"):
         patch.setattr(where, lambda account, debt, head: original(account, 0, head))
 
 
 def ignore_the_lease(patch: pytest.MonkeyPatch) -> None:
     original = accounts.after_recover
     patch.setattr(
-        "ainp2p.ledger.state.after_recover",
+        "ainp2p.ledger.rules.state.after_recover",
         lambda account, *rest: original(msgspec.structs.replace(account, timestamp=0), *rest),
     )
 
@@ -300,22 +300,23 @@ def ignore_the_lease(patch: pytest.MonkeyPatch) -> None:
 def ask_one_guardian_less(patch: pytest.MonkeyPatch) -> None:
     original = accounts.verify_guardians
     patch.setattr(
-        "ainp2p.ledger.state.verify_guardians",
+        "ainp2p.ledger.rules.state.verify_guardians",
         lambda account, *rest: original(msgspec.structs.replace(account, m=account.m - 1), *rest),
     )
 
 
 def ask_no_guardian(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.verify_guardians", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.verify_guardians", lambda *_: None)
 
 
 def believe_every_owner(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.verify", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.verify", lambda *_: None)
 
 
 def rotate_to_any_key(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.accounts.key_digest", lambda key: _Anything())
-    patch.setattr("ainp2p.ledger.state.spending_key", lambda account, body: (body.rotate or account).key)
+    patch.setattr("ainp2p.ledger.rules.accounts.key_digest", lambda key: _Anything())
+    whose = lambda account, body: (body.rotate or account).key  # noqa: E731
+    patch.setattr("ainp2p.ledger.rules.state.spending_key", whose)
 
 
 class _Anything:
@@ -326,8 +327,8 @@ class _Anything:
 
 
 def void_for_the_asking(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.Void", type("Nothing", (), {}))
-    patch.setattr("ainp2p.ledger.state.State._rare_changes", _any_void)
+    patch.setattr("ainp2p.ledger.rules.state.Void", type("Nothing", (), {}))
+    patch.setattr("ainp2p.ledger.rules.state.State._rare_changes", _any_void)
 
 
 def _any_void(self: Any, parsed: Any) -> Changes:
@@ -339,7 +340,7 @@ def _any_void(self: Any, parsed: Any) -> Changes:
 def undo_half(patch: pytest.MonkeyPatch) -> None:
     original = World().state.undo.__func__  # type: ignore[attr-defined]  # the plain function
     patch.setattr(
-        "ainp2p.ledger.state.State.undo",
+        "ainp2p.ledger.rules.state.State.undo",
         lambda self, undo: original(self, type(undo)(undo.accounts, undo.locks, (), (), undo.burnt, None)),
     )
 

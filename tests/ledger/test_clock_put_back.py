@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from ainp2p.ledger import validator
-from ainp2p.ledger.service import ValidatorService
+from ainp2p.ledger.serving.service import ValidatorService
+from ainp2p.ledger.voting import validator
 
 from .test_wallet_faults import run
 from .town import open_town

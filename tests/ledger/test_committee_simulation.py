@@ -18,11 +18,8 @@ import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger.certificate import verify_certificate
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.deciding import Decider
-from ainp2p.ledger.effects import Records, Restored
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.operations import (
     LockTerms,
     Share,
     SignedOperation,
@@ -30,10 +27,13 @@ from ainp2p.ledger.operations import (
     operation_id,
     purpose_digest,
 )
-from ainp2p.ledger.priority import HeldReceipts
-from ainp2p.ledger.receipts import Payer, read_receipt, refund_operation, settle_operation
-from ainp2p.ledger.slot import Candidate, Slot, VoteTable
-from ainp2p.ledger.validator import FINAL, Validator
+from ainp2p.ledger.rules.receipts import Payer, read_receipt, refund_operation, settle_operation
+from ainp2p.ledger.voting.certificate import verify_certificate
+from ainp2p.ledger.voting.deciding import Decider
+from ainp2p.ledger.voting.effects import Records, Restored
+from ainp2p.ledger.voting.priority import HeldReceipts
+from ainp2p.ledger.voting.slot import Candidate, Slot, VoteTable
+from ainp2p.ledger.voting.validator import FINAL, Validator
 from tests.ledger.committee_world import Broken, CommitteeWorld, MemoryJournal, demand
 from tests.ledger.world import key_of
 

@@ -11,13 +11,8 @@ import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger import deciding, views
-from ainp2p.ledger.contending import Contention
-from ainp2p.ledger.desk import Desk
-from ainp2p.ledger.judging import Judging
-from ainp2p.ledger.justification import read_justification
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
     LockTerms,
     Share,
     SignedOperation,
@@ -26,11 +21,16 @@ from ainp2p.ledger.operations import (
     operation_id,
     purpose_digest,
 )
-from ainp2p.ledger.picking import leader
-from ainp2p.ledger.receipts import Payer, refund_operation, settle_operation
-from ainp2p.ledger.reporting import Reporting
-from ainp2p.ledger.slot import Slot
-from ainp2p.ledger.views import Contest
+from ainp2p.ledger.rules.receipts import Payer, refund_operation, settle_operation
+from ainp2p.ledger.voting import deciding, views
+from ainp2p.ledger.voting.contending import Contention
+from ainp2p.ledger.voting.desk import Desk
+from ainp2p.ledger.voting.judging import Judging
+from ainp2p.ledger.voting.justification import read_justification
+from ainp2p.ledger.voting.picking import leader
+from ainp2p.ledger.voting.reporting import Reporting
+from ainp2p.ledger.voting.slot import Slot
+from ainp2p.ledger.voting.views import Contest
 from ainp2p.protocol.codec import encode
 from tests.ledger.bench import Bench
 from tests.ledger.committee_world import CommitteeWorld, demand

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import Malformed, Refused
-from ainp2p.ledger import answers, charging
-from ainp2p.ledger.answers import Answers, bounded
-from ainp2p.ledger.messages import (
+from ainp2p.ledger.rules.state import Credit
+from ainp2p.ledger.serving import answers, charging
+from ainp2p.ledger.serving.answers import Answers, bounded
+from ainp2p.ledger.serving.messages import (
     BODY_SIZE_MAX,
     CERTIFICATE_SIZE_MAX,
     FINAL,
@@ -20,7 +21,6 @@ from ainp2p.ledger.messages import (
     Status,
     Statuses,
 )
-from ainp2p.ledger.state import Credit
 from ainp2p.protocol.codec import decode, encode
 
 from .bench import Bench

@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from ainp2p.errors import Error, Refused
-from ainp2p.ledger import limits
-from ainp2p.ledger.limits import Limits
-from ainp2p.ledger.messages import AskStatus, Statuses
-from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.serving import limits
+from ainp2p.ledger.serving.limits import Limits
+from ainp2p.ledger.serving.messages import AskStatus, Statuses
+from ainp2p.ledger.serving.sync import Validators
 from ainp2p.protocol.linked_network import LinkedNetwork, place_prefix
 
 from .test_wallet_faults import run

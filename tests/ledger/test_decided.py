@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from ainp2p.errors import BadSignature, InvalidOperation, Malformed
-from ainp2p.ledger.certificate import read_certificate
-from ainp2p.ledger.operations import Operation, SignedOperation, operation_id, sign_operation
-from ainp2p.ledger.seen_votes import SeenVotes
-from ainp2p.ledger.validator import FINAL
-from ainp2p.ledger.votelog import commit_entry, lock_entry
+from ainp2p.ledger.rules.operations import Operation, SignedOperation, operation_id, sign_operation
+from ainp2p.ledger.voting.certificate import read_certificate
+from ainp2p.ledger.voting.seen_votes import SeenVotes
+from ainp2p.ledger.voting.validator import FINAL
+from ainp2p.ledger.voting.votelog import commit_entry, lock_entry
 from ainp2p.protocol.codec import encode
 
 from .bench import Bench

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import trio
 
-from ainp2p.ledger import attaching, epoch_fetch, object_sync
-from ainp2p.ledger.attachments import EVIDENCE, attachment_id
-from ainp2p.ledger.effects import FrontierWanted
-from ainp2p.ledger.epoch_fetch import EpochFetcher
-from ainp2p.ledger.messages import (
+from ainp2p.ledger.serving import attaching, epoch_fetch, object_sync
+from ainp2p.ledger.serving.epoch_fetch import EpochFetcher
+from ainp2p.ledger.serving.messages import (
     Attachments,
     EvidenceIds,
     FrontierHead,
@@ -21,11 +19,13 @@ from ainp2p.ledger.messages import (
     Reconcile,
     Reconciled,
 )
-from ainp2p.ledger.reconcile import FINGERPRINT, ITEMS, Ranges, value_of
-from ainp2p.ledger.service import ValidatorService
+from ainp2p.ledger.serving.reconcile import FINGERPRINT, ITEMS, Ranges, value_of
+from ainp2p.ledger.serving.service import ValidatorService
+from ainp2p.ledger.voting.attachments import EVIDENCE, attachment_id
+from ainp2p.ledger.voting.effects import FrontierWanted
 from ainp2p.protocol.codec import encode
 
-from .test_epoch_fetch import HANDOFF, THEIRS, Core
+from .serving.test_epoch_fetch import HANDOFF, THEIRS, Core
 from .test_wallet_faults import run
 from .town import open_town
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 import trio
 
-from ainp2p.ledger import service
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.object_sync import ObjectSync
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.serving import service
+from ainp2p.ledger.serving.object_sync import ObjectSync
 
 from . import town as town_module
-from .test_object_sync import AWAY
+from .serving.test_object_sync import AWAY
 from .test_wallet_faults import run
 from .town import Town, open_town
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 import trio
 
-from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
-from ainp2p.ledger.operations import BOND, plain_inception
-from ainp2p.ledger.service import ValidatorService, open_validator
-from ainp2p.ledger.wallet import open_wallet
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, new_genesis
+from ainp2p.ledger.rules.operations import BOND, plain_inception
+from ainp2p.ledger.serving.service import ValidatorService, open_validator
+from ainp2p.ledger.wallets.wallet import open_wallet
 from ainp2p.protocol.libp2p import open_network
 
 from .world import key_of

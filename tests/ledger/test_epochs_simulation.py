@@ -11,21 +11,28 @@ import msgspec
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger import deciding, epoch_end, inheritance
-from ainp2p.ledger.committee_chain import CommitteeChain
-from ainp2p.ledger.contending import Contention
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.desk import Desk
-from ainp2p.ledger.effects import Found, Records, Restored
-from ainp2p.ledger.evidence import TWO_BATCHES, Evidence
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import Prepared, SlotId, read_handoff
-from ainp2p.ledger.merkle import EMPTY_ROOT
-from ainp2p.ledger.operations import BOND_PURPOSE, LockTerms, NextCommittee, Share, SignedOperation, parse
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.merkle import EMPTY_ROOT
+from ainp2p.ledger.rules.operations import (
+    BOND_PURPOSE,
+    LockTerms,
+    NextCommittee,
+    Share,
+    SignedOperation,
+    parse,
+)
+from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.store import Store
-from ainp2p.ledger.validator_store import SqliteJournal
-from ainp2p.ledger.votelog import BATCH_VERSION, SIGN_VOTES, Header
+from ainp2p.ledger.voting import deciding, epoch_end, inheritance
+from ainp2p.ledger.voting.contending import Contention
+from ainp2p.ledger.voting.desk import Desk
+from ainp2p.ledger.voting.effects import Found, Records, Restored
+from ainp2p.ledger.voting.evidence import TWO_BATCHES, Evidence
+from ainp2p.ledger.voting.handoff import Prepared, SlotId, read_handoff
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.ledger.voting.votelog import BATCH_VERSION, SIGN_VOTES, Header
+from ainp2p.ledger.wallets.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import encode
 
 from .committee_world import Broken, MemoryJournal, demand

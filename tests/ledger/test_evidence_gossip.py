@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from ainp2p.ledger.attaching import TRIES_MAX, Attacher, EvidenceBook
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.effects import Wanted
-from ainp2p.ledger.evidence import TWO_OPERATIONS, Evidence, read_evidence, verify_evidence
-from ainp2p.ledger.messages import Attachments, EvidenceIds, FetchAttachments, ListEvidence
-from ainp2p.ledger.pushing import Pusher
-from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.serving.attaching import TRIES_MAX, Attacher, EvidenceBook
+from ainp2p.ledger.serving.messages import Attachments, EvidenceIds, FetchAttachments, ListEvidence
+from ainp2p.ledger.serving.pushing import Pusher
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.effects import Wanted
+from ainp2p.ledger.voting.evidence import TWO_OPERATIONS, Evidence, read_evidence, verify_evidence
 
-from .test_service import first_spend, submit
+from .serving.test_service import first_spend, submit
 from .test_wallet_faults import run
 from .town import Town, open_town
 from .world import key_of

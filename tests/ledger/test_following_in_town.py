@@ -10,11 +10,11 @@ import trio
 
 from ainp2p.errors import Refused, TimedOut
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.messages import LEDGER_PROTOCOL, GetHeights, Heights, PushBatch
-from ainp2p.ledger.operations import BOND
-from ainp2p.ledger.sync import Validators
-from ainp2p.ledger.wallet import LockState, Wallet, open_wallet
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.rules.operations import BOND
+from ainp2p.ledger.serving.messages import LEDGER_PROTOCOL, GetHeights, Heights, PushBatch
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.wallets.wallet import LockState, Wallet, open_wallet
 from ainp2p.protocol.codec import encode
 
 from . import town as town_module

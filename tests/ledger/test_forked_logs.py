@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pytest
 
-from ainp2p.ledger.exhibits import Exhibits
-from ainp2p.ledger.operations import SignedOperation, operation_id
-from ainp2p.ledger.picking import leader
-from ainp2p.ledger.votelog import OwnLog, commit_entry, lock_entry
+from ainp2p.ledger.rules.operations import SignedOperation, operation_id
+from ainp2p.ledger.voting.exhibits import Exhibits
+from ainp2p.ledger.voting.picking import leader
+from ainp2p.ledger.voting.votelog import OwnLog, commit_entry, lock_entry
 from tests.ledger.committee_world import CommitteeWorld, demand
 
 TRAITOR = 3

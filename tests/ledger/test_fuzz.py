@@ -21,24 +21,30 @@ from hypothesis import strategies as st
 
 import ainp2p.ledger
 from ainp2p.errors import Error, Malformed
-from ainp2p.ledger.attested import Attested, attest, verify_attested
-from ainp2p.ledger.bundle import judge as judge_bundle
-from ainp2p.ledger.bundle import pack
-from ainp2p.ledger.certificate import (
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.merkle import root_from_path
+from ainp2p.ledger.rules.operations import SignedOperation, parse
+from ainp2p.ledger.serving.messages import read_question
+from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler
+from ainp2p.ledger.voting.attested import Attested, attest, verify_attested
+from ainp2p.ledger.voting.certificate import (
     build_certificate,
     read_certificate,
     verify_certificate,
     verify_prepared,
 )
-from ainp2p.ledger.evidence import is_malformed, read_evidence, verify_evidence
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import Leaving, check_handoff, make_handoff, read_page
-from ainp2p.ledger.justification import Justification, Proof, read_certified, read_justification, verify
-from ainp2p.ledger.merkle import root_from_path
-from ainp2p.ledger.messages import read_question
-from ainp2p.ledger.operations import SignedOperation, parse
-from ainp2p.ledger.reconcile import ReconcileIndex, Reconciler
-from ainp2p.ledger.votelog import ENTRIES_MAX, open_batch, peek_header, read_entries, read_votes
+from ainp2p.ledger.voting.evidence import is_malformed, read_evidence, verify_evidence
+from ainp2p.ledger.voting.handoff import Leaving, check_handoff, make_handoff, read_page
+from ainp2p.ledger.voting.justification import (
+    Justification,
+    Proof,
+    read_certified,
+    read_justification,
+    verify,
+)
+from ainp2p.ledger.voting.votelog import ENTRIES_MAX, open_batch, peek_header, read_entries, read_votes
+from ainp2p.ledger.wallets.bundle import judge as judge_bundle
+from ainp2p.ledger.wallets.bundle import pack
 from ainp2p.protocol.codec import ELEMENTS_MAX, FRAME_SIZE_MAX, Message, decode, encode, fast_decoder
 from tests.ledger.accused import (
     COMMITTEE,
@@ -56,7 +62,7 @@ from tests.ledger.accused import (
     newview,
     refund,
 )
-from tests.ledger.test_evidence import GUILTY
+from tests.ledger.voting.test_evidence import GUILTY
 
 TYPED = (Error,)  # whose fault it is can be seen from the class
 MEMORY_MAX = 2 << 20  # bytes, for any frame
@@ -77,8 +83,8 @@ BOMBS = [
 def message_classes() -> list[type[Message]]:
     """All that are defined in the ledger."""
     found: dict[str, type[Message]] = {}
-    for info in pkgutil.iter_modules(ainp2p.ledger.__path__):
-        module = importlib.import_module(f"ainp2p.ledger.{info.name}")
+    for info in pkgutil.walk_packages(ainp2p.ledger.__path__, "ainp2p.ledger."):
+        module = importlib.import_module(info.name)
         for each in vars(module).values():
             if isinstance(each, type) and issubclass(each, Message) and each.__module__ == module.__name__:
                 found[f"{info.name}.{each.__name__}"] = each

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trio
 
-from ainp2p.ledger.catch_up import CatchUp
-from ainp2p.ledger.merkle import MerkleTree
-from ainp2p.ledger.messages import (
+from ainp2p.ledger.rules.merkle import MerkleTree
+from ainp2p.ledger.serving.catch_up import CatchUp
+from ainp2p.ledger.serving.messages import (
     LEDGER_PROTOCOL,
     FetchBatches,
     GetHeights,
@@ -21,10 +21,10 @@ from ainp2p.ledger.messages import (
     PushBatch,
     Question,
 )
-from ainp2p.ledger.pushing import Pusher
-from ainp2p.ledger.service import ValidatorService
-from ainp2p.ledger.sync import Validators
-from ainp2p.ledger.votelog import BATCH_VERSION, ENTRIES_MAX, Header, lock_entry, sign_batch
+from ainp2p.ledger.serving.pushing import Pusher
+from ainp2p.ledger.serving.service import ValidatorService
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.voting.votelog import BATCH_VERSION, ENTRIES_MAX, Header, lock_entry, sign_batch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.network import Call, Network, PeerId
 

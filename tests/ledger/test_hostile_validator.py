@@ -9,13 +9,22 @@ import pytest
 import trio
 
 from ainp2p.errors import Error, InvalidOperation, NotYet
-from ainp2p.ledger import answers, mirror, submitting
-from ainp2p.ledger.accounts import Account
-from ainp2p.ledger.effects import Effects
-from ainp2p.ledger.messages import FINAL, CreditEntry, CreditPage, Finals, GetCredits, Question, Status
-from ainp2p.ledger.operations import SignedOperation, operation_id
-from ainp2p.ledger.purse import Purse
-from ainp2p.ledger.validator import Validator
+from ainp2p.ledger.rules.accounts import Account
+from ainp2p.ledger.rules.operations import SignedOperation, operation_id
+from ainp2p.ledger.serving import answers
+from ainp2p.ledger.serving.messages import (
+    FINAL,
+    CreditEntry,
+    CreditPage,
+    Finals,
+    GetCredits,
+    Question,
+    Status,
+)
+from ainp2p.ledger.voting.effects import Effects
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.wallets import mirror, submitting
+from ainp2p.ledger.wallets.purse import Purse
 from ainp2p.protocol.codec import Message, encode
 from ainp2p.protocol.network import Call
 

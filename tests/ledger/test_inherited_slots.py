@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ainp2p.ledger import validator as core
-from ainp2p.ledger.slot import Slot, SlotId
-from ainp2p.ledger.validator import Validator
+from ainp2p.ledger.voting import validator as core
+from ainp2p.ledger.voting.slot import Slot, SlotId
+from ainp2p.ledger.voting.validator import Validator
 from tests.ledger.test_epochs_simulation import Storm
 
 SEED = 1  # in its storm slots are left prepared

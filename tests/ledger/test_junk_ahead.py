@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ainp2p.ledger.deciding import Decider
-from ainp2p.ledger.operations import Operation, ParsedOperation, SignedOperation, parse
-from ainp2p.ledger.validator import Limits
+from ainp2p.ledger.rules.operations import Operation, ParsedOperation, SignedOperation, parse
+from ainp2p.ledger.voting.deciding import Decider
+from ainp2p.ledger.voting.validator import Limits
 from ainp2p.protocol.codec import encode
 
 from .bench import Bench

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ainp2p.ledger import epochs
-from ainp2p.ledger.attachments import PAGE, attachment_id
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.epoch_end import EARLY_MAX, EpochEnd
-from ainp2p.ledger.epochs import Closing, Epochal
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.voting import epochs
+from ainp2p.ledger.voting.attachments import PAGE, attachment_id
+from ainp2p.ledger.voting.epoch_end import EARLY_MAX, EpochEnd
+from ainp2p.ledger.voting.epochs import Closing, Epochal
 from ainp2p.protocol.codec import encode
 
 from .world import key_of

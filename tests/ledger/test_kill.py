@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import parse
+from ainp2p.ledger.rules.operations import parse
 from ainp2p.ledger.store import Decided, Store
 from tests.ledger.world import NAMES, World
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed
-from ainp2p.ledger import messages as m
-from ainp2p.ledger.attachments import ATTACHMENT_SIZE_MAX
+from ainp2p.ledger.serving import messages as m
+from ainp2p.ledger.voting.attachments import ATTACHMENT_SIZE_MAX
 from ainp2p.protocol.codec import Message, decode, encode
 
 A, B = b"a" * 32, b"b" * 32

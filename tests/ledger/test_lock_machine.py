@@ -19,9 +19,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from ainp2p.errors import Error, LedgerError, StorageError
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import BOND_PURPOSE, ParsedOperation, Settle, Share, SignedOperation, parse
-from ainp2p.ledger.receipts import (
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
+    BOND_PURPOSE,
+    ParsedOperation,
+    Settle,
+    Share,
+    SignedOperation,
+    parse,
+)
+from ainp2p.ledger.rules.receipts import (
     SIGN_RECEIPT,
     Receipt,
     close_operation,
@@ -29,9 +36,9 @@ from ainp2p.ledger.receipts import (
     settle_operation,
     sign_receipt,
 )
-from ainp2p.ledger.state import Changes, State
+from ainp2p.ledger.rules.state import Changes, State
+from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.store import Decided, Store
-from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 
 from .world import NAMES, PURSE, World, key_of
@@ -366,12 +373,12 @@ def accumulate_roundings(patch: pytest.MonkeyPatch) -> None:
         each = [(n, s.account, more * s.parts // total) for n, s in enumerate(lock.beneficiaries)]
         return [payment for payment in each if payment[2]]
 
-    patch.setattr("ainp2p.ledger.locks._payments", payments)
+    patch.setattr("ainp2p.ledger.rules.locks._payments", payments)
 
 
 def keep_the_dust(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        "ainp2p.ledger.locks._rest",
+        "ainp2p.ledger.rules.locks._rest",
         lambda lock, paid: (
             [(len(lock.beneficiaries), lock.payer, lock.deposit - paid)] if lock.deposit > paid else []
         ),
@@ -379,19 +386,19 @@ def keep_the_dust(patch: pytest.MonkeyPatch) -> None:
 
 
 def look_at_no_amount(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.locks._refuse_amount", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.locks._refuse_amount", lambda *_: None)
 
 
 def look_at_no_expiry(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.is_gated", lambda parsed: False)
+    patch.setattr("ainp2p.ledger.rules.state.is_gated", lambda parsed: False)
 
 
 def believe_any_receipt(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.verify_receipt", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.verify_receipt", lambda *_: None)
 
 
 def let_anybody_end_bonds(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.BOND_PURPOSE", b"")
+    patch.setattr("ainp2p.ledger.rules.state.BOND_PURPOSE", b"")
 
 
 def return_bonds_to_offenders(patch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from ainp2p.errors import Refused
-from ainp2p.ledger import service as services
-from ainp2p.ledger.charging import Charges
-from ainp2p.ledger.limits import Places
-from ainp2p.ledger.messages import FetchBatches, Question
+from ainp2p.ledger.serving import service as services
+from ainp2p.ledger.serving.charging import Charges
+from ainp2p.ledger.serving.limits import Places
+from ainp2p.ledger.serving.messages import FetchBatches, Question
 from ainp2p.protocol.codec import encode
 
 from .test_wallet_faults import run

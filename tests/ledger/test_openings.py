@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from ainp2p.ledger import answers
-from ainp2p.ledger.answers import Answers
-from ainp2p.ledger.checkpoint_desk import CheckpointDesk
-from ainp2p.ledger.checkpoint_sync import Taking
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.messages import ObjectHead
 from ainp2p.ledger.openings import Openings, opened
-from ainp2p.ledger.operations import parse
-from ainp2p.ledger.proofs import Proofs
-from ainp2p.ledger.receipts import close_operation
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import parse
+from ainp2p.ledger.rules.receipts import close_operation
+from ainp2p.ledger.serving import answers
+from ainp2p.ledger.serving.answers import Answers
+from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.serving.checkpoint_sync import Taking
+from ainp2p.ledger.serving.messages import ObjectHead
 from ainp2p.ledger.store import Decided, Store
+from ainp2p.ledger.wallets.proofs import Proofs
 
 from .bench import Bench
 from .pruned import Pair, PrunedDisk

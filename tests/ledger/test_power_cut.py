@@ -13,8 +13,8 @@ import pytest
 from ainp2p.errors import StorageError
 from ainp2p.ledger import database as database_module
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import parse
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.operations import parse
+from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.store import Decided, Store
 
 from .crash_vfs import CrashDisk

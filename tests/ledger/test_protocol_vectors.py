@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import Error
-from ainp2p.ledger.accounts import Account
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.attested import Attested, verify_attested
-from ainp2p.ledger.certificate import verify_certificate, verify_prepared
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.committee_chain import end_epoch_id
-from ainp2p.ledger.evidence import Offence, read_evidence, verify_evidence
-from ainp2p.ledger.genesis import Genesis
-from ainp2p.ledger.handoff import Checked, check_handoff, check_signature, frontier_root, unite
-from ainp2p.ledger.justification import choose, read_justification, verify
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.merkle import root_from_path
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.accounts import Account
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.merkle import root_from_path
+from ainp2p.ledger.rules.operations import (
     NextCommittee,
     ParsedOperation,
     SignedOperation,
@@ -30,13 +23,20 @@ from ainp2p.ledger.operations import (
     parse,
     unsigned_operation,
 )
-from ainp2p.ledger.picking import Conflict, leader, pick
-from ainp2p.ledger.reconcile import Reconciler
-from ainp2p.ledger.reconcile_index import ReconcileIndex
-from ainp2p.ledger.state import State
-from ainp2p.ledger.state_tree import StateProof, verify_path
-from ainp2p.ledger.system import System
-from ainp2p.ledger.votelog import Handoff, Header, split_entries
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.rules.state_tree import StateProof, verify_path
+from ainp2p.ledger.rules.system import System
+from ainp2p.ledger.serving.reconcile import Reconciler
+from ainp2p.ledger.serving.reconcile_index import ReconcileIndex
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.attested import Attested, verify_attested
+from ainp2p.ledger.voting.certificate import verify_certificate, verify_prepared
+from ainp2p.ledger.voting.evidence import Offence, read_evidence, verify_evidence
+from ainp2p.ledger.voting.handoff import Checked, check_handoff, check_signature, frontier_root, unite
+from ainp2p.ledger.voting.justification import choose, read_justification, verify
+from ainp2p.ledger.voting.picking import Conflict, leader, pick
+from ainp2p.ledger.voting.votelog import Handoff, Header, split_entries
+from ainp2p.ledger.wallets.committee_chain import end_epoch_id
 from ainp2p.protocol.codec import decode, encode
 from tools import ledger_story, ledger_vectors
 

@@ -14,17 +14,17 @@ import pytest
 import trio
 
 from ainp2p.errors import Malformed
-from ainp2p.ledger import checkpoint_sync
-from ainp2p.ledger.bundle import all_hold, judge
-from ainp2p.ledger.checkpoints import DONE
-from ainp2p.ledger.exporting import export
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.mirror import Mirror
-from ainp2p.ledger.service import ValidatorService
-from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.serving import checkpoint_sync
+from ainp2p.ledger.serving.service import ValidatorService
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.voting.checkpoints import DONE
+from ainp2p.ledger.wallets.bundle import all_hold, judge
+from ainp2p.ledger.wallets.exporting import export
+from ainp2p.ledger.wallets.mirror import Mirror
 
 from . import town as town_module
-from .test_object_sync import AWAY
+from .serving.test_object_sync import AWAY
 from .test_wallet_faults import run
 from .town import Town, open_town
 from .world import key_of

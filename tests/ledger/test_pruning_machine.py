@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ainp2p.ledger import pruning, validator_store
-from ainp2p.ledger.receipts import close_operation, settle_operation
+from ainp2p.ledger.rules.receipts import close_operation, settle_operation
+from ainp2p.ledger.voting import pruning, validator_store
 
 from .pruned import Pair
-from .test_pruning import prove_everything
+from .voting.test_pruning import prove_everything
 from .world import NAMES, key_of
 
 PEOPLE = st.sampled_from(NAMES)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ainp2p.errors import StorageError
-from ainp2p.ledger import pruning, validator_store
-from ainp2p.ledger.archive import Archive
-from ainp2p.ledger.certificate import verify_certificate
-from ainp2p.ledger.checkpoints import DONE
-from ainp2p.ledger.committee import Committee
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.voting import pruning, validator_store
+from ainp2p.ledger.voting.archive import Archive
+from ainp2p.ledger.voting.certificate import verify_certificate
+from ainp2p.ledger.voting.checkpoints import DONE
 
 from .crash_vfs import CrashDisk
 from .pruned import Pair, PrunedDisk

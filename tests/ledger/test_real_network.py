@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from ainp2p.agents.development import development_genesis
-from ainp2p.ledger.faucet import ask_purse
-from ainp2p.ledger.receipts import Payer
-from ainp2p.ledger.service import open_faucet, open_validator
-from ainp2p.ledger.wallet import open_wallet
+from ainp2p.ledger.rules.receipts import Payer
+from ainp2p.ledger.serving.faucet import ask_purse
+from ainp2p.ledger.serving.service import open_faucet, open_validator
+from ainp2p.ledger.wallets.wallet import open_wallet
 from ainp2p.protocol.libp2p import open_network
 
 from .world import key_of

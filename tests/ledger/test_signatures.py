@@ -13,9 +13,9 @@ import nacl.bindings
 import pytest
 
 from ainp2p.errors import BadSignature, Malformed
-from ainp2p.ledger import accounts
-from ainp2p.ledger.genesis import DEVELOPMENT, new_genesis
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, new_genesis
+from ainp2p.ledger.rules.operations import (
     NO_NEXT_KEY,
     SIGN_CLOSE,
     SIGN_COMMITTEE,
@@ -30,7 +30,7 @@ from ainp2p.ledger.operations import (
     parse,
     plain_inception,
 )
-from ainp2p.ledger.receipts import (
+from ainp2p.ledger.rules.receipts import (
     SIGN_RECEIPT,
     Payer,
     Receipt,
@@ -41,8 +41,8 @@ from ainp2p.ledger.receipts import (
     settle_operation,
     sign_receipt,
 )
-from ainp2p.ledger.state import State
-from ainp2p.ledger.system import epoch_ends_at
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.protocol.codec import decode, encode
 
 from .world import LEASE, NOW, World, inception_of, key_of
@@ -332,7 +332,7 @@ def test_e12_a_mutant_that_verifies_nothing_is_caught(
     path: Callable[[bytes, Sign], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("state", "accounts", "receipts"):
-        monkeypatch.setattr(f"ainp2p.ledger.{module}.verify", lambda *_: None)
+        monkeypatch.setattr(f"ainp2p.ledger.rules.{module}.verify", lambda *_: None)
     with pytest.raises(pytest.fail.Exception):
         test_e12_a_forged_signature_is_refused_on_every_path(path, another_key)
 
@@ -344,6 +344,6 @@ def test_e12_a_mutant_without_purposes_is_caught(monkeypatch: pytest.MonkeyPatch
         except Exception as exc:
             raise BadSignature("no") from exc
 
-    monkeypatch.setattr("ainp2p.ledger.state.verify", verify)
+    monkeypatch.setattr("ainp2p.ledger.rules.state.verify", verify)
     with pytest.raises(pytest.fail.Exception):
         test_e12_a_forged_signature_is_refused_on_every_path(spend, without_purpose)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from ainp2p.errors import Error, LedgerError
-from ainp2p.ledger.accounts import account_digest, unopened_account
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import Out, Share, SignedOperation, credit_id, parse
-from ainp2p.ledger.receipts import (
+from ainp2p.ledger.rules.accounts import account_digest, unopened_account
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import Out, Share, SignedOperation, credit_id, parse
+from ainp2p.ledger.rules.receipts import (
     Receipt,
     SignedReceipt,
     close_operation,
@@ -244,12 +244,12 @@ def test_only_whoever_authorised_an_operation_can_lose_by_it() -> None:
 
 
 def keep_consumed_credits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.State._drop_credit", lambda self, id_: None)
+    patch.setattr("ainp2p.ledger.rules.state.State._drop_credit", lambda self, id_: None)
 
 
 def consume_anybody_s_credits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        "ainp2p.ledger.state.State._received",
+        "ainp2p.ledger.rules.state.State._received",
         lambda self, account, ids, cap: sum(self.credits[id_].amount for id_ in ids if id_ in self.credits),
     )
 
@@ -258,37 +258,37 @@ def believe_in_any_credit(patch: pytest.MonkeyPatch) -> None:
     def received(self: Any, account: bytes, ids: tuple[bytes, ...], cap: int) -> int:
         return sum(self.credits[id_].amount if id_ in self.credits else 5 for id_ in ids)
 
-    patch.setattr("ainp2p.ledger.state.State._received", received)
-    patch.setattr("ainp2p.ledger.state.State._drop_credit", lambda self, id_: None)
+    patch.setattr("ainp2p.ledger.rules.state.State._received", received)
+    patch.setattr("ainp2p.ledger.rules.state.State._drop_credit", lambda self, id_: None)
 
 
 def verify_no_signature(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.verify", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.verify", lambda *_: None)
 
 
 def verify_no_receipt(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.verify_receipt", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.verify_receipt", lambda *_: None)
 
 
 def look_at_no_slot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state._refuse_slot", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state._refuse_slot", lambda *_: None)
 
 
 def look_at_no_amount(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.locks._refuse_amount", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.locks._refuse_amount", lambda *_: None)
 
 
 def look_at_no_end(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.locks.refuse_ended", lambda *_: None)
-    patch.setattr("ainp2p.ledger.state.refuse_ended", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.locks.refuse_ended", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.refuse_ended", lambda *_: None)
 
 
 def look_at_no_expiry(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.state.State._refuse_early", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.state.State._refuse_early", lambda *_: None)
 
 
 def round_shares_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.locks.share", lambda total, parts, all_: -(-total * parts // all_))
+    patch.setattr("ainp2p.ledger.rules.locks.share", lambda total, parts, all_: -(-total * parts // all_))
 
 
 def forget_the_fee(patch: pytest.MonkeyPatch) -> None:
@@ -297,11 +297,11 @@ def forget_the_fee(patch: pytest.MonkeyPatch) -> None:
     def commit(self: Any, changes: Any) -> None:
         original(self, msgspec.structs.replace(changes, burnt=0))
 
-    patch.setattr("ainp2p.ledger.state.State.commit", commit)
+    patch.setattr("ainp2p.ledger.rules.state.State.commit", commit)
 
 
 def allow_zero(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("ainp2p.ledger.operations._refuse_zero", lambda *_: None)
+    patch.setattr("ainp2p.ledger.rules.operations._refuse_zero", lambda *_: None)
 
 
 MUTANTS = [

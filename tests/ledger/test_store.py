@@ -8,11 +8,11 @@ import pytest
 
 from ainp2p.errors import InvalidOperation, StorageError
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.operations import SignedOperation, parse, purpose_digest
-from ainp2p.ledger.receipts import close_operation, refund_operation, settle_operation
-from ainp2p.ledger.state import State
+from ainp2p.ledger.rules.operations import SignedOperation, parse, purpose_digest
+from ainp2p.ledger.rules.receipts import close_operation, refund_operation, settle_operation
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.store import Decided, Store
-from ainp2p.ledger.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 
 from .world import LEASE, World, guarded_inception_of, key_of

@@ -6,13 +6,13 @@ import pytest
 import trio
 
 from ainp2p.errors import InvalidOperation, NotFinal
-from ainp2p.ledger import operations
-from ainp2p.ledger.contending import Contention
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.messages import Statuses, Submit
-from ainp2p.ledger.operations import Close, Operation, SignedOperation, Spend, parse
-from ainp2p.ledger.receipts import close_operation, refund_operation
-from ainp2p.ledger.sync import Validators
+from ainp2p.ledger.rules import operations
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import Close, Operation, SignedOperation, Spend, parse
+from ainp2p.ledger.rules.receipts import close_operation, refund_operation
+from ainp2p.ledger.serving.messages import Statuses, Submit
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.voting.contending import Contention
 from ainp2p.protocol.codec import encode
 
 from .test_wallet_faults import run

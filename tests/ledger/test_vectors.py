@@ -14,7 +14,7 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from ainp2p.ledger import (
+from ainp2p.ledger.rules import (
     accounts,
     changes,
     genesis,

@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from ainp2p.ledger import replies
-from ainp2p.ledger.attachments import attachment_id
-from ainp2p.ledger.attested import attest
-from ainp2p.ledger.confirming import candidate_of
-from ainp2p.ledger.exhibits import Exhibits
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.justification import Justification, Proof
-from ainp2p.ledger.operations import SignedOperation, operation_id, parse
-from ainp2p.ledger.picking import Conflict, leader
-from ainp2p.ledger.slot import SOUGHT_MAX, VoteTable
-from ainp2p.ledger.votelog import (
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.rules.operations import SignedOperation, operation_id, parse
+from ainp2p.ledger.voting import replies
+from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.attested import attest
+from ainp2p.ledger.voting.confirming import candidate_of
+from ainp2p.ledger.voting.exhibits import Exhibits
+from ainp2p.ledger.voting.justification import Justification, Proof
+from ainp2p.ledger.voting.picking import Conflict, leader
+from ainp2p.ledger.voting.slot import SOUGHT_MAX, VoteTable
+from ainp2p.ledger.voting.votelog import (
     Lock,
     NewView,
     lock_entry,
@@ -26,7 +26,7 @@ from ainp2p.ledger.votelog import (
     propose_entry,
     read_entries,
 )
-from ainp2p.ledger.waiting import Limits
+from ainp2p.ledger.voting.waiting import Limits
 from ainp2p.protocol.codec import encode
 from tests.ledger.bench import SOON, Bench
 

@@ -14,12 +14,12 @@ import pytest
 from ainp2p.errors import StorageError
 from ainp2p.ledger import database as database_module
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.effects import Records
-from ainp2p.ledger.operations import operation_id
+from ainp2p.ledger.rules.operations import operation_id
 from ainp2p.ledger.store import Store
-from ainp2p.ledger.validator import LOCKED, Validator
-from ainp2p.ledger.validator_store import SqliteJournal
-from ainp2p.ledger.votelog import LOCK, VoteBatch
+from ainp2p.ledger.voting.effects import Records
+from ainp2p.ledger.voting.validator import LOCKED, Validator
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.ledger.voting.votelog import LOCK, VoteBatch
 from tests.ledger.bench import Bench
 from tests.ledger.crash_vfs import CrashDisk
 

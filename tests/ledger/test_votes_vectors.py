@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ainp2p.ledger.certificate import build_certificate, verify_certificate, verify_prepared
-from ainp2p.ledger.committee import Committee
-from ainp2p.ledger.effects import TWO_BATCHES, Evidence
-from ainp2p.ledger.merkle import EMPTY_ROOT, MerkleTree
-from ainp2p.ledger.votelog import OwnLog, batch_id, commit_entry, lock_entry, open_batch
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.merkle import EMPTY_ROOT, MerkleTree
+from ainp2p.ledger.voting.certificate import build_certificate, verify_certificate, verify_prepared
+from ainp2p.ledger.voting.effects import TWO_BATCHES, Evidence
+from ainp2p.ledger.voting.votelog import OwnLog, batch_id, commit_entry, lock_entry, open_batch
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.identity import Key
 

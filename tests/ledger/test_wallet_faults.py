@@ -12,13 +12,10 @@ import trio
 import trio.testing
 
 from ainp2p.errors import BadSignature, InvalidOperation, NotFinal, StorageError, TimedOut
-from ainp2p.ledger import submitting
-from ainp2p.ledger.certificate import build_certificate
-from ainp2p.ledger.committee import Committee
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.merkle import MerkleTree
-from ainp2p.ledger.messages import LEDGER_PROTOCOL, Decided, Finals, Follow, read_question
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules.committee import Committee
+from ainp2p.ledger.rules.merkle import MerkleTree
+from ainp2p.ledger.rules.operations import (
     LockTerms,
     Operation,
     Out,
@@ -28,14 +25,17 @@ from ainp2p.ledger.operations import (
     parse,
     sign_operation,
 )
-from ainp2p.ledger.ordering import Orders
-from ainp2p.ledger.proofs import Proofs
-from ainp2p.ledger.receipts import Payer
-from ainp2p.ledger.service import ValidatorService
-from ainp2p.ledger.submitting import Pending
-from ainp2p.ledger.votelog import BATCH_VERSION, Header, commit_entry, sign_batch
-from ainp2p.ledger.wallet import Wallet, open_wallet
-from ainp2p.ledger.writing import Writer
+from ainp2p.ledger.rules.receipts import Payer
+from ainp2p.ledger.serving.messages import LEDGER_PROTOCOL, Decided, Finals, Follow, read_question
+from ainp2p.ledger.serving.service import ValidatorService
+from ainp2p.ledger.voting.certificate import build_certificate
+from ainp2p.ledger.voting.votelog import BATCH_VERSION, Header, commit_entry, sign_batch
+from ainp2p.ledger.wallets import submitting
+from ainp2p.ledger.wallets.ordering import Orders
+from ainp2p.ledger.wallets.proofs import Proofs
+from ainp2p.ledger.wallets.submitting import Pending
+from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
+from ainp2p.ledger.wallets.writing import Writer
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions

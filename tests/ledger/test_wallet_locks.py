@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidInput, InvalidReceipt
-from ainp2p.ledger.locks import ANY_PAYEE
-from ainp2p.ledger.purse import Purse
-from ainp2p.ledger.shares import dust
-from ainp2p.ledger.wallet import LockState, Wallet
+from ainp2p.ledger.rules.locks import ANY_PAYEE
+from ainp2p.ledger.rules.shares import dust
+from ainp2p.ledger.wallets.purse import Purse
+from ainp2p.ledger.wallets.wallet import LockState, Wallet
 
-from .test_wallet import until_available
 from .town import LIFE_MS, PURSE, open_town
+from .wallets.test_wallet import until_available
 from .world import key_of
 
 JUDGES = ("judge 1", "judge 2", "judge 3")
@@ -110,7 +110,7 @@ async def test_a_split_of_splits_is_paid_at_settlement(autojump_clock: Any) -> N
         split: Any = [(bob.account_id, 1), ([(carol.account_id, 2), (alice.account_id, 1)], 2)]
         state = await alice.open_lock(split, key_of("bob").public, 1_000, 10, LIFE_MS)
         assert sum(share.parts for share in state.lock.beneficiaries) == 9
-        from .test_wallet import CONTEXT, payer
+        from .wallets.test_wallet import CONTEXT, payer
 
         await bob.lock(state.id)
         await bob.accept(payer(town, state).sign(100, 1, CONTEXT))
@@ -132,11 +132,11 @@ async def test_a_split_that_is_too_wide_is_refused_before_anything_is_signed(aut
 
 
 def test_purses_know_that_a_bounty_names_them() -> None:
-    from ainp2p.ledger.operations import parse, plain_inception
-    from ainp2p.ledger.receipts import settle_operation
+    from ainp2p.ledger.rules.operations import parse, plain_inception
+    from ainp2p.ledger.rules.receipts import settle_operation
 
-    from .test_releases import JUDGES as ALL
-    from .test_releases import bounty, signed_by
+    from .rules.test_releases import JUDGES as ALL
+    from .rules.test_releases import bounty, signed_by
     from .world import World
 
     world = World()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ainp2p.ledger.catch_up import CatchUp
-from ainp2p.ledger.effects import Wanted
-from ainp2p.ledger.messages import OPERATIONS_MAX
+from ainp2p.ledger.serving.catch_up import CatchUp
+from ainp2p.ledger.serving.messages import OPERATIONS_MAX
+from ainp2p.ledger.voting.effects import Wanted
 
 KEYS = tuple(bytes([at]) * 32 for at in range(4))
 MEMBERS = tuple(SimpleNamespace(key=key, peer=f"peer-{key[0]}", weight=1) for key in KEYS)

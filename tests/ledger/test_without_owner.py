@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from ainp2p.errors import BadSignature, InvalidInput, InvalidOperation, LedgerError, NotYet
-from ainp2p.ledger import accounts
-from ainp2p.ledger.amounts import AMOUNT_MAX
-from ainp2p.ledger.genesis import DEVELOPMENT
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.amounts import AMOUNT_MAX
+from ainp2p.ledger.rules.genesis import DEVELOPMENT
+from ainp2p.ledger.rules.operations import (
     Inception,
     Rotation,
     SignedOperation,
@@ -21,9 +21,9 @@ from ainp2p.ledger.operations import (
     sign_recover,
     unsigned_operation,
 )
-from ainp2p.ledger.state import is_gated
+from ainp2p.ledger.rules.state import is_gated
 
-from .test_state import refusal
+from .rules.test_state import refusal
 from .world import (
     GUARDIANS,
     LEASE,
@@ -374,14 +374,14 @@ def _ignore_the_lease(patch: pytest.MonkeyPatch) -> None:
     def after_recover(account: Any, *rest: Any) -> Any:
         return original(msgspec.structs.replace(account, timestamp=0), *rest)
 
-    patch.setattr("ainp2p.ledger.state.after_recover", after_recover)
+    patch.setattr("ainp2p.ledger.rules.state.after_recover", after_recover)
     patch.setattr(accounts, "after_recover", after_recover)
 
 
 def _one_guardian_less(patch: pytest.MonkeyPatch) -> None:
     original = accounts.verify_guardians
     patch.setattr(
-        "ainp2p.ledger.state.verify_guardians",
+        "ainp2p.ledger.rules.state.verify_guardians",
         lambda account, *rest: original(msgspec.structs.replace(account, m=account.m - 1), *rest),
     )
 

@@ -16,12 +16,12 @@ from typing import Any
 import trio
 
 from ainp2p.ledger.disk import run_inline
-from ainp2p.ledger.genesis import DEVELOPMENT, Faucet, Genesis, new_genesis
-from ainp2p.ledger.messages import Statistics
-from ainp2p.ledger.operations import account_id, plain_inception
-from ainp2p.ledger.service import ValidatorService, open_faucet, open_validator
-from ainp2p.ledger.settling import SettlePolicy
-from ainp2p.ledger.wallet import Wallet, open_wallet
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Faucet, Genesis, new_genesis
+from ainp2p.ledger.rules.operations import account_id, plain_inception
+from ainp2p.ledger.serving.messages import Statistics
+from ainp2p.ledger.serving.service import ValidatorService, open_faucet, open_validator
+from ainp2p.ledger.wallets.settling import SettlePolicy
+from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import EPOCH_MS, Conditions, MemoryHub, MemoryNetwork, open_memory_network
 from ainp2p.protocol.network import Network

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from ainp2p.ledger import accounts
-from ainp2p.ledger.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
-from ainp2p.ledger.locks import Lock
-from ainp2p.ledger.operations import (
+from ainp2p.ledger.rules import accounts
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import (
     EndEpoch,
     Inception,
     LockTerms,
@@ -30,9 +30,9 @@ from ainp2p.ledger.operations import (
     sign_recover,
     unsigned_operation,
 )
-from ainp2p.ledger.receipts import Payer, SignedReceipt, settle_operation
-from ainp2p.ledger.state import Changes, State
-from ainp2p.ledger.system import epoch_ends_at
+from ainp2p.ledger.rules.receipts import Payer, SignedReceipt, settle_operation
+from ainp2p.ledger.rules.state import Changes, State
+from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 

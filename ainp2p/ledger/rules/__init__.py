@@ -1,0 +1,1 @@
+"""What is valid, and what it changes: objects, operations, state. No I/O, no votes."""

@@ -1,0 +1,139 @@
+"""What was decided, for those who catch up: comparisons, objects' histories, everything in its order.
+
+Reads the store, so what is still on its way to the disk (a second at most) is left out; whoever asks finds it
+with its next comparison. Every answer stays within its bounds by stopping early. What was pruned is refused
+(`checkpoint_desk.refuse_pruned`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+
+from ainp2p.ledger.rules.operations import ParsedOperation, Spend, lock_id
+from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.serving.checkpoint_desk import refuse_pruned
+from ainp2p.ledger.serving.messages import (
+    BODY_SIZE_MAX,
+    FRONTIER_PAGE_MAX,
+    OPERATIONS_MAX,
+    Decided,
+    DecidedPage,
+    FetchFrontier,
+    FrontierHead,
+    FrontierPage,
+    GetHistory,
+    History,
+    Reconciled,
+)
+from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
+from ainp2p.ledger.store import Store, Stored
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.protocol.codec import encode
+
+SLACK = 8_192  # operations; who is as far as the checkpoint may have applied them in another order
+PAGE_SIZE_MAX = BODY_SIZE_MAX // 2  # bytes; stop adding here, one more always fits
+
+
+def index_of(state: State) -> ReconcileIndex:
+    """Object → (seq, head) of accounts, open Locks (also those at seq 0) and the System.
+
+    Ended Locks are left out, so it grows with what is alive. Who still has one open sees that others do not
+    list it, and asks for its history.
+    """
+    alive = [id_ for id_, lock in state.locks.items() if not lock.ended]
+    heads = [(id_, state.head(id_)) for id_ in (*state.accounts, *alive, state.network)]
+    return ReconcileIndex((id_, value_of(*head)) for id_, head in heads)
+
+
+class Histories:
+    """Reads one Validator's decided operations for others.
+
+    Attributes:
+        index: as `index_of`; whoever applies operations tells `note`.
+    """
+
+    def __init__(self, validator: Validator, store: Store) -> None:
+        self._validator, self._store = validator, store
+        self.index = index_of(validator.state)
+        self._frontier: tuple[bytes, list[tuple[bytes, tuple[int, bytes]]]] | None = None
+
+    def note(self, parsed: ParsedOperation) -> None:
+        """An operation is final and applied."""
+        state, body, object_ = self._validator.state, parsed.operation.body, parsed.operation.object
+        made = [lock_id(parsed.id, i) for i in range(len(body.locks))] if isinstance(body, Spend) else []
+        for id_ in (object_, *made):
+            lock = state.locks.get(id_)
+            if id_ in state.accounts or id_ == state.network or (lock is not None and not lock.ended):
+                self.index.put(id_, value_of(*state.head(id_)))
+            else:
+                self.index.discard(id_)
+
+    def reconcile(self, message: bytes) -> Reconciled:
+        """The next message of a comparison.
+
+        Raises:
+            Malformed: it is none.
+        """
+        return Reconciled(Reconciler(self.index).respond(message))
+
+    def history(self, question: GetHistory) -> History:
+        """Objects' operations, each object's in order; those that were pruned here are passed over.
+
+        Raises:
+            Refused: ``"pruned"``: of all that is asked for the first ones are gone.
+        """
+        found: list[Decided] = []
+        size, pruned = 0, False
+        for each in question.objects:
+            room = OPERATIONS_MAX - len(found)
+            if room <= 0 or size > PAGE_SIZE_MAX:
+                break
+            if self._store.is_pruned(each.object, each.seq):
+                pruned = True
+                continue
+            stored = self._store.history(each.object, each.seq, room)
+            page, more = self._shown(stored, PAGE_SIZE_MAX - size)
+            found += page
+            size += more
+        if pruned and not found:
+            raise refuse_pruned(self._store)
+        return History(tuple(found))
+
+    def frontier(self, question: FetchFrontier) -> FrontierPage:
+        """The frontier of a HANDOFF, a page at a time; the one asked for last is at hand, sorted."""
+        if self._frontier is None or self._frontier[0] != question.handoff:
+            found = self._validator.frontier(question.handoff)
+            if found is None:
+                return FrontierPage(())
+            self._frontier = question.handoff, sorted(found.items())
+        heads = self._frontier[1]
+        first = bisect_right(heads, question.after, key=lambda entry: entry[0])
+        page = heads[first : first + FRONTIER_PAGE_MAX]
+        return FrontierPage(tuple(FrontierHead(id_, seq, head) for id_, (seq, head) in page))
+
+    def page(self, after: int) -> DecidedPage:
+        """Operations in the order in which they were applied here.
+
+        Raises:
+            Refused: ``"pruned"``: what follows is gone, or as good as: its head would be useless without it.
+        """
+        base = self._store.checkpoints.base
+        if base is not None and after < base.n - 1 - SLACK:
+            raise refuse_pruned(self._store)
+        stored = self._store.operations(after, OPERATIONS_MAX)
+        found, _ = self._shown(stored, PAGE_SIZE_MAX)
+        last = stored[len(found) - 1].n if found else after
+        return DecidedPage(tuple(found), last, self._store.count)
+
+    def _shown(self, stored: Iterable[Stored], size_max: int) -> tuple[list[Decided], int]:
+        """As many as fit, and how many bytes that is; it ends before one whose certificate is not there."""
+        found: list[Decided] = []
+        size = 0
+        for each in stored:
+            certificate = each.certificate or self._validator.certificate(each.id)
+            if size > size_max or not certificate:
+                break
+            found.append(Decided(encode(each.signed), certificate))
+            size += len(found[-1].operation) + len(certificate)
+        return found, size

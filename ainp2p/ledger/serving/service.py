@@ -1,0 +1,630 @@
+"""A validator on a Network: the core, its disk, and the questions of wallets and of other validators.
+
+The core is touched by one task at a time (`_core`). It is also held while a write is on its way to the disk,
+in a worker thread: the event loop goes on, messages wait for a few milliseconds, and what they bring goes
+into the next write, which is group commit. Votes leave when `Validator.release` hands them out, after that.
+
+    a message ──limits, shape──► core ──► Effects ──► push, announce, fetch
+    an operation ──limits, shape──► intake, fairly ──► core
+    a timer   ──► seal ──► write (thread) ──► release ──► Effects
+
+Nothing that a peer sends raises out of its handler but `Refused`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError, StorageError
+from ainp2p.ledger.disk import open_database, run_in_thread
+from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.operations import SignedOperation, Signer, operation_id, parse
+from ainp2p.ledger.rules.system import epoch_ends_at
+from ainp2p.ledger.serving.answers import Answers, bounded
+from ainp2p.ledger.serving.attaching import Attacher, EvidenceBook
+from ainp2p.ledger.serving.catch_up import CatchUp
+from ainp2p.ledger.serving.charging import COST_FALSE, Charges, Placed
+from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.serving.checkpoint_messages import CHECKPOINT_PROTOCOL
+from ainp2p.ledger.serving.checkpoint_sync import start_from_checkpoint
+from ainp2p.ledger.serving.epoch_fetch import EpochFetcher
+from ainp2p.ledger.serving.faucet import open_faucet
+from ainp2p.ledger.serving.followers import Follower, Followers
+from ainp2p.ledger.serving.histories import Histories
+from ainp2p.ledger.serving.intake import Intake, weigher
+from ainp2p.ledger.serving.limits import Limits, Places
+from ainp2p.ledger.serving.messages import (
+    ADDRESSES_MAX,
+    BATCHES_MAX,
+    FOLLOW_BEAT_S,
+    LEDGER_PROTOCOL,
+    OPERATIONS_MAX,
+    AskStatus,
+    Decided,
+    FetchAttachments,
+    FetchBatches,
+    FetchDecided,
+    FetchFrontier,
+    FetchOperations,
+    Finals,
+    Follow,
+    GetCredits,
+    GetHeights,
+    GetHistory,
+    GetLocksOf,
+    GetObject,
+    ListEvidence,
+    PushAttachment,
+    PushBatch,
+    PushOperations,
+    Question,
+    Reconcile,
+    Statistics,
+    Statuses,
+    Submit,
+    read_question,
+)
+from ainp2p.ledger.serving.object_sync import ObjectSync
+from ainp2p.ledger.serving.pushing import Pusher
+from ainp2p.ledger.serving.reconcile import ReconcileIndex
+from ainp2p.ledger.serving.sync import Validators
+from ainp2p.ledger.serving.ticket import Ticket
+from ainp2p.ledger.store import Store
+from ainp2p.ledger.voting.effects import Effects, Journal
+from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.validator_store import SqliteJournal
+from ainp2p.protocol.codec import Message, encode, fast_decoder
+from ainp2p.protocol.identity import public_from_peer_id
+from ainp2p.protocol.network import Call, Network, PeerId
+
+FILE_NAME = "validator.sqlite"
+BATCHES_PER_READ = 16  # a stream holds them until they are read
+STREAMS_MAX, STREAMS_PER_PEER_MAX = 256, 8  # of pages to strangers, at one time
+CHUNK_TIMEOUT_S = 30.0  # whoever reads nothing for so long is left
+OPERATIONS_PER_TURN = 16  # two milliseconds or so
+PAGE_PAUSE_S = 0.1  # when who streams has had its share
+LINES_PER_S = 10.0  # of log about what one peer sends
+EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
+
+_read_signed = fast_decoder(SignedOperation)
+_log = logging.getLogger(__name__)
+RunDisk = Callable[[Callable[[], Any]], Any]
+
+
+class ValidatorService:
+    """One validator; `open_validator` makes it."""
+
+    def __init__(
+        self,
+        network: Network,
+        genesis: Genesis,
+        key: bytes,
+        validator: Validator,
+        journal: Journal,
+        store: Store,
+        run: RunDisk,
+    ) -> None:
+        self._network, self._genesis, self._key = network, genesis, key
+        self._validator, self._journal, self._run_disk = validator, journal, run
+        self._validators = Validators(network, genesis)
+        self._named = {member.key for member in genesis.validators if member.addresses}
+        self._announced: tuple[str, ...] = ()
+        self._follow_epoch()
+        self._evidence = EvidenceBook()
+        self._answers = Answers(validator, self._evidence, store.openings.of)
+        self._histories = Histories(validator, store)
+        self._followers = Followers()
+        self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
+        self._intake = Intake(self._validators.stakes, weigher(validator.state))
+        self._waiting = trio.Event()
+        self._place_of = network.place_of if isinstance(network, Placed) else _nowhere
+        self._cut_off: dict[PeerId, None] = {}
+        self._flooded = trio.Event()
+        self._lines = Limits(LINES_PER_S, LINES_PER_S)
+        self._streams = Places(STREAMS_PER_PEER_MAX, STREAMS_MAX)
+        self._pusher = Pusher(self._validators)
+        self._attacher = Attacher(self._validators, self, self._evidence)
+        self._objects = ObjectSync(self._validators, self)
+        self._epoch_fetcher = EpochFetcher(self._validators, self)
+        self._catch_up = CatchUp(self._validators, self, key, self._attacher, self._objects)
+        self._core = trio.Lock()
+        self._news = trio.Event()
+        self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
+
+    # --- what others see ----------------------------------------------------------------------------
+
+    @property
+    def voting(self) -> bool:
+        """Whether it casts votes."""
+        return self._validator.voting
+
+    @property
+    def epoch(self) -> int:
+        """The one that runs here."""
+        return self._validator.epoch
+
+    @property
+    def seated(self) -> bool:
+        """Whether it is a member of the current epoch's committee."""
+        return self._key in self._validator.committee.index
+
+    @property
+    def told_addresses(self) -> tuple[bytes, ...]:
+        """Where it listens, for others to tell; empty if the genesis says so."""
+        if self._key in self._named and not self._announced:
+            return ()
+        addresses = self._announced or self._network.addresses
+        return tuple(address.encode() for address in addresses[:ADDRESSES_MAX])
+
+    def _note_addresses(self, peer: PeerId, addresses: tuple[bytes, ...]) -> None:
+        """A validator tells where it listens: one with a seat or with a bond, and of itself alone."""
+        key = public_from_peer_id(peer)
+        bonds = self._answers.locks.common(key, self._validator.network)
+        locks = self._validator.state.locks
+        bonded = any(locks[id_].closer == key for id_ in bonds if id_ in locks)
+        ending = f"/p2p/{peer}".encode()
+        if (bonded or self._validators.is_member(peer)) and all(a.endswith(ending) for a in addresses):
+            self._validator.addresses[key] = addresses
+            self._network.add_addresses(peer, tuple(a.decode(errors="replace") for a in addresses))
+
+    @property
+    def waits_for_epoch(self) -> bool:
+        """Whether it has no seat, and the epoch is over by the clock: the next one may bring it one."""
+        return not self.seated and self._now_ms() >= epoch_ends_at(self._validator.state.system)
+
+    @property
+    def halted(self) -> str | None:
+        """None, or why it signs and applies nothing any more."""
+        return self._validator.halted
+
+    def heights(self) -> dict[bytes, int]:
+        """Per validator, how many of its batches are held."""
+        return self._validator.heights()
+
+    @property
+    def index(self) -> ReconcileIndex:
+        """Object → (seq, head) of all that is alive here (`histories.Histories`)."""
+        return self._histories.index
+
+    @property
+    def decided(self) -> int:
+        """How many operations are decided here."""
+        return self._validator.state.operations
+
+    @property
+    def pending(self) -> int:
+        """How many operations are held that are not decided, or whose dependencies are not."""
+        return self._validator.statistics().candidates
+
+    def holds(self, id_: bytes) -> bool:
+        """Whether an operation has come, so that nobody need be asked for it."""
+        return self._intake.holds(id_) or self._validator.holds(id_)
+
+    def is_lock(self, object_: bytes) -> bool:
+        """Whether this is an open Lock here."""
+        return object_ in self._validator.state.locks
+
+    def statistics(self) -> Statistics:
+        """Supply, state root, counts. Validators with equal frontiers have equal roots."""
+        peers, now_s = len(self._network.peers()), trio.current_time()
+        return self._answers.statistics(self._key, peers, now_s, self._objects.behind)
+
+    # --- handing things to the core -----------------------------------------------------------------
+
+    async def take_operation(self, encoded: bytes, source: str) -> None:
+        """Handle an encoded SignedOperation; `source` is who brought it, for quotas and for pushing on.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        async with self._core:
+            self._hand_over(_read_signed(encoded), source)
+
+    def _hand_over(self, signed: SignedOperation, source: str) -> None:
+        self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+
+    async def take_batch(self, raw: bytes) -> None:
+        """Handle a vote batch.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        async with self._core:
+            self._carry_out(self._validator.handle_batch(raw, self._now_ms()))
+
+    async def take_decided(self, operations: Sequence[Decided]) -> int:
+        """Handle operations with their certificates; returns how many became final here.
+
+        Raises:
+            Error: what the core has against one of them; those before it are taken.
+        """
+        before = self.decided
+        for start in range(0, len(operations), OPERATIONS_PER_TURN):
+            async with self._core:
+                for each in operations[start : start + OPERATIONS_PER_TURN]:
+                    signed = _read_signed(each.operation)
+                    self._carry_out(self._validator.handle_decided(signed, each.certificate, self._now_ms()))
+        return self.decided - before
+
+    def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
+        """Our frontier as it was frozen for our HANDOFF; empty before."""
+        return self._validator.own_frontier()
+
+    async def take_frontier(self, handoff: bytes, heads: dict[bytes, tuple[int, bytes]]) -> None:
+        """Where a HANDOFF's frontier differs from ours.
+
+        Raises:
+            Error: it does not.
+        """
+        async with self._core:
+            self._carry_out(self._validator.handle_frontier(handoff, heads, self._now_ms()))
+
+    async def take_attachment(self, raw: bytes, source: str) -> None:
+        """Handle a justification, a certificate, a handoff or evidence; `source` is the peer that brought it.
+
+        Raises:
+            Error: what the core has against it.
+        """
+        async with self._core:
+            self._attacher.came(raw)
+            self._carry_out(self._validator.handle_attachment(raw, self._now_ms(), source))
+
+    async def take_height(self, member: bytes, height: int, epoch: int) -> None:
+        """A member tells how many of our batches of an epoch it holds."""
+        async with self._core:
+            self._carry_out(self._validator.handle_height(member, height, self._now_ms(), epoch))
+
+    def _follow_epoch(self) -> None:
+        """The members are those of the epoch that runs here: rights are gained and lost by our state."""
+        self._validators.follow(self._validator.epoch, self._validator.state.system.committee)
+
+    def _carry_out(self, effects: Effects) -> None:
+        if self._validators.epoch != self._validator.epoch:
+            self._follow_epoch()
+            self._catch_up.epoch_began()
+        for push in effects.operations:
+            # What a member brought it pushes itself, and what a wallet submits everywhere needs no push.
+            if not push.source.startswith(EVERYWHERE) and not self._validators.is_member(push.source):
+                self._pusher.push_operation(encode(push.parsed.signed))
+        for batch in effects.batches:
+            self._pusher.push_batch(batch.raw)
+        for final in effects.finals:
+            self._answers.note(final.parsed)
+            self._histories.note(final.parsed)
+            self._followers.announce(final.parsed, self._validator.state)
+        for evidence in effects.evidence:
+            self._evidence.log(evidence, trio.current_time())
+            raw = self._evidence.add(evidence)
+            if raw is not None and raw not in effects.attachments:
+                effects.attachments.append(raw)
+        for raw in effects.attachments:
+            self._pusher.push_attachment(raw)
+        self._attacher.want(effects.missing)
+        self._epoch_fetcher.want(effects.certain, effects.frontiers)
+        self._catch_up.want(effects.wanted, effects.gaps)
+        if self._validator.due < self._asleep_until:
+            self._news.set()
+
+    # --- time and disk ------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        """Call the core when it is due, write what it seals, send what was written."""
+        while self._validator.halted is None:
+            self._news = trio.Event()
+            self._asleep_until = self._validator.due
+            pause_s = max(0.0, (self._asleep_until - self._now_ms()) / 1000)
+            with trio.move_on_after(min(pause_s, 3600.0)):
+                await self._news.wait()
+            async with self._core:
+                with trio.CancelScope(shield=True):  # a write that has begun is finished, and known
+                    await self._seal_and_tick()
+        _log.error("the validator signs nothing any more: %s", self._validator.halted)
+
+    async def _seal_and_tick(self) -> None:
+        now = self._now_ms()
+        try:
+            records = self._validator.seal(now)
+            if records is not None:
+                await self._run_disk(lambda: self._journal.write(records))
+                self._carry_out(self._validator.release(records, now))
+            self._carry_out(self._validator.tick(now))
+        except StorageError as exc:
+            self._validator.halt(str(exc))
+
+    async def _close(self) -> None:
+        """Write what is left; the votes in it are pushed after the next start."""
+        async with self._core:
+            if self._validator.halted is None:
+                await self._seal_and_tick()
+
+    def _now_ms(self) -> int:
+        return self._network.context.now_ms()
+
+    # --- calls --------------------------------------------------------------------------------------
+
+    async def _handle(self, call: Call) -> bytes | None:
+        try:
+            question = read_question(call.body)
+            self._charge(call.peer, question)
+            answer = await self._answer(call, question)
+        except Refused:
+            raise
+        except RemoteError as exc:
+            raise Refused("malformed", str(exc)) from exc
+        except (LedgerError, StorageError, InvalidInput) as exc:
+            raise Refused("refused", str(exc)) from exc
+        return encode(answer) if answer is not None else None
+
+    def _charge(self, peer: PeerId, question: Question) -> None:
+        now_s = trio.current_time()
+        try:
+            self._charges.charge(peer, question, now_s, self._place_of(peer))
+        except Refused:
+            if self._charges.is_flooding(peer, now_s):  # it was told "busy", and does not listen
+                self._cut_off[peer] = None
+                self._flooded.set()
+            raise
+
+    async def _disconnect_flooders(self) -> None:
+        """Outside the handlers, which end with their channel."""
+        while True:
+            await self._flooded.wait()
+            self._flooded = trio.Event()
+            while self._cut_off:
+                peer, _ = self._cut_off.popitem()
+                await self._network.disconnect(peer)
+
+    async def _answer(self, call: Call, question: Question) -> Message | None:
+        if isinstance(question, Submit):
+            return await self._submit(call.peer, question)
+        if isinstance(question, PushOperations):
+            self._take_pushed(call.peer, question)
+        elif isinstance(question, PushBatch):
+            await self.take_batch(question.batch)
+        elif isinstance(question, PushAttachment):
+            await self.take_attachment(question.attachment, call.peer)
+        elif isinstance(question, GetHeights) and question.addresses:
+            self._note_addresses(call.peer, question.addresses)
+            return self._answers.heights()
+        elif isinstance(question, Follow):
+            await self._follow(call, question)
+        elif isinstance(question, FetchBatches | FetchDecided):
+            held = nullcontext() if self._validators.is_member(call.peer) else self._streams.hold(call.peer)
+            send = self._send_batches if isinstance(question, FetchBatches) else self._send_decided
+            with held:
+                await send(call, question)  # type: ignore[arg-type]  # each its own kind
+        else:
+            async with self._core:
+                return self._look_up(question)
+        return None
+
+    def _look_up(self, question: Question) -> Message:
+        if isinstance(question, FetchOperations):
+            return self._answers.fetched(question.ids)
+        if isinstance(question, AskStatus):
+            return self._answers.statuses(question.ids)
+        if isinstance(question, GetObject):
+            return self._answers.object_head(question.object)
+        if isinstance(question, GetCredits):
+            return self._answers.credit_page(question)
+        if isinstance(question, GetLocksOf):
+            return self._answers.locks_of(question)
+        if isinstance(question, GetHeights):
+            return self._answers.heights()
+        if isinstance(question, FetchAttachments):
+            return self._answers.attachments(question.ids)
+        if isinstance(question, ListEvidence):
+            return self._answers.evidence(question.after)
+        if isinstance(question, Reconcile):
+            return self._histories.reconcile(question.message)
+        if isinstance(question, FetchFrontier):
+            return self._histories.frontier(question)
+        if isinstance(question, GetHistory):
+            return self._histories.history(question)
+        return self.statistics()
+
+    async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
+        source = EVERYWHERE + peer if question.everywhere else peer
+        ticket = Ticket(len(question.operations))
+        for place, encoded in enumerate(question.operations):
+            self._queue(_read_signed(encoded), peer, source, partial(self._note_status, ticket, place))
+        return bounded(await ticket.statuses())
+
+    def _note_status(self, ticket: Ticket, place: int, id_: bytes, problem: Error | None) -> None:
+        if isinstance(problem, StorageError):
+            ticket.fail(problem)
+        elif problem is None or isinstance(problem, LedgerError | RemoteError):
+            ticket.put(place, self._answers.status(id_, problem))
+
+    def _take_pushed(self, peer: PeerId, question: PushOperations) -> None:
+        for encoded in question.operations:
+            self._queue(_read_signed(encoded), peer, peer, partial(self._note_pushed, peer))
+
+    def _note_pushed(self, peer: PeerId, id_: bytes, problem: Error | None) -> None:
+        if problem is not None and self._lines.allow(peer, 1, trio.current_time()):
+            _log.debug("operation %s pushed by %s: %s", id_.hex(), peer, problem)
+
+    # --- operations that wait -----------------------------------------------------------------------
+
+    def _queue(
+        self, signed: SignedOperation, peer: PeerId, source: str, done: Callable[[bytes, Error | None], None]
+    ) -> None:
+        """Have an operation wait for the core; `done` is told its id, and what is against it."""
+        id_ = operation_id(signed.raw)
+        try:
+            parsed = parse(signed)
+        except (LedgerError, RemoteError) as exc:
+            self._charges.punish(peer, COST_FALSE, trio.current_time())
+            done(id_, exc)
+            return
+        self._intake.add(parsed, peer, source, partial(done, id_), trio.current_time())
+        self._waiting.set()
+
+    async def _take_in(self) -> None:
+        """Hand over what waits, a few milliseconds' work at a time."""
+        while True:
+            await self._waiting.wait()
+            async with self._core:
+                self._take_turn()
+
+    def _take_turn(self) -> None:
+        for _ in range(OPERATIONS_PER_TURN):
+            entry = self._intake.pop()
+            if entry is None:
+                self._waiting = trio.Event()
+                return
+            problem: Error | None = None
+            try:
+                self._hand_over(entry.signed, entry.source)
+            except (LedgerError, RemoteError, StorageError) as exc:
+                problem = exc
+            if not self._intake.judged(entry, problem, trio.current_time()):
+                self._charges.punish(entry.peer, COST_FALSE, trio.current_time())
+
+    async def _send_batches(self, call: Call, question: FetchBatches) -> None:
+        height, sent = question.height, 0
+        while sent < BATCHES_MAX:
+            await self._may_send(call)
+            async with self._core:
+                if question.epoch != self._validator.epoch:
+                    return  # heights begin anew in each epoch; what was decided in others has certificates
+                batches = self._validator.batches(question.validator, max(1, height), BATCHES_PER_READ)
+            for raw in batches:
+                if not await self._sent(call, PushBatch(raw)):
+                    return
+            height, sent = height + len(batches), sent + len(batches)
+            if len(batches) < BATCHES_PER_READ:
+                return
+
+    async def _send_decided(self, call: Call, question: FetchDecided) -> None:
+        after = question.after
+        while True:
+            await self._may_send(call)
+            async with self._core:
+                page = self._histories.page(after)
+            if not await self._sent(call, page) or not page.operations:
+                return
+            after = page.last
+
+    async def _may_send(self, call: Call) -> None:
+        """Wait until the peer may have its next page."""
+        while True:
+            if self._charges.pages(call.peer, trio.current_time(), self._place_of(call.peer)):
+                return
+            await trio.sleep(PAGE_PAUSE_S)
+
+    async def _sent(self, call: Call, chunk: Message) -> bool:
+        """Send it; False if nobody reads."""
+        with trio.move_on_after(CHUNK_TIMEOUT_S) as scope:
+            await call.send(encode(chunk))
+        return not scope.cancelled_caught
+
+    async def _follow(self, call: Call, question: Follow) -> None:
+        follower = self._followers.add(call.peer, question.objects)
+        if follower is None:
+            raise Refused("busy", "too many streams are followed; try another validator")
+        try:
+            await call.send(encode(Finals((), self._validator.epoch)))
+            while not follower.dropped:
+                with trio.move_on_after(FOLLOW_BEAT_S):
+                    await follower.news.wait()
+                await call.send(encode(await self._finals(follower)))
+        finally:
+            self._followers.remove(follower)
+
+    async def _finals(self, follower: Follower) -> Finals:
+        async with self._core:
+            ids = follower.peek(OPERATIONS_MAX)
+            fetched = self._answers.fetched(ids).operations
+        follower.sent(ids[: len(fetched)])
+        shown = tuple(decided for decided in fetched if decided is not None)
+        return Finals(shown, self._validator.epoch)
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._take_in)
+            nursery.start_soon(self._disconnect_flooders)
+            nursery.start_soon(self._pusher.run)
+            nursery.start_soon(self._attacher.run)
+            nursery.start_soon(self._epoch_fetcher.run)
+            nursery.start_soon(self._catch_up.run)
+
+
+def _nowhere(peer: PeerId) -> str:
+    return ""
+
+
+@asynccontextmanager
+async def open_validator(
+    network: Network,
+    genesis: Genesis,
+    key: Signer,
+    directory: Path | None,
+    *,
+    follow: bool = False,
+    announce: Sequence[str] = (),
+    archive: bool = False,
+    run_disk: RunDisk = run_in_thread,
+) -> AsyncIterator[ValidatorService]:
+    """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
+
+    Args:
+        announce: where it can be dialled, if neither the genesis nor the network's own addresses say so.
+        follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
+        archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
+        directory: its data (None: in memory, for tests and development networks: it must not be restarted).
+        run_disk: `disk.run_inline` in simulations.
+
+    Raises:
+        StorageError: the data cannot be used, or another process uses it.
+        InvalidOperation: rule ``"member"``: the key is not in the committee.
+    """
+    caught: Exception | None = None
+    with open_database(directory and directory / FILE_NAME) as database:
+        store = Store(database, genesis, keep_history=archive)
+        journal = SqliteJournal(database, store)
+        if not archive:
+            peers = [member.peer for member in Validators(network, genesis).others]
+            await start_from_checkpoint(network, genesis, peers, database, store)
+        service = _load(network, genesis, key, store, journal, run_disk, follow)
+        service._announced = tuple(announce)
+        network.serve(LEDGER_PROTOCOL, service._handle)
+        network.serve(CHECKPOINT_PROTOCOL, CheckpointDesk(store, service._core).handle)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._run)
+            try:
+                yield service
+            except Exception as exc:  # the caller's, not ours: keep it out of the group
+                caught = exc
+            nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await service._close()
+    if caught is not None:
+        raise caught
+
+
+def _load(
+    network: Network,
+    genesis: Genesis,
+    key: Signer,
+    store: Store,
+    journal: SqliteJournal,
+    run: RunDisk,
+    follow: bool,
+) -> ValidatorService:
+    validator = Validator(key, genesis, store.load(), journal, follow=follow)
+    service = ValidatorService(network, genesis, key.public, validator, journal, store, run)
+    for evidence in journal.evidence():
+        service._evidence.add(evidence)
+    return service
+
+
+__all__ = ["ValidatorService", "open_faucet", "open_validator"]

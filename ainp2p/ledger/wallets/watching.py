@@ -1,0 +1,216 @@
+"""What a watchtower holds, and when it has to act. No I/O.
+
+    a receipt is handed over ──on disk──► watched
+        expiry minus twice the margin, or the Lock moves and stays below the receipt ──► SETTLE
+        too little for a SETTLE, and the Lock has expired ──► CLOSE
+        the Lock has ended ──► forgotten
+
+No key is needed: "whoever submits the same receipt makes the same operation, so a watchtower needs no key"
+(LEDGER.md). And none of it is worth stealing: a receipt pays whom its Lock pays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from ainp2p.errors import InvalidReceipt, Refused
+from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.operations import SignedOperation
+from ainp2p.ledger.rules.parameters import Parameters
+from ainp2p.ledger.rules.receipts import (
+    Release,
+    close_operation,
+    read_receipt,
+    settle_operation,
+    verify_receipt,
+)
+from ainp2p.protocol.codec import Bytes32, Message, Uint, decode
+from ainp2p.protocol.network import PeerId
+
+WATCH_PROTOCOL = "/ainp2p/watch/1"
+LOCKS_MAX = 1024  # of everybody; what four Follow streams of one validator hold
+LOCKS_PER_CLIENT_MAX = 256
+ANSWER_MAX = 256  # Locks in one answer
+SETTLE, CLOSE = "settle", "close"
+
+
+class Watch(Message, frozen=True, tag=1):
+    """Spread this receipt in time. Answered once it is on the watchtower's disk; a repeat is no error."""
+
+    release: Release
+
+
+class AskWatched(Message, frozen=True, tag=2):
+    """What do you watch for me? Those after this Lock (or empty)."""
+
+    after: Annotated[bytes, msgspec.Meta(max_length=32)]
+
+
+class AskHeld(Message, frozen=True, tag=3):
+    """What do you hold for these Locks, whoever brought it?"""
+
+    locks: Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=ANSWER_MAX)]
+
+
+class Watching(Message, frozen=True, tag=20):
+    """Answers Watch: the highest receipt for this Lock that is on the disk."""
+
+    lock: Bytes32
+    cumulative: Uint
+    expiry: Uint  # ms since 1970; until then it is watched
+
+
+class WatchedLocks(Message, frozen=True, tag=21):
+    """Answers AskWatched and AskHeld; for the first, ask for those after the last one until `more` is 0."""
+
+    locks: Annotated[tuple[Watching, ...], msgspec.Meta(max_length=ANSWER_MAX)]
+    more: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+_Question: Any = Watch | AskWatched | AskHeld  # a union is no type[T]
+
+
+def read_watch(body: bytes) -> Watch | AskWatched | AskHeld:
+    """One message to a watchtower.
+
+    Raises:
+        Malformed: it is none.
+    """
+    question: Watch | AskWatched | AskHeld = decode(body, _Question, size_max=16 * 1024)
+    return question
+
+
+@dataclass(slots=True)
+class Watched:
+    """One Lock that is watched; `lock` is None until validators have been asked after a restart.
+
+    Attributes:
+        seen_seq: the Lock's, when the receipt was handed over: if it has moved since, somebody settles.
+    """
+
+    id: bytes
+    client: PeerId
+    release: Release
+    cumulative: int
+    lock: Lock | None = None
+    life_ms: int = 0
+    seen_seq: int = 0
+    not_before_ms: float = -math.inf  # after a failure
+
+
+class WatchList:
+    """The receipts that a watchtower holds: the highest for each Lock, so many for each client."""
+
+    def __init__(self, network: bytes, parameters: Parameters) -> None:
+        self._network, self._parameters = network, parameters
+        self._watched: dict[bytes, Watched] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def __iter__(self) -> Iterator[Watched]:
+        return iter(list(self._watched.values()))
+
+    def get(self, lock: bytes) -> Watched | None:
+        """What is held for a Lock."""
+        return self._watched.get(lock)
+
+    def of(self, client: PeerId) -> list[Watched]:
+        """What is held for a client, by Lock."""
+        return sorted((w for w in self._watched.values() if w.client == client), key=lambda w: w.id)
+
+    def name(self, release: Release) -> bytes:
+        """The Lock that a receipt is for.
+
+        Raises:
+            Malformed: no receipt.
+            InvalidReceipt: rule ``"network"``.
+        """
+        receipt = read_receipt(release.body)
+        if receipt.network != self._network:
+            raise InvalidReceipt("network", "a receipt for another network")
+        return receipt.lock
+
+    def put(
+        self, client: PeerId, lock: Lock, life_ms: int, release: Release, now_ms: int
+    ) -> tuple[Watched, bool]:
+        """Hold a receipt for a *final* Lock; what is held now, and whether it is news for the disk.
+
+        Raises:
+            InvalidReceipt: rules ``"lock"``, ``"above-deposit"``, ``"ended"``, ``"expired"`` (its margin has
+                begun: too late to be of use).
+            BadSignature: not of the Lock's authority.
+            Refused: ``"full"``: the client, or everybody, has enough.
+        """
+        receipt = read_receipt(release.body)
+        if receipt.lock != lock.id or receipt.network != self._network:
+            raise InvalidReceipt("lock", "a receipt for another Lock")
+        if receipt.cumulative > lock.deposit:
+            raise InvalidReceipt("above-deposit", f"{receipt.cumulative} uain of {lock.deposit}")
+        if lock.ended:
+            raise InvalidReceipt("ended", "the Lock has ended")
+        if now_ms >= lock.expiry - self._parameters.margin(life_ms):
+            raise InvalidReceipt("expired", "less than the margin is left: settle it yourself, now")
+        verify_receipt(lock, release.body, release.signatures)
+        held = self._watched.get(lock.id)
+        if held is None:
+            self._refuse_full(client)
+            held = self._watched[lock.id] = Watched(lock.id, client, release, receipt.cumulative)
+        elif receipt.cumulative <= held.cumulative:
+            return held, False
+        held.release, held.cumulative = release, receipt.cumulative
+        self.learn(lock, life_ms)
+        held.seen_seq = lock.seq
+        return held, True
+
+    def restore(self, client: PeerId, release: Release) -> None:
+        """Take up what the disk kept; the Lock is not known yet."""
+        receipt = read_receipt(release.body)
+        self._watched[receipt.lock] = Watched(receipt.lock, client, release, receipt.cumulative)
+
+    def learn(self, lock: Lock, life_ms: int) -> bool:
+        """A Lock has this final state; True if it has ended, and is forgotten."""
+        held = self._watched.get(lock.id)
+        if held is None:
+            return False
+        if held.lock is None:
+            held.seen_seq = lock.seq
+        if held.lock is None or lock.seq >= held.lock.seq:
+            held.lock, held.life_ms = lock, life_ms
+        if held.lock.ended:
+            del self._watched[lock.id]
+            return True
+        return False
+
+    def due(self, held: Watched) -> tuple[float, str] | None:
+        """What is to be done about a Lock, and when (ms); None: nothing, as things are."""
+        lock = held.lock
+        if lock is None or lock.ended or held.cumulative <= lock.paid:
+            return None
+        more = held.cumulative - lock.paid
+        if more < lock.step and held.cumulative != lock.deposit:
+            # LEDGER.md: "a receipt less than a step above `paid` is protected only against gated endings"
+            return max(held.not_before_ms, lock.expiry), CLOSE
+        if lock.seq > held.seen_seq:  # a settlement below ours: a payer that starves its payee, or the payee
+            return held.not_before_ms, SETTLE
+        # LEDGER.md: "spreads its receipt before expiry minus the larger of 10 min and 5 % of the lifetime"
+        at_ms = lock.expiry - 2 * self._parameters.margin(held.life_ms)
+        return max(held.not_before_ms, at_ms), SETTLE
+
+    def operation(self, held: Watched, what: str) -> SignedOperation:
+        """The operation that is due."""
+        assert held.lock is not None
+        if what == CLOSE:
+            return close_operation(self._network, held.lock, held.release)
+        return settle_operation(held.lock, held.release)
+
+    def _refuse_full(self, client: PeerId) -> None:
+        if len(self._watched) >= LOCKS_MAX:
+            raise Refused("full", "this watchtower watches as many Locks as it can; try another")
+        if sum(watched.client == client for watched in self._watched.values()) >= LOCKS_PER_CLIENT_MAX:
+            raise Refused("full", f"at most {LOCKS_PER_CLIENT_MAX} Locks for one peer")
