@@ -45,6 +45,7 @@ from ainp2p.ledger.serving.reconcile import Reconciler
 from ainp2p.ledger.serving.reconcile_index import ReconcileIndex, value_of
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.attested import attest
+from ainp2p.ledger.voting.committee_chain import end_epoch
 from ainp2p.ledger.voting.evidence import (
     BELOW_NEWVIEW,
     FORGOTTEN_COMMIT,
@@ -68,7 +69,6 @@ from ainp2p.ledger.voting.justification import Justification, Proof
 from ainp2p.ledger.voting.omissions import find_omission
 from ainp2p.ledger.voting.picking import Conflict, leader, pick
 from ainp2p.ledger.voting.votelog import commit_entry, handoff_entry, lock_entry, newview_entry
-from ainp2p.ledger.wallets.committee_chain import end_epoch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import digest
 from tools.ledger_story import LEASE, NAMES, NOW, PARAMETERS, Json, SlotId, Story, Votes, key

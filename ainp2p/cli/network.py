@@ -311,9 +311,9 @@ async def _ask_status(args: argparse.Namespace, genesis: Genesis) -> int:
     from ainp2p.cli.network_bond import print_epoch
     from ainp2p.errors import NetworkError
     from ainp2p.ledger.serving.messages import GetStatistics, Statistics
+    from ainp2p.ledger.serving.proofs import Proofs
     from ainp2p.ledger.serving.sync import Validators
     from ainp2p.ledger.wallets.following import Following
-    from ainp2p.ledger.wallets.proofs import Proofs
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
     from ainp2p.protocol.libp2p import open_network

@@ -12,9 +12,9 @@ from ainp2p.errors import InvalidInput
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
     from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.serving.proofs import Proofs
     from ainp2p.ledger.serving.sync import Validators
-    from ainp2p.ledger.wallets.committee_chain import Epoch
-    from ainp2p.ledger.wallets.proofs import Proofs
+    from ainp2p.ledger.voting.committee_chain import Epoch
     from ainp2p.ledger.wallets.wallet import Wallet
 
 

@@ -25,6 +25,7 @@ from ainp2p.ledger.rules.operations import (
 from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.voting import deciding, epoch_end, inheritance
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.ledger.voting.contending import Contention
 from ainp2p.ledger.voting.desk import Desk
 from ainp2p.ledger.voting.effects import Found, Records, Restored
@@ -32,7 +33,6 @@ from ainp2p.ledger.voting.evidence import TWO_BATCHES, Evidence
 from ainp2p.ledger.voting.handoff import Prepared, SlotId, read_handoff
 from ainp2p.ledger.voting.validator_store import SqliteJournal
 from ainp2p.ledger.voting.votelog import BATCH_VERSION, SIGN_VOTES, Header
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import encode
 
 from .committee_world import Broken, MemoryJournal, demand

@@ -16,8 +16,8 @@ from ainp2p.ledger.serving.answers import Answers
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
 from ainp2p.ledger.serving.checkpoint_sync import Taking
 from ainp2p.ledger.serving.messages import ObjectHead
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.store import Decided, Store
-from ainp2p.ledger.wallets.proofs import Proofs
 
 from .bench import Bench
 from .pruned import Pair, PrunedDisk

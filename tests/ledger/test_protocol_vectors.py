@@ -31,12 +31,12 @@ from ainp2p.ledger.serving.reconcile_index import ReconcileIndex
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.attested import Attested, verify_attested
 from ainp2p.ledger.voting.certificate import verify_certificate, verify_prepared
+from ainp2p.ledger.voting.committee_chain import end_epoch_id
 from ainp2p.ledger.voting.evidence import Offence, read_evidence, verify_evidence
 from ainp2p.ledger.voting.handoff import Checked, check_handoff, check_signature, frontier_root, unite
 from ainp2p.ledger.voting.justification import choose, read_justification, verify
 from ainp2p.ledger.voting.picking import Conflict, leader, pick
 from ainp2p.ledger.voting.votelog import Handoff, Header, split_entries
-from ainp2p.ledger.wallets.committee_chain import end_epoch_id
 from ainp2p.protocol.codec import decode, encode
 from tools import ledger_story, ledger_vectors
 

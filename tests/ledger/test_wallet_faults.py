@@ -27,12 +27,12 @@ from ainp2p.ledger.rules.operations import (
 )
 from ainp2p.ledger.rules.receipts import Payer
 from ainp2p.ledger.serving.messages import LEDGER_PROTOCOL, Decided, Finals, Follow, read_question
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.service import ValidatorService
 from ainp2p.ledger.voting.certificate import build_certificate
 from ainp2p.ledger.voting.votelog import BATCH_VERSION, Header, commit_entry, sign_batch
 from ainp2p.ledger.wallets import submitting
 from ainp2p.ledger.wallets.ordering import Orders
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.ledger.wallets.submitting import Pending
 from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.ledger.wallets.writing import Writer

@@ -15,7 +15,17 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.rules.amounts import share
-from ainp2p.ledger.rules.operations import BOND_PURPOSE, Close, KeySet, LockTerms, Settle, Share, lock_id
+from ainp2p.ledger.rules.operations import (
+    BOND_PURPOSE,
+    Close,
+    KeySet,
+    LockTerms,
+    ParsedOperation,
+    Settle,
+    Share,
+    Spend,
+    lock_id,
+)
 from ainp2p.protocol.codec import Bytes32, Message, Uint
 from ainp2p.protocol.identity import digest
 
@@ -138,6 +148,18 @@ def after_bond(bond: Lock, committee: bytes) -> Lock:
         raise InvalidOperation("bond", "the Lock is none")
     refuse_ended(bond)
     return _moved(bond, committee, bond.paid, ended=1)
+
+
+def lock_step(lock: Lock, parsed: ParsedOperation) -> tuple[Lock, list[Payment]]:
+    """A Lock after its next operation, and the credits that it makes; raises InvalidOperation."""
+    body = parsed.operation.body
+    if isinstance(body, Settle):
+        return after_settle(lock, body, parsed.id)
+    if isinstance(body, Close):
+        return after_close(lock, body, parsed.id)
+    if isinstance(body, Spend):
+        raise InvalidOperation("object", "a SPEND is on an account, this is a Lock")
+    return after_refund(lock, parsed.id)
 
 
 def refuse_ended(lock: Lock) -> None:

@@ -29,12 +29,12 @@ from ainp2p.ledger.serving.checkpoint_messages import (
     FetchCheckpoint,
 )
 from ainp2p.ledger.serving.messages import Decided
+from ainp2p.ledger.serving.proofs import read_operation
 from ainp2p.ledger.store import Decided as Applied
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.voting.checkpoints import DONE, FAILED, Checkpoint, Checkpoints
+from ainp2p.ledger.voting.committee_chain import CommitteeChain, end_epoch_id
 from ainp2p.ledger.voting.pruning import stays
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain, end_epoch_id
-from ainp2p.ledger.wallets.proofs import read_operation
 from ainp2p.protocol.codec import INT_MAX, decode, encode
 from ainp2p.protocol.network import Network, PeerId
 

@@ -21,6 +21,7 @@ from ainp2p.ledger.rules.state import Undo
 from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.certificate import build_certificate, unpack_place
+from ainp2p.ledger.voting.committee_chain import end_epoch
 from ainp2p.ledger.voting.contending import Contention
 from ainp2p.ledger.voting.desk import Desk
 from ainp2p.ledger.voting.effects import Effects, FrontierWanted, Wanted
@@ -30,7 +31,6 @@ from ainp2p.ledger.voting.handoff import Head, Leaving, SlotId, make_handoff, re
 from ainp2p.ledger.voting.slot import Candidate, Slot
 from ainp2p.ledger.voting.visiting import Applied
 from ainp2p.ledger.voting.votelog import COMMIT, Handoff, VoteBatch, handoff_entry, has_views, read_entries
-from ainp2p.ledger.wallets.committee_chain import end_epoch
 from ainp2p.protocol.codec import encode
 
 AGAIN_MS = 300  # between two looks at what is missing

@@ -34,9 +34,9 @@ from ainp2p.ledger.rules.state_tree import (
     verify_path,
 )
 from ainp2p.ledger.serving.messages import BODY_SIZE_MAX, Decided, ObjectHead
+from ainp2p.ledger.serving.proofs import Proofs
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.ledger.voting.evidence import EVIDENCE_SIZE_MAX, read_evidence, verify_evidence
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.protocol.codec import FRAME_SIZE_MAX, Message, Signature, Uint, decode, encode
 from ainp2p.protocol.identity import id_text
 

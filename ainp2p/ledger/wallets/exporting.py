@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from ainp2p.errors import InvalidOperation, NotFinal, RemoteError
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.serving.messages import Decided, GetObject, ObjectHead
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.sync import LAST_WORD_S, Validators
 from ainp2p.ledger.wallets.bundle import Exhibit, Holding, pack
 from ainp2p.ledger.wallets.following import Following
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import id_text
 

@@ -33,10 +33,10 @@ from ainp2p.ledger.serving.messages import (
     ObjectHead,
     Statuses,
 )
+from ainp2p.ledger.serving.proofs import read_operation
 from ainp2p.ledger.serving.sync import LAST_WORD_S, Member, Validators
 from ainp2p.ledger.voting.certificate import certificate_epoch
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
-from ainp2p.ledger.wallets.proofs import read_operation
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import Message
 from ainp2p.protocol.network import PeerId
 

@@ -21,7 +21,7 @@ from ainp2p.ledger.serving.checkpoint_messages import (
     LeafName,
     LeafProofs,
 )
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Network, PeerId
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ainp2p.errors import InvalidOperation, NotFinal, RemoteError
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.serving.messages import GetObject, ObjectHead
+from ainp2p.ledger.serving.proofs import Proofs, Proven
 from ainp2p.ledger.serving.sync import LAST_WORD_S, Validators
-from ainp2p.ledger.wallets.proofs import Proofs, Proven
 
 
 async def newest_lock(validators: Validators, proofs: Proofs, id_: bytes) -> tuple[Lock, list[Proven]]:

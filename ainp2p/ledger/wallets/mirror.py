@@ -42,11 +42,11 @@ from ainp2p.ledger.serving.messages import (
     LockIds,
     ObjectHead,
 )
+from ainp2p.ledger.serving.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.serving.sync import ASK_TIMEOUT_S, LAST_WORD_S, Validators
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.leaf_proofs import prove_credits
 from ainp2p.ledger.wallets.lookup import newest_lock
-from ainp2p.ledger.wallets.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.wallets.purse import Purse
 from ainp2p.protocol.network import PeerId
 

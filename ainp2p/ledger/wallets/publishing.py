@@ -12,9 +12,9 @@ import trio
 from ainp2p.errors import InvalidOperation, NetworkError, NotFinal, TimedOut
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import SignedOperation, parse
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.wallets.following import Following
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.ledger.wallets.submitting import Pending, Submitter
 from ainp2p.protocol.network import Network
 

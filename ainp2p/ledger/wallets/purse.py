@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.rules.accounts import Account, after_recover, after_spend, after_void, unopened_account
 from ainp2p.ledger.rules.amounts import share
 from ainp2p.ledger.rules.genesis import Genesis, Parameters
@@ -20,19 +19,15 @@ from ainp2p.ledger.rules.locks import (
     Lock,
     Payment,
     after_bond,
-    after_close,
-    after_refund,
-    after_settle,
+    lock_step,
     open_lock,
 )
 from ainp2p.ledger.rules.operations import (
-    Close,
     EndEpoch,
     Inception,
     NextCommittee,
     ParsedOperation,
     Recover,
-    Settle,
     Spend,
     Void,
     credit_id,
@@ -331,18 +326,6 @@ class Purse:
             for b in lock.beneficiaries
             if b.account == self.id
         )
-
-
-def lock_step(lock: Lock, parsed: ParsedOperation) -> tuple[Lock, list[Payment]]:
-    """A Lock after its next operation, and the credits that it makes; raises InvalidOperation."""
-    body = parsed.operation.body
-    if isinstance(body, Settle):
-        return after_settle(lock, body, parsed.id)
-    if isinstance(body, Close):
-        return after_close(lock, body, parsed.id)
-    if isinstance(body, Spend):
-        raise InvalidOperation("object", "a SPEND is on an account, this is a Lock")
-    return after_refund(lock, parsed.id)
 
 
 def _cost(spend: Spend) -> int:

@@ -22,13 +22,13 @@ from ainp2p.ledger.rules.operations import (
     Spend,
 )
 from ainp2p.ledger.rules.receipts import ReceiptBook
+from ainp2p.ledger.serving.proofs import Proofs, Proven
 from ainp2p.ledger.serving.sync import Validators
-from ainp2p.ledger.wallets.committee_chain import Epoch
+from ainp2p.ledger.voting.committee_chain import Epoch
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.income import Income
 from ainp2p.ledger.wallets.mirror import Mirror
 from ainp2p.ledger.wallets.ordering import Orders
-from ainp2p.ledger.wallets.proofs import Proofs, Proven
 from ainp2p.ledger.wallets.purse import REMEMBERED_MAX, Balance, Purse
 from ainp2p.ledger.wallets.purse_snapshot import restore, rows_of
 from ainp2p.ledger.wallets.spending import Plan, Wish, plan_spend

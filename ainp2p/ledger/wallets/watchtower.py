@@ -27,10 +27,10 @@ from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Release
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.ledger.serving.messages import FOLLOW_BEAT_S, OBJECTS_MAX, Finals, Follow
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.lookup import newest_lock
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.ledger.wallets.publishing import publish
 from ainp2p.ledger.wallets.watching import (
     ANSWER_MAX,

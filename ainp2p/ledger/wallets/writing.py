@@ -15,8 +15,8 @@ import trio
 
 from ainp2p.errors import Error, InvalidOperation, NotFinal, StorageError, TimedOut
 from ainp2p.ledger.rules.operations import ParsedOperation
+from ainp2p.ledger.serving.proofs import Proofs, Proven
 from ainp2p.ledger.serving.sync import Validators
-from ainp2p.ledger.wallets.proofs import Proofs, Proven
 from ainp2p.ledger.wallets.submitting import Pending, Submitter
 from ainp2p.ledger.wallets.wallet_store import WalletStore
 

@@ -15,7 +15,7 @@ from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk, refuse_pruned
 from ainp2p.ledger.serving.checkpoint_messages import CheckpointPage, FetchCheckpoint, GetLeafProofs, LeafName
 from ainp2p.ledger.serving.checkpoint_sync import Taking
 from ainp2p.ledger.serving.messages import Decided
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import decode, encode
 
 from ..pruned import Pair, PrunedDisk

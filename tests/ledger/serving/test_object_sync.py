@@ -25,9 +25,9 @@ from ainp2p.ledger.serving.messages import (
     Reconciled,
 )
 from ainp2p.ledger.serving.object_sync import ObjectSync
+from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.service import ValidatorService
 from ainp2p.ledger.serving.sync import Validators
-from ainp2p.ledger.wallets.proofs import Proofs
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.memory import Trace

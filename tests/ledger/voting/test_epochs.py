@@ -21,11 +21,11 @@ from ainp2p.ledger.rules.operations import (
 )
 from ainp2p.ledger.rules.state import State, Undo
 from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.committee_chain import end_epoch
 from ainp2p.ledger.voting.epochs import GATHER_MS, TURN_MS, Closing, Epochal, Verdict
 from ainp2p.ledger.voting.evidence import Offence
 from ainp2p.ledger.voting.handoff import Head, Leaving, SlotId, make_handoff
 from ainp2p.ledger.voting.visiting import Applied, visiting
-from ainp2p.ledger.wallets.committee_chain import end_epoch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 

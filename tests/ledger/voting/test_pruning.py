@@ -17,10 +17,10 @@ from ainp2p.ledger.voting import pruning as pruning_module
 from ainp2p.ledger.voting.archive import Archive
 from ainp2p.ledger.voting.attachments import HANDOFF
 from ainp2p.ledger.voting.checkpoints import Checkpoints
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.ledger.voting.handoff import Leaving, make_handoff
 from ainp2p.ledger.voting.pruning import Pruner
 from ainp2p.ledger.voting.validator_store import SqliteJournal
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import encode
 
 from ..pruned import Pair

@@ -28,6 +28,7 @@ from ainp2p.ledger.rules.operations import (
 from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.ledger.rules.state_tree import ACCOUNT
 from ainp2p.ledger.serving.messages import Decided, ObjectHead
+from ainp2p.ledger.voting.committee_chain import CommitteeChain, end_epoch_id
 from ainp2p.ledger.voting.evidence import TWO_BATCHES, Evidence
 from ainp2p.ledger.voting.votelog import BATCH_VERSION, SIGN_VOTES, Header
 from ainp2p.ledger.wallets.bundle import (
@@ -44,7 +45,6 @@ from ainp2p.ledger.wallets.bundle import (
     pack,
     unpack,
 )
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain, end_epoch_id
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.identity import Key, id_text
 

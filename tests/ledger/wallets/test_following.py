@@ -23,7 +23,7 @@ from ainp2p.ledger.serving.messages import (
 )
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.certificate import certificate_epoch, read_certificate, verify_decided
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain, Epoch
+from ainp2p.ledger.voting.committee_chain import CommitteeChain, Epoch
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.memory import Conditions, MemoryHub, open_memory_network
@@ -31,8 +31,8 @@ from ainp2p.protocol.network import Call
 
 from ..certifying import certify, member_keys
 from ..test_wallet_faults import run
+from ..voting.test_committee_chain import Dynasty
 from ..world import key_of
-from .test_committee_chain import Dynasty
 
 Shows = Callable[[GetHistory], Sequence[tuple[bytes, bytes]]]
 X = b"x" * 32

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ainp2p.ledger.rules.locks import lock_step
 from ainp2p.ledger.rules.operations import ParsedOperation, Share, Spend, parse
 from ainp2p.ledger.rules.receipts import close_operation, refund_operation, settle_operation
-from ainp2p.ledger.wallets.purse import Purse, lock_step
+from ainp2p.ledger.wallets.purse import Purse
 
 from ..world import PURSE, World, inception_of, key_of
 

@@ -15,9 +15,9 @@ from ainp2p.ledger.rules.merkle import MerkleTree
 from ainp2p.ledger.rules.operations import ParsedOperation, credit_id, parse
 from ainp2p.ledger.rules.receipts import close_operation, refund_operation, settle_operation
 from ainp2p.ledger.serving.messages import Decided, ObjectHead
+from ainp2p.ledger.serving.proofs import Proofs, opened_lock
 from ainp2p.ledger.voting.certificate import build_certificate
 from ainp2p.ledger.voting.votelog import BATCH_VERSION, Header, VoteBatch, commit_entry, sign_batch
-from ainp2p.ledger.wallets.proofs import Proofs, opened_lock
 from ainp2p.protocol.codec import encode
 
 from ..world import World, key_of

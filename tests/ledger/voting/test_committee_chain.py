@@ -22,9 +22,9 @@ from ainp2p.ledger.rules.operations import (
     sign_committee,
     unsigned_operation,
 )
+from ainp2p.ledger.voting import committee_chain
 from ainp2p.ledger.voting.certificate import read_certificate
-from ainp2p.ledger.wallets import committee_chain
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain, end_epoch, end_epoch_id
+from ainp2p.ledger.voting.committee_chain import CommitteeChain, end_epoch, end_epoch_id
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.identity import Key
 

@@ -16,7 +16,7 @@ import msgspec
 from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.rules.accounts import Account, account_digest
 from ainp2p.ledger.rules.genesis import Genesis
-from ainp2p.ledger.rules.locks import Lock, after_bond, open_lock
+from ainp2p.ledger.rules.locks import Lock, after_bond, lock_step, open_lock
 from ainp2p.ledger.rules.operations import (
     Close,
     NextCommittee,
@@ -31,8 +31,7 @@ from ainp2p.ledger.rules.operations import (
     parse,
 )
 from ainp2p.ledger.serving.messages import Decided, ObjectHead
-from ainp2p.ledger.wallets.committee_chain import CommitteeChain
-from ainp2p.ledger.wallets.purse import lock_step
+from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import decode
 
 
