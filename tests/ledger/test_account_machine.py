@@ -368,4 +368,4 @@ def test_h2_a_mutant_account_is_caught(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, KeyError)):
-        run(100, 40, shrink=False)
+        run(2_000, 40, shrink=False)

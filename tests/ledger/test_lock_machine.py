@@ -449,7 +449,7 @@ def test_h2_a_mutant_lock_is_caught(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError):
-        run(100, 40, shrink=False)
+        run(2_000, 40, shrink=False)
 
 
 def forget_the_system(patch: pytest.MonkeyPatch) -> None:

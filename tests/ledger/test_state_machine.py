@@ -325,5 +325,5 @@ def test_h2_a_mutant_ledger_is_caught(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    with pytest.raises(AssertionError):
-        run(100, 50, shrink=False)
+    with pytest.raises((AssertionError, KeyError)):  # a store that was lied to may not find what is not there
+        run(2_000, 50, shrink=False)
