@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.adversary import marks
+from tests.adversary.chunks import run_chunk
 from tests.adversary.run import Outcome, simulate
 
 CHUNK = 8
@@ -102,18 +103,6 @@ def _results(args: argparse.Namespace) -> Iterator[tuple[list[Outcome], dict[str
         return
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         yield from pool.imap(run_chunk, chunks)
-
-
-def run_chunk(seeds: range) -> tuple[list[Outcome], dict[str, int], float]:
-    """Some seeds in this process, up to the first violation; also the marks reached, and CPU seconds."""
-    marks.reached.clear()
-    began = time.process_time()
-    outcomes = []
-    for seed in seeds:
-        outcomes.append(simulate(seed))
-        if outcomes[-1].violation:
-            break
-    return outcomes, dict(marks.reached), time.process_time() - began
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

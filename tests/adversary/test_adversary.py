@@ -169,3 +169,11 @@ def test_h1_the_same_seed_gives_the_same_trace_in_two_processes_with_two_hash_se
 def test_a_violation_is_reported_with_the_command_that_repeats_it() -> None:
     violation = Violation("3 one per slot", "two operations")
     assert str(violation) == "3 one per slot: two operations"
+
+
+def test_the_command_runs_seeds_in_several_processes() -> None:
+    """A spawned process has to find what it is to run: it imports no `__main__`."""
+    command = [sys.executable, "-m", "tests.adversary", "--seeds", "2", "--jobs", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["violation"] is None
