@@ -14,9 +14,8 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ainp2p.errors import Error
 from ainp2p.ledger.rules import accounts
@@ -34,6 +33,7 @@ from ainp2p.ledger.rules.operations import (
 )
 from ainp2p.ledger.rules.state import Changes, Undo
 from ainp2p.protocol.codec import encode
+from tests.ledger.machines import run_machine
 
 from .world import GUARDIANS, LEASE, NAMES, PURSE, World, changed, guarded_inception_of, key_of, with_fields
 
@@ -232,20 +232,7 @@ class Accounts(RuleBasedStateMachine):
 
 
 def run(examples: int, steps: int, *, shrink: bool) -> None:
-    phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
-    run_state_machine_as_test(
-        Accounts,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=phases,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Accounts, examples, steps, shrink=shrink)
 
 
 def test_an_account_does_what_its_owner_or_its_guardians_may_and_nothing_else() -> None:

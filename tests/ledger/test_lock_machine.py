@@ -13,9 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ainp2p.errors import Error, LedgerError, StorageError
 from ainp2p.ledger.database import Database
@@ -40,6 +39,7 @@ from ainp2p.ledger.rules.state import Changes, State
 from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.store import Decided, Store
 from ainp2p.protocol.codec import encode
+from tests.ledger.machines import run_machine
 
 from .world import NAMES, PURSE, World, key_of
 
@@ -337,20 +337,7 @@ class StoredLocks(Locks):
 
 
 def run(examples: int, steps: int, *, shrink: bool, machine: type[Locks] = Locks) -> None:
-    phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=phases,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(machine, examples, steps, shrink=shrink)
 
 
 def test_a_lock_pays_what_its_receipts_say_and_everybody_has_the_right_share() -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ainp2p.errors import Error, LedgerError
 from ainp2p.ledger.rules.accounts import account_digest, unopened_account
@@ -28,6 +27,7 @@ from ainp2p.ledger.rules.receipts import (
     settle_operation,
     sign_receipt,
 )
+from tests.ledger.machines import run_machine
 
 from .world import NAMES, World, changed, key_of, with_fields
 
@@ -220,20 +220,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 def run(examples: int, steps: int, *, shrink: bool) -> None:
-    phases = [Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if shrink else [])]
-    run_state_machine_as_test(
-        Ledger,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=phases,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Ledger, examples, steps, shrink=shrink)
 
 
 def test_only_whoever_authorised_an_operation_can_lose_by_it() -> None:

@@ -28,6 +28,7 @@ from ainp2p.ledger.rules.operations import (
     account_id,
     key_digest,
 )
+from ainp2p.ledger.rules.signatures import verify_in_order
 from ainp2p.protocol.codec import Bytes32, Message, Uint, encode
 from ainp2p.protocol.identity import digest, verify
 
@@ -210,18 +211,12 @@ def verify_guardians(account: Account, operation: bytes, signatures: Sequence[by
     """
     if len(signatures) != account.m:
         raise BadSignature(f"{len(signatures)} signatures, {account.m} guardians are needed")
-    keys = iter(account.guardians)
-    for signature in signatures:
-        if not any(_fits(key, operation, signature) for key in keys):  # goes on where the last one stopped
-            raise BadSignature("a signature fits no further guardian's key")
-
-
-def _fits(key: bytes, operation: bytes, signature: bytes) -> bool:
-    try:
-        verify(key, SIGN_RECOVER, operation, signature)
-    except BadSignature:
-        return False
-    return True
+    verify_in_order(
+        account.guardians,
+        signatures,
+        lambda key, signature: verify(key, SIGN_RECOVER, operation, signature),
+        "a signature fits no further guardian's key",
+    )
 
 
 # --- building -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from ainp2p.ledger.rules.operations import (
     Signer,
     operation_id,
 )
+from ainp2p.ledger.rules.signatures import verify_in_order
 from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import id_text, verify
 
@@ -86,18 +87,12 @@ def verify_receipt(lock: Lock, body: bytes, signatures: tuple[bytes, ...]) -> No
     if len(lock.authority) == 1:
         verify(lock.authority[0], SIGN_RECEIPT, body, signatures[0])
         return
-    keys = iter(lock.authority)
-    for signature in signatures:
-        if not any(_fits(key, body, signature) for key in keys):  # goes on where the last one stopped
-            raise BadSignature("a signature fits no further key of the Lock's authority")
-
-
-def _fits(key: bytes, body: bytes, signature: bytes) -> bool:
-    try:
-        verify(key, SIGN_RECEIPT, body, signature)
-    except BadSignature:
-        return False
-    return True
+    verify_in_order(
+        lock.authority,
+        signatures,
+        lambda key, signature: verify(key, SIGN_RECEIPT, body, signature),
+        "a signature fits no further key of the Lock's authority",
+    )
 
 
 def sign_receipt(receipt: Receipt, signer: Signer) -> SignedReceipt:
