@@ -452,6 +452,8 @@ class Auditor:
             # "everybody LOCKs the highest one's operation at once, without PROPOSE"
             sometimes("a slot starts at view 1")
             demand(record.operation == begun, "handoff", f"not what was handed over: {where}")
+            decided = self.decided.get(slot, begun)
+            demand(decided == begun, "handoff", f"not what was decided before: {where}")
             return
         raw = self.attachments.get(record.justification or b"")
         demand(raw is not None, "justification", f"a LOCK above view 0 that names none: {where}")
@@ -620,7 +622,8 @@ class Auditor:
                 found = certificate.epoch, certificate.view, certificate.operation
                 slot = held.object, held.seq
                 highest[slot] = max(found, highest.get(slot, (0, -1, b"")))
-        votes.inherited = {slot: found[2] for slot, found in highest.items() if slot not in self.decided}
+        # What is decided already stays: a member that has not heard of the decision starts it at view 1 too.
+        votes.inherited = {slot: found[2] for slot, found in highest.items()}
 
     def _conflict(self, void: ParsedOperation) -> bool:
         """Two valid operations of the owner for the slot of a VOID."""

@@ -32,3 +32,8 @@ def test_committees_that_name_other_evidence_of_the_same_offence_are_judged_by_e
     # Whoever held evidence against a culprit did not keep another piece; two COMMITTEEs that named one each
     # could be judged by their proposers alone, and no epoch began any more.
     assert not simulate(179).violation
+
+
+def test_a_member_that_has_not_heard_of_a_decision_starts_its_slot_at_view_1_of_the_next_epoch() -> None:
+    # The auditor thought that what anybody has decided is handed over to nobody.
+    assert not simulate(20584).violation
