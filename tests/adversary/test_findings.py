@@ -37,3 +37,8 @@ def test_committees_that_name_other_evidence_of_the_same_offence_are_judged_by_e
 def test_a_member_that_has_not_heard_of_a_decision_starts_its_slot_at_view_1_of_the_next_epoch() -> None:
     # The auditor thought that what anybody has decided is handed over to nobody.
     assert not simulate(20584).violation
+
+
+def test_an_operation_is_valid_when_any_of_its_proofs_is_whichever_was_seen_first() -> None:
+    # Proofs are outside an operation's id: the auditor judged a LOCK by the forged one that came before.
+    assert not simulate(30139).violation
