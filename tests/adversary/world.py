@@ -23,9 +23,9 @@ from ainp2p.ledger.voting.validator import FINAL, Validator
 from ainp2p.ledger.voting.votelog import peek_header
 from ainp2p.protocol.identity import Key
 from tests.adversary.auditor import Auditor
-from tests.adversary.disk import Disk
 from tests.adversary.marks import sometimes
 from tests.adversary.violation import Violation
+from tests.ledger.memory_journal import MemoryJournal
 
 BEGIN = 1_700_000_000_000  # ms
 _NEVER = 2**60
@@ -69,7 +69,7 @@ class Brain:
     """One running validator."""
 
     place: int
-    disk: Disk
+    disk: MemoryJournal
     validator: Validator | None = None
     audience: Callable[[int], bool] = field(default=lambda other: True)  # who sees what it sends
     honest: bool = True
@@ -143,8 +143,8 @@ class World:
 
     # --- validators -----------------------------------------------------------------------------
 
-    def add_brain(self, place: int, *, honest: bool = True, disk: Disk | None = None) -> Brain:
-        brain = Brain(place, disk or Disk(self.genesis), honest=honest)
+    def add_brain(self, place: int, *, honest: bool = True, disk: MemoryJournal | None = None) -> Brain:
+        brain = Brain(place, disk or MemoryJournal(self.genesis), honest=honest)
         self.brains.append(brain)
         self.by_place[place].append(brain)
         self.start(brain)
