@@ -66,7 +66,7 @@ from ainp2p.ledger.voting.handoff import (
     unite,
 )
 from ainp2p.ledger.voting.justification import Justification, Proof
-from ainp2p.ledger.voting.omissions import find_omission
+from ainp2p.ledger.voting.omissions import Report
 from ainp2p.ledger.voting.picking import Conflict, leader, pick
 from ainp2p.ledger.voting.votelog import commit_entry, handoff_entry, lock_entry, newview_entry
 from ainp2p.protocol.codec import encode
@@ -417,7 +417,7 @@ def _omission(story: Story, parsed: ParsedOperation, culprit: bytes) -> Evidence
     leaving = Leaving(frontier, {}, {})
     (handoff,) = make_handoff(story.network, 0, culprit, 1, 4, leaving, story.validators[2])
     record = encode(attest(votes.say(2, handoff_entry(attachment_id(handoff))), 0))
-    omission = find_omission(read_handoff(handoff), [], frontier, slot, (0, 0), False)
+    omission = Report(read_handoff(handoff), [], frontier).omission(slot, (0, 0), False)
     assert omission is not None
     return Evidence(FORGOTTEN_COMMIT, culprit, (commit, record, parsed.raw, encode(omission), handoff), 0)
 

@@ -41,7 +41,7 @@ from ainp2p.ledger.voting.evidence import (
     may_end,
 )
 from ainp2p.ledger.voting.handoff import read_handoff
-from ainp2p.ledger.voting.omissions import Head, find_omission
+from ainp2p.ledger.voting.omissions import Head, Report
 from ainp2p.ledger.voting.slot import VoteTable
 from ainp2p.ledger.voting.votelog import (
     COMMIT,
@@ -214,7 +214,7 @@ class Collector:
         frontier: Mapping[bytes, Head],
         commits: Iterable[tuple[ParsedOperation, int, int]],
     ) -> list[Evidence]:
-        """A HANDOFF that was checked, against its validator's own COMMITs.
+        """A HANDOFF that was checked, against its validator's own COMMITs, up to the first that it forgets.
 
         Args:
             record: packed place of the record that signs it.
@@ -223,22 +223,30 @@ class Collector:
             commits: (operation, view, packed place) of COMMITs of the same validator in this epoch.
         """
         member, height, position = unpack_place(record)
-        handoff, pages = read_handoff(attachments[0]), list(attachments[1:])
+        pages = list(attachments[1:])
+        report = Report(read_handoff(attachments[0]), pages, frontier)
         found: list[Evidence] = []
         for parsed, view, packed in commits:
             voter, *place = unpack_place(packed)
             slot = (parsed.operation.object, parsed.operation.seq)
             if voter != member or (place[0], place[1]) >= (height, position):
                 continue
-            omission = find_omission(handoff, pages, frontier, slot, (self._epoch, view), may_end(parsed.raw))
-            if omission is not None:
-                needed = [attachments[0], *(pages[part - 1] for part in omission.parts if part)]
-                items = [parsed.raw, encode(omission)]
-                room = EVIDENCE_SIZE_MAX - 2_000 - sum(map(len, items))
-                items += [raw for raw in needed if sum(map(len, needed)) <= room]
-                both = [(place[0], place[1]), (height, position)]
-                self._show(FORGOTTEN_COMMIT, member, both, items, found)
+            omission = report.omission(slot, (self._epoch, view), may_end(parsed.raw))
+            if omission is None:
+                continue
+            needed = [attachments[0], *(pages[part - 1] for part in omission.parts if part)]
+            items = [parsed.raw, encode(omission)]
+            room = EVIDENCE_SIZE_MAX - 2_000 - sum(map(len, items))
+            items += [raw for raw in needed if sum(map(len, needed)) <= room]
+            both = [(place[0], place[1]), (height, position)]
+            self._show(FORGOTTEN_COMMIT, member, both, items, found)
+            if found or self.is_known(FORGOTTEN_COMMIT, member):
+                break
         return found
+
+    def is_known(self, kind: int, member: int) -> bool:
+        """Whether this offence of a member needs no further evidence."""
+        return Offence(kind, self._committee.keys[member], self._epoch) in self.found
 
     def forget(self, slot: SlotId) -> None:
         """A slot is decided. If something was wrong there, late votes are still looked at for a while."""
@@ -404,14 +412,13 @@ class Collector:
         self, kind: int, member: int, places: list[Place], items: Sequence[bytes], found: list[Evidence]
     ) -> None:
         """Tell an offence that is shown by entries of the member's log, and by other items."""
-        culprit = self._committee.keys[member]
-        if Offence(kind, culprit, self._epoch) in self.found:
+        if self.is_known(kind, member):
             return
         try:
             attested = [attest(self._held(member, height), position) for height, position in places]
         except (Error, LookupError):
             return  # a batch is not at hand any more
-        self._tell(kind, culprit, (*map(encode, attested), *items), found)
+        self._tell(kind, self._committee.keys[member], (*map(encode, attested), *items), found)
 
     def _tell(self, kind: int, culprit: bytes, items: tuple[bytes, ...], found: list[Evidence]) -> None:
         """Each offence once."""

@@ -20,13 +20,14 @@ from ainp2p.ledger.rules.operations import NextCommittee, ParsedOperation, Signe
 from ainp2p.ledger.rules.state import Undo
 from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.voting.attachments import attachment_id
-from ainp2p.ledger.voting.certificate import build_certificate, unpack_place
+from ainp2p.ledger.voting.certificate import build_certificate, pack_place, unpack_place
 from ainp2p.ledger.voting.committee_chain import end_epoch
-from ainp2p.ledger.voting.contending import Contention
+from ainp2p.ledger.voting.deciding import Decider
 from ainp2p.ledger.voting.desk import Desk
 from ainp2p.ledger.voting.effects import Effects, FrontierWanted, Wanted
 from ainp2p.ledger.voting.epochs import Certain, Closing, Epochal, Verdict
 from ainp2p.ledger.voting.evidence import Evidence, Offence, evidence_id, read_evidence, verify_evidence
+from ainp2p.ledger.voting.examining import Examiner
 from ainp2p.ledger.voting.handoff import Head, Leaving, SlotId, make_handoff, read_handoff
 from ainp2p.ledger.voting.slot import Candidate, Slot
 from ainp2p.ledger.voting.visiting import Applied
@@ -52,12 +53,14 @@ class EpochEnd:
     def __init__(
         self,
         desk: Desk,
-        contention: Contention,
+        decider: Decider,
         signer: Signer,
         opening: bytes,
         hold: Callable[[ParsedOperation], None],
     ) -> None:
-        self._desk, self._contention, self._signer = desk, contention, signer
+        self._desk, self._decider, self._signer = desk, decider, signer
+        self._contention = decider.contention
+        self._examiner = Examiner(desk, decider.collector)
         self._opening, self._hold = opening, hold
         self._end = parse(unsigned_operation(end_epoch(desk.state.network, desk.epoch, opening)))
         self.closing: Closing | None = None
@@ -79,8 +82,10 @@ class EpochEnd:
     def take_batch(self, batch: VoteBatch) -> None:
         """Note HANDOFF records, of anybody and our own."""
         if has_views(batch.entries):
-            for entry in read_entries(batch.entries):
+            for position, entry in enumerate(read_entries(batch.entries)):
                 if isinstance(entry, Handoff):
+                    place = pack_place(batch.member, batch.header.height, position)
+                    self._examiner.recorded(entry.digest, place)
                     self._recorded.setdefault(batch.member, entry.digest)
                     self._desk.archive.hold_floors = True
                     if self.closing is not None:
@@ -160,6 +165,7 @@ class EpochEnd:
         if self.closing is None:
             self._close(now)
         if self.closing is not None:
+            self._examine(self.closing, out)
             self._ask(now, out)
             self._propose(now)
         self._desk.room.wake(state.network)
@@ -304,6 +310,13 @@ class EpochEnd:
         return [first, *others][(asked - 1) % (len(others) + 1)]
 
     # --- COMMITTEE ----------------------------------------------------------------------------------
+
+    def _examine(self, closing: Closing, out: Effects) -> None:
+        """Find HANDOFFs that forget a COMMIT, before we propose: it costs the seat at once."""
+        found = self._examiner.examine(closing)
+        self._decider.tell(found, out)
+        for evidence in found:
+            self.note_evidence(evidence)
 
     def note_evidence(self, evidence: Evidence) -> None:
         """Keep in mind what the next COMMITTEE has to name."""

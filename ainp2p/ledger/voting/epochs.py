@@ -102,6 +102,21 @@ class _Handing:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A HANDOFF of which everything is here.
+
+    Attributes:
+        attachments: itself, then its pages.
+        heads: where its frontier differs from our own; seq 0 where that has more.
+        frontier: the whole of it.
+    """
+
+    attachments: tuple[bytes, ...]
+    heads: Mapping[bytes, Head]
+    frontier: Mapping[bytes, Head]
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A COMMITTEE that is good: what has to be applied before it, and the slots that start at view 1."""
 
@@ -245,6 +260,14 @@ class Closing:
             if handing.id == id_ and handing.heads is not None:
                 return changed_frontier(self.base, handing.heads)
         return None
+
+    def shown(self, id_: bytes) -> Shown | None:
+        """A HANDOFF with its pages and its frontier, once all of that is here and checked."""
+        handing, frontier = self._handings.get(id_), self.frontier(id_)
+        if handing is None or handing.handoff is None or handing.raw is None or frontier is None:
+            return None
+        pages = (self._pages[page] for page in handing.handoff.more)
+        return Shown((handing.raw, *pages), handing.heads or {}, frontier)
 
     def retire(self) -> None:
         """The next epoch has begun: only `frontier` is still asked for."""
@@ -512,6 +535,7 @@ __all__ = [
     "Certain",
     "Closing",
     "Epochal",
+    "Shown",
     "Verdict",
     "first_of_each_culprit",
     "judge_evidence",

@@ -41,7 +41,8 @@ verifier is asked to have them (`attachment_of`).
 - *NEWVIEW and HANDOFF.* COMMIT(v, x) was sent on prepared(v, x), so every later report is of v or above:
   only one of a lower view, or of none, is less (another operation in v is no less: with more than 1/3 faulty
   both may be prepared). A correct validator that cannot show the certificate after a restart sends neither
-  until it can. A Lock that has ended may have left a frontier: its absence there is no omission.
+  until it can. A Lock that has ended may have left a frontier: its absence there is no omission. The System
+  is in no frontier, and a COMMIT on it is in no HANDOFF.
 - *Owners.* Any key can sign operations on anybody's account: evidence names the *key* that signed two, not
   the account. What it means for an account is judged where its keys are known: two conflicting operations
   *valid* in a slot make a VOID by views. Guardians (RECOVER) and proposers (COMMITTEE) may sign again.
@@ -336,6 +337,8 @@ def _judge_forgotten_commit(case: _Case) -> None:
 
 def _judge_handoff(case: _Case, slot: SlotId, commit: Commit, report: Handoff) -> None:
     epoch = case.evidence.epoch
+    # Nobody hands the System over: whoever hands anything over has COMMITted END-EPOCH.
+    _demand(slot[0] != case.network, "a HANDOFF says nothing of the System")
     whose = (case.network, epoch, case.evidence.culprit)
     at = (epoch, commit.view)
     judge_omission(case.item(3), report.digest, whose, slot, at, may_end(case.item(2)), case.attachment)

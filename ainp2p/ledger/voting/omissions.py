@@ -131,32 +131,43 @@ def _slots_about(parts: tuple[int, ...], handoff: Handoff, slot: SlotId, fetch: 
 # --- making one ---------------------------------------------------------------------------------------
 
 
-def find_omission(
-    handoff: Handoff, pages: Sequence[bytes], frontier: Mapping[bytes, Head], slot: SlotId, at: At, ends: bool
-) -> Omission | None:
-    """How a HANDOFF reports less than a COMMIT `at` (epoch, view) in this slot; None if it does not.
+class Report:
+    """What one HANDOFF says of every slot, read once for however many COMMITs it is compared with."""
 
-    Args:
-        frontier: the whole of it, object → (seq, head), as the HANDOFF's root says.
-    """
-    head = frontier.get(slot[0])
-    if (head is None and ends) or (head is not None and head[0] >= slot[1]):
-        return None
-    lists = [handoff.prepared, *(read_page(page).prepared for page in pages)]
-    for held in (each for part in lists for each in part):
-        if (held.object, held.seq) == slot:
-            shown = read_certificate(held.certificate)
-            if (shown.epoch, shown.view) >= at:
-                return None
-    return Omission(_neighbours(frontier, slot[0]), _parts(lists, slot))
+    def __init__(self, handoff: Handoff, pages: Sequence[bytes], frontier: Mapping[bytes, Head]) -> None:
+        """Read it.
 
+        Args:
+            frontier: the whole of it, object → (seq, head), as the HANDOFF's root says.
+        """
+        self._frontier = frontier
+        self._lists = [handoff.prepared, *(read_page(page).prepared for page in pages)]
+        self._shown: dict[SlotId, At] = {}
+        for held in (each for part in self._lists for each in part):
+            certificate = read_certificate(held.certificate)
+            self._shown[held.object, held.seq] = certificate.epoch, certificate.view
+        self._objects: list[bytes] = []
+        self._tree: MerkleTree | None = None
 
-def _neighbours(frontier: Mapping[bytes, Head], object_: bytes) -> tuple[Neighbour, ...]:
-    objects = sorted(frontier)
-    place = bisect_left(objects, object_)
-    indexes = [place] if object_ in frontier else [i for i in (place - 1, place) if 0 <= i < len(objects)]
-    tree = MerkleTree([id_ + frontier[id_][0].to_bytes(8, "big") + frontier[id_][1] for id_ in objects])
-    return tuple(Neighbour(i, objects[i], *frontier[objects[i]], tree.path(i)) for i in indexes)
+    def omission(self, slot: SlotId, at: At, ends: bool) -> Omission | None:
+        """How it reports less than a COMMIT `at` (epoch, view) in this slot; None if it does not."""
+        head = self._frontier.get(slot[0])
+        if (head is None and ends) or (head is not None and head[0] >= slot[1]):
+            return None
+        if slot in self._shown and self._shown[slot] >= at:
+            return None
+        return Omission(self._neighbours(slot[0]), _parts(self._lists, slot))
+
+    def _neighbours(self, object_: bytes) -> tuple[Neighbour, ...]:
+        frontier = self._frontier
+        if self._tree is None:  # of as many objects as there are: only for who is guilty
+            self._objects = sorted(frontier)
+            self._tree = MerkleTree(
+                [id_ + frontier[id_][0].to_bytes(8, "big") + frontier[id_][1] for id_ in self._objects]
+            )
+        objects, place = self._objects, bisect_left(self._objects, object_)
+        around = [place] if object_ in frontier else [i for i in (place - 1, place) if 0 <= i < len(objects)]
+        return tuple(Neighbour(i, objects[i], *frontier[objects[i]], self._tree.path(i)) for i in around)
 
 
 def _parts(lists: Sequence[HeldSlots], slot: SlotId) -> tuple[int, ...]:
@@ -169,4 +180,4 @@ def _parts(lists: Sequence[HeldSlots], slot: SlotId) -> tuple[int, ...]:
     return (part, part + 1)
 
 
-__all__ = ["Neighbour", "Omission", "find_omission", "judge_omission"]
+__all__ = ["Neighbour", "Omission", "Report", "judge_omission"]

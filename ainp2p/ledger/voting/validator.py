@@ -179,7 +179,7 @@ class Validator:
         self._confirmed = {self._member} if self._member >= 0 else set[int]()
         self._started = False
         self._gap_asked: dict[int, int] = {}
-        self._end = EpochEnd(desk, self._contention, self._signer, opening, self._hold)
+        self._end = EpochEnd(desk, self._decider, self._signer, opening, self._hold)
         desk.holds_back, desk.applied = self._end.holds_back, self._end.applied
         desk.collects = lambda: self._end.collects
         self.state.check_committee = self._end.check_committee

@@ -26,7 +26,7 @@ from ainp2p.ledger.voting.evidence import (
     verify_evidence,
 )
 from ainp2p.ledger.voting.handoff import Handoff, Head, Leaving, SlotId, make_handoff, read_handoff
-from ainp2p.ledger.voting.omissions import Omission, find_omission
+from ainp2p.ledger.voting.omissions import Omission, Report
 from ainp2p.ledger.voting.votelog import VoteBatch, handoff_entry
 from ainp2p.protocol.codec import decode, encode
 from tests.ledger.accused import (
@@ -162,8 +162,9 @@ def every_omission(world: Exit) -> list[Omission]:
     """Whatever somebody who wants to blame could show: all neighbours, all parts."""
     frontier = dict(world.frontier)
     parts = [*((n,) for n in range(len(world.pages) + 1)), *((n, n + 1) for n in range(len(world.pages)))]
-    single = [module._neighbours(frontier, each)[0] for each in frontier]
-    around = [module._neighbours({**frontier}, OBJECT)] + [(each,) for each in single]
+    report = Report(world.handoff, world.pages, frontier)
+    single = [report._neighbours(each)[0] for each in frontier]
+    around = [report._neighbours(OBJECT)] + [(each,) for each in single]
     around += [(a, b) for a in single for b in single] + [()]
     return [Omission(neighbours, part) for neighbours in around for part in parts]
 
@@ -271,6 +272,6 @@ def test_mutant_a_lock_that_ended_taken_for_one_left_out_is_noticed(
     assert not accepted(INNOCENT["a Lock that may have ended"])
     monkeypatch.setattr("ainp2p.ledger.voting.evidence.may_end", lambda _: False)
     world = Exit(voted=refund(seq=2))
-    omission = find_omission(world.handoff, [], world.frontier, (b"l" * 32, 2), (EPOCH, 0), False)
+    omission = Report(world.handoff, [], world.frontier).omission((b"l" * 32, 2), (EPOCH, 0), False)
     assert omission is not None
     assert world.judge(world.blame(omission)).culprit == WHO
