@@ -38,17 +38,18 @@ from ainp2p.agents.peers import remembered_peers
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
 from ainp2p.agents.skill import Skill
+from ainp2p.agents.standing import check_session, is_key_of
 from ainp2p.agents.vault import Vault, open_vault
 from ainp2p.errors import Closed, Error, InvalidInput, NetworkError, Refused
-from ainp2p.ledger.disk import run_in_thread, run_inline
 from ainp2p.ledger.rules.genesis import Genesis
-from ainp2p.ledger.rules.operations import plain_inception
+from ainp2p.ledger.rules.operations import Inception, plain_inception
 from ainp2p.ledger.serving.faucet import ask_purse
-from ainp2p.ledger.wallets.wallet import Balance, Wallet, open_wallet
+from ainp2p.ledger.wallets.delegation import SignedDelegation
+from ainp2p.ledger.wallets.wallet import Balance, SettlePolicy, Wallet, open_wallet
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
-from ainp2p.protocol.identity import Key, id_text, peer_id
+from ainp2p.protocol.identity import Key, id_text, peer_id, public_from_peer_id
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import Strategies
@@ -77,6 +78,11 @@ class Agent:
         slots: jobs worked on at once.
         strategies: how it bargains (`ainp2p.protocol.strategies`).
         on_receipt: told of each receipt that it signs, with the Lock: for those who show what is paid.
+        account: what its account was born with, if that is more than `key` (guardians, a next key).
+        delegation: `key` is a session key: what the account's key lets it do. Such an agent sells, and does
+            not buy: only the account's key signs deposits. It ends with the delegation's time.
+        watchtowers: addresses of peers that get its highest receipts, and settle them if it vanishes.
+        checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain with it is shown.
         transport: how networks are opened, for simulations; None: real libp2p.
     """
 
@@ -95,6 +101,10 @@ class Agent:
         slots: int = SLOTS,
         strategies: Strategies | None = None,
         on_receipt: OnReceipt | None = None,
+        account: Inception | None = None,
+        delegation: SignedDelegation | None = None,
+        watchtowers: Sequence[str] = (),
+        checkpoint: bytes | None = None,
         context: Context | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -106,11 +116,15 @@ class Agent:
             raise InvalidInput("an agent works on at least one job at once: slots=1 or more")
         if key is not None and home is None:
             raise InvalidInput("an agent with a key keeps books: pass home=, a directory of its own")
+        if delegation is not None and (account is None or key is None):
+            raise InvalidInput("a delegation is for a session key of an account: pass key= and account= too")
         self.name, self.skills, self.slots = name, tuple(skills), slots
         self._model = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
         self._key, self._genesis, self._bootstrap = key, network, tuple(bootstrap)
         self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
         self._strategies, self._on_receipt = strategies or Strategies(), on_receipt
+        self._account, self._delegation, self._checkpoint = account, delegation, checkpoint
+        self._watchtowers = {_watchtower(each): each for each in watchtowers}
         self._context = context or Context.system()
         self._transport = transport or self._libp2p
         self._stack: AsyncExitStack | None = None
@@ -242,6 +256,8 @@ class Agent:
         """
         if input is not None and fields:
             raise InvalidInput("give the input either as input= or as keyword arguments")
+        if self._delegation is not None and not isinstance(offers, Skill):
+            raise InvalidInput("an agent with a session key sells: only the account's key signs deposits")
         async with self._open_parts.buyer.hire(
             offers, input or fields, budget, max_price=_price(max_price), seed=seed
         ) as job:
@@ -315,26 +331,32 @@ class Agent:
         await network.bootstrap(self._bootstrap)  # from now on those that are lost are dialled again
         if genesis is None:
             genesis = await ask_genesis(network, reached)
-        self._check_key(genesis)
+        inception = self._check_key(genesis, key)
         network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
         for member in genesis.validators:
             network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))
         vault = await stack.enter_async_context(
             open_vault(key, self._policy, home and home / "vault", network.context)
         )
+        for tower, address in self._watchtowers.items():
+            if address != tower:
+                network.add_addresses(tower, (address,))
         wallet = await stack.enter_async_context(
             open_wallet(
                 network,
                 genesis,
                 vault.wallet_signer(),
                 home and home / "wallet",
-                run_disk=run_in_thread if home else run_inline,  # in memory nothing blocks
+                inception=inception,
+                watchtowers=tuple(self._watchtowers),
+                policy=SettlePolicy(heartbeat=self._delegation is None),
+                checkpoint=self._checkpoint,
             )
         )
         await self._take_purse(network, genesis, wallet)
         stack.push_async_callback(_settle_up, wallet)  # once the market is closed
         models = tuple([await self._open_model(stack, model) for model in self._model if model is not None])
-        return await self._open_market(stack, network, genesis, vault, wallet, models)
+        return await self._open_market(stack, network, genesis, vault, wallet, models, encode(inception))
 
     async def _open_market(
         self,
@@ -344,6 +366,7 @@ class Agent:
         vault: Vault,
         wallet: Wallet,
         models: tuple[Model, ...],
+        inception: bytes,
     ) -> _Running:
         signer = vault.signer({messages.PURPOSE, card.PURPOSE})
         directory = await stack.enter_async_context(open_directory(network, genesis.network_id, signer))
@@ -375,10 +398,10 @@ class Agent:
                 resume_s=self._strategies.resume_s,
             )
         )
-        inception = encode(plain_inception(signer.public))
+        delegation = encode(self._delegation) if self._delegation is not None else b""
 
         def draft() -> CardDraft:
-            return CardDraft(wallet.account_id, inception, self.name, seller.cards())
+            return CardDraft(wallet.account_id, inception, self.name, seller.cards(), delegation=delegation)
 
         await directory.announce(draft)
         return _Running(network, genesis, vault, wallet, models, directory, seller, buyer)
@@ -393,12 +416,23 @@ class Agent:
             return None
         return await stack.enter_async_context(open_development(self._transport, self._context))
 
-    def _check_key(self, genesis: Genesis) -> None:
+    def _check_key(self, genesis: Genesis, key: Key) -> Inception:
+        """What the account was born with, if `key` can speak for it on this network, now."""
         if self._key is None and not genesis.is_development:
             raise InvalidInput(
                 f"on the network {genesis.name.decode(errors='replace')!r} an agent needs a key of its own: "
                 "pass key= (make one with `ainp2p key new`) and home="
             )
+        inception = self._account or plain_inception(key.public)
+        if self._delegation is not None:
+            now_ms = self._context.now_ms()
+            check_session(self._delegation, inception, key.public, genesis.network_id, now_ms)
+        elif not is_key_of(inception, key.public):
+            raise InvalidInput(
+                "key= is neither the key that account= was born with nor the next one that it commits to: "
+                "cards of accounts that were recovered, or rotated more than once, are not believed"
+            )
+        return inception
 
     async def _take_purse(self, network: Network, genesis: Genesis, wallet: Wallet) -> None:
         """On a development network: once per peer, and free. Without a faucet an agent can still earn."""
@@ -452,6 +486,17 @@ async def _connect(network: Network, addresses: Sequence[str]) -> list[PeerId]:
         told = "; ".join(f"{address}: {failure}" for address, failure in sorted(failures.items()))
         raise NetworkError(f"no bootstrap peer can be reached: {told}")
     return sorted(reached)
+
+
+def _watchtower(where: str) -> PeerId:
+    """The peer id at the end of an address, or by itself.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    peer = where.rpartition("/p2p/")[2]
+    public_from_peer_id(peer)
+    return peer
 
 
 def _price(limit: str | Price | None) -> Price | None:

@@ -70,11 +70,9 @@ async def open_development(
     transport: Transport, context: Context, directory: Path | None = None
 ) -> AsyncIterator[Genesis]:
     """Found a development network and run its committee and faucet until the block ends."""
-    from ainp2p.ledger.disk import run_in_thread, run_inline  # the founder needs these, others do not
-    from ainp2p.ledger.serving.faucet import open_faucet
+    from ainp2p.ledger.serving.faucet import open_faucet  # the founder needs these, others do not
     from ainp2p.ledger.serving.service import open_validator
 
-    run_disk = run_in_thread if directory else run_inline  # in memory nothing blocks
     seats = committee_seats(context, directory)
     async with AsyncExitStack() as stack:
         networks = [await stack.enter_async_context(transport(seat.key)) for seat in seats]
@@ -82,12 +80,8 @@ async def open_development(
         genesis = development_genesis(where, context.now_ms())
         for seat, network in zip(seats, networks, strict=True):
             network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
-            await stack.enter_async_context(
-                open_validator(network, genesis, seat.key, seat.directory, run_disk=run_disk)
-            )
-        await stack.enter_async_context(
-            open_faucet(networks[0], genesis, seats[0].key, seats[0].directory, run_disk=run_disk)
-        )
+            await stack.enter_async_context(open_validator(network, genesis, seat.key, seat.directory))
+        await stack.enter_async_context(open_faucet(networks[0], genesis, seats[0].key, seats[0].directory))
         yield genesis
 
 

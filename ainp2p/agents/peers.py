@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ainp2p.agents.background import background
 from ainp2p.errors import Error, InvalidInput
 from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.network import Network, PeerId
+from ainp2p.protocol.storage import FILES, Storage
 
 SAVE_S = 60.0  # what is lost if the process is killed
 PEERS_MAX = 256
@@ -34,7 +36,8 @@ Peers = dict[PeerId, tuple[str, ...]]
 @asynccontextmanager
 async def remembered_peers(network: Network, path: Path) -> AsyncIterator[None]:
     """Give the network the peers in this file, dial a few, and keep the file up to date within the block."""
-    met = await trio.to_thread.run_sync(read_peers, path)
+    storage = network.context.storage
+    met = await storage.run(lambda: read_peers(path, storage))
     for peer, addresses in met.items():
         network.add_addresses(peer, addresses)
     async with background() as nursery:
@@ -44,7 +47,7 @@ async def remembered_peers(network: Network, path: Path) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            write_peers(path, chosen_peers(network))
+            write_peers(path, chosen_peers(network), storage)
 
 
 def chosen_peers(network: Network) -> Peers:
@@ -54,15 +57,16 @@ def chosen_peers(network: Network) -> Peers:
     return {peer: known[peer][:ADDRESSES_MAX] for peer in list(order)[:PEERS_MAX] if known[peer]}
 
 
-def read_peers(path: Path) -> Peers:
+def read_peers(path: Path, storage: Storage = FILES) -> Peers:
     """What `write_peers` wrote; nothing, if that cannot be read."""
     try:
-        if path.stat().st_size > FILE_SIZE_MAX:
+        raw = storage.read(path)
+        if raw is None:
+            return {}
+        if len(raw) > FILE_SIZE_MAX:
             raise ValueError("too large")
-        found = json.loads(path.read_text())
+        found = json.loads(raw)
         return dict(map(_checked, list(found.items())[:PEERS_MAX]))
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError, AttributeError, TypeError, InvalidInput) as exc:
         _log.warning("%s cannot be read and is begun anew: %s", path, exc)
         return {}
@@ -78,12 +82,10 @@ def _checked(entry: tuple[Any, Any]) -> tuple[PeerId, tuple[str, ...]]:
     return peer, tuple(addresses)[:ADDRESSES_MAX]
 
 
-def write_peers(path: Path, peers: Peers) -> None:
+def write_peers(path: Path, peers: Peers, storage: Storage = FILES) -> None:
     """Write all or nothing; a disk that refuses costs the memory of peers, and no more."""
-    partial = path.with_name(f".{path.name}.new")
     try:
-        partial.write_text(json.dumps(peers))
-        partial.replace(path)
+        storage.write(path, json.dumps(peers).encode())
     except OSError as exc:
         _log.warning("%s cannot be written: %s", path, exc)
 
@@ -95,9 +97,10 @@ async def _greet(network: Network, addresses: tuple[str, ...]) -> None:
 
 async def _save_forever(network: Network, path: Path) -> None:
     saved: Peers | None = None
+    storage = network.context.storage
     while True:
         await trio.sleep(SAVE_S)
         peers = chosen_peers(network)
         if peers != saved:
-            await trio.to_thread.run_sync(write_peers, path, peers)
+            await storage.run(partial(write_peers, path, peers, storage))
             saved = peers

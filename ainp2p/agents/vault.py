@@ -327,7 +327,7 @@ async def open_vault(
         StorageError: the files cannot be used, belong to another key or to a process that runs.
     """
     caught: Exception | None = None
-    async with open_vault_store(directory, key.public) as store:
+    async with open_vault_store(directory, key.public, context.storage_of(directory)) as store:
         vault = Vault(key, policy, store, context)
         await vault._written()
         async with trio.open_nursery() as nursery:

@@ -18,9 +18,10 @@ from ainp2p.agents.breaker import BreakerState
 from ainp2p.agents.policy import Saved
 from ainp2p.agents.promises import LockRecord
 from ainp2p.errors import Malformed, StorageError
-from ainp2p.ledger.disk import Disk, open_disk, run_in_thread, run_inline
+from ainp2p.ledger.disk import Disk, open_disk
 from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.storage import FILES, Storage
 
 FILE_NAME = "vault.sqlite"
 _SCHEMA = """
@@ -127,15 +128,16 @@ def _split(ids: bytes) -> tuple[bytes, ...]:
 
 
 @asynccontextmanager
-async def open_vault_store(directory: Path | None, public: bytes) -> AsyncIterator[VaultStore]:
+async def open_vault_store(
+    directory: Path | None, public: bytes, storage: Storage = FILES
+) -> AsyncIterator[VaultStore]:
     """Open the tables of one key's vault, for this process alone; None: in memory, for ephemeral agents.
 
     Raises:
         StorageError: as `open_disk`, or they belong to another key.
     """
     path = directory / FILE_NAME if directory is not None else None
-    # In memory nothing blocks, and a simulated clock must not run on while a thread is waited for.
-    async with open_disk(path, _SCHEMA, run=run_inline if path is None else run_in_thread) as disk:
+    async with open_disk(path, _SCHEMA, storage) as disk:
         store = VaultStore(disk)
         store.claim(public)
         yield store

@@ -11,31 +11,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ainp2p.errors import StorageError
+from ainp2p.protocol.storage import Connection, connect_sqlite
 
 Row = tuple[Any, ...]
 # One process at a time (and so no shared-memory file), a write-ahead log, an fsync for each commit.
 PRAGMAS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
-
-
-class Connection(Protocol):
-    """As much of `sqlite3.Connection` as is used, without implicit transactions; errors are sqlite3's."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Any:
-        """Run one statement; the result has `fetchall`."""
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """Run one statement for each row."""
-
-    def close(self) -> None:
-        """Release the file."""
-
-
-def connect_sqlite(path: str) -> Connection:
-    """The standard library's connection; any thread may use it, one at a time."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
 
 
 class Database:

@@ -7,7 +7,6 @@ This module knows no table; whoever opens it brings the schema.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,20 +16,10 @@ import trio
 
 from ainp2p.errors import Closed, StorageError
 from ainp2p.ledger.database import Database
+from ainp2p.protocol.storage import FILES, Storage
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
-
-
-async def run_inline(job: Callable[[], T]) -> T:
-    """Run disk work in the event loop itself: for simulations, whose clock must not run meanwhile."""
-    await trio.lowlevel.checkpoint()
-    return job()
-
-
-async def run_in_thread(job: Callable[[], T]) -> T:
-    """Run disk work in a thread; it is waited for even when cancelled, so that no write is half known."""
-    return await trio.to_thread.run_sync(job)
 
 
 class Disk:
@@ -132,8 +121,7 @@ class _Read:
 async def open_disk(
     path: Path | None,
     schema: str,
-    *,
-    run: Callable[[Callable[[], Any]], Any] = run_in_thread,
+    storage: Storage = FILES,
 ) -> AsyncIterator[Disk]:
     """Open a database for this process alone (None: in memory); leaving the block writes what was put.
 
@@ -143,13 +131,13 @@ async def open_disk(
     Raises:
         StorageError: it cannot be opened, is damaged, or another process has it open.
     """
-    database = open_database(path)
+    database = open_database(path, storage)
     disk = Disk(database)
     caught: Exception | None = None
     try:
         _make_tables(database, schema)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(disk._run, run)
+            nursery.start_soon(disk._run, storage.run)
             try:
                 yield disk
             except Exception as exc:  # the caller's, not ours: keep it out of the group
@@ -157,15 +145,15 @@ async def open_disk(
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
-            await disk._commit(run)
+            await disk._commit(storage.run)
         disk._closed = True
         database.close()
     if caught is not None:
         raise caught
 
 
-def open_database(path: Path | None) -> Database:
-    """A database file for its owner only, in a directory that is made where absent; None: in memory.
+def open_database(path: Path | None, storage: Storage = FILES) -> Database:
+    """A database for its owner only, in a directory that is made where absent; None: in memory.
 
     Raises:
         StorageError: it cannot be opened, is damaged, or another process has it open.
@@ -173,11 +161,9 @@ def open_database(path: Path | None) -> Database:
     if path is None:
         return Database(Path(":memory:"))
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
+        return Database(path, connect=lambda text: storage.connect(Path(text)))
     except OSError as exc:
         raise StorageError(f"cannot open {path}: {exc.strerror}") from exc
-    return Database(path)
 
 
 def _make_tables(database: Database, schema: str) -> None:

@@ -29,7 +29,6 @@ from ainp2p.agents.models.scripted import ScriptedModel
 from ainp2p.agents.offers import Offer
 from ainp2p.agents.skill import Skill, skill
 from ainp2p.agents.work import Work
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.genesis import DEVELOPMENT_SUPPLY, Genesis
 from ainp2p.ledger.serving.faucet import open_faucet
 from ainp2p.ledger.serving.service import ValidatorService, open_validator
@@ -40,6 +39,7 @@ from ainp2p.protocol.memory import EPOCH_MS, Conditions, MemoryHub, MemoryNetwor
 from ainp2p.protocol.messages import PROTOCOL
 from ainp2p.protocol.network import Call, PeerId
 from ainp2p.protocol.price import Price
+from ainp2p.protocol.storage import INLINE
 
 CALM = Conditions()
 Tamper = Callable[[bytes], Awaitable[bytes | None]]
@@ -193,9 +193,9 @@ async def found_market(seed: int | str = 0, conditions: Conditions = CALM) -> As
         validators = []
         for seat, network in zip(seats, networks, strict=True):
             network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
-            opened = open_validator(network, genesis, seat.key, None, run_disk=run_inline)
+            opened = open_validator(network, genesis, seat.key, None, storage=INLINE)
             validators.append(await stack.enter_async_context(opened))
-        faucet = open_faucet(networks[0], genesis, seats[0].key, None, run_disk=run_inline)
+        faucet = open_faucet(networks[0], genesis, seats[0].key, None, storage=INLINE)
         await stack.enter_async_context(faucet)
         market = Market(hub, genesis, validators)
         market.address = networks[1].addresses[0]

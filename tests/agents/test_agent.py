@@ -10,8 +10,6 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents import agent as agents
-from ainp2p.agents import vault_store
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.skill import skill
@@ -25,7 +23,6 @@ from ainp2p.errors import (
     NoOffers,
     PolicyRefused,
 )
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.serving.messages import FAUCET_PROTOCOL
 from ainp2p.protocol.identity import Key, id_text
 from ainp2p.protocol.memory import MemoryHub, MemoryNetwork, open_memory_network
@@ -231,8 +228,6 @@ async def test_without_a_faucet_an_agent_has_nothing_and_can_earn(
 async def test_an_agent_with_a_home_goes_on_where_it_was(
     autojump_clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (agents, vault_store):
-        monkeypatch.setattr(module, "run_in_thread", run_inline)
     async with found_market() as market:
         kept: dict[str, Any] = {"key": market.key("bob"), "home": tmp_path / "bob"}
         async with market.agent("alice", [write], writer(9)):

@@ -10,14 +10,12 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents import agent as agents
-from ainp2p.agents import selling, vault_store
+from ainp2p.agents import selling
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill, skill
 from ainp2p.agents.tills import Till
 from ainp2p.agents.work import Work
 from ainp2p.errors import NoOffers, StorageError
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.delivery import FIRST_WINDOW
@@ -252,8 +250,6 @@ async def sell_twice(market: Market, kept: dict[str, Any], *, killed: bool) -> B
 async def test_a_restarted_seller_refuses_its_old_lock_and_gets_another_one(
     killed: bool, autojump_clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (agents, vault_store):
-        monkeypatch.setattr(module, "run_in_thread", run_inline)  # a thread would let the clock run on
     async with found_market() as market:
         kept = {"key": market.key("alice"), "home": tmp_path / "alice"}
         bought = await sell_twice(market, kept, killed=killed)
@@ -267,8 +263,6 @@ async def test_a_restarted_seller_refuses_its_old_lock_and_gets_another_one(
 async def test_a_mutant_that_forgets_its_receipts_begins_the_old_lock_anew_and_loses_money(
     autojump_clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (agents, vault_store):
-        monkeypatch.setattr(module, "run_in_thread", run_inline)
     monkeypatch.setattr("ainp2p.ledger.rules.receipts.ReceiptBook.highest", lambda self, lock: None)
     async with found_market() as market:
         kept = {"key": market.key("alice"), "home": tmp_path / "alice"}

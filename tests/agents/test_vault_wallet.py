@@ -10,8 +10,8 @@ import pytest
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.vault import Vault, open_vault
 from ainp2p.errors import BudgetExceeded, PolicyRefused
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
+from ainp2p.protocol.storage import INLINE
 from tests.ledger.town import LIFE_MS, PURSE, QUIET, Town, open_town
 from tests.ledger.world import key_of
 
@@ -26,7 +26,7 @@ async def alice_with_a_vault(town: Town, policy: Policy = POLICY) -> AsyncIterat
         town.network(key) as network,
         open_vault(key, policy, None, network.context) as vault,
         open_wallet(
-            network, town.genesis, vault.wallet_signer(), None, policy=QUIET, run_disk=run_inline
+            network, town.genesis, vault.wallet_signer(), None, policy=QUIET, storage=INLINE
         ) as wallet,
     ):
         yield wallet, vault

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import trio
 
-from ainp2p.ledger import disk
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.ledger.store import Store
@@ -25,6 +24,7 @@ from ainp2p.protocol import frames, outbox
 from ainp2p.protocol.channel import Channel
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
+from ainp2p.protocol.storage import Files, run_inline
 from benchmarks import receipts
 from benchmarks.ledger_pipeline import NOW, Others, Scene, bare_verifications_per_s, decide, groups
 from benchmarks.size import importing
@@ -46,7 +46,7 @@ async def commits_for(count: int, save: Callable[[Wallet, SignedReceipt], Any]) 
     async def run_and_count(job: Callable[[], Any]) -> Any:
         nonlocal commits
         commits += 1
-        return await disk.run_inline(job)
+        return await run_inline(job)
 
     context = Context.system()
     with tempfile.TemporaryDirectory() as name:
@@ -58,7 +58,7 @@ async def commits_for(count: int, save: Callable[[Wallet, SignedReceipt], Any]) 
                 receipts.PAYEE,
                 root / "payee",
                 policy=receipts.NEVER,
-                run_disk=run_and_count,
+                storage=Files(run_and_count),
             ) as wallet:
                 wallet.book.watch(receipts.lock_for(wallet.account_id))
                 async with receipts.open_payer(wallet.account_id, root / "payer") as vault:

@@ -15,8 +15,8 @@ from typing import Any, cast
 import trio
 
 from ainp2p.errors import Broken
-from ainp2p.ledger.disk import run_inline
 from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Network, PeerId
+from ainp2p.protocol.storage import run_inline
 
 
 class LossyNetwork:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ainp2p.ledger.database import Database, connect_sqlite
+from ainp2p.ledger.database import Database
 from ainp2p.ledger.rules.committee import Committee
 from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.rules.state import State
@@ -17,6 +17,7 @@ from ainp2p.ledger.voting.checkpoints import DONE
 from ainp2p.ledger.voting.effects import Record, Records
 from ainp2p.ledger.voting.validator_store import SqliteJournal
 from ainp2p.ledger.voting.votelog import OwnLog, VoteBatch, commit_entry
+from ainp2p.protocol.storage import connect_sqlite
 
 from .world import World, key_of
 

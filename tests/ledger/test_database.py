@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import StorageError
-from ainp2p.ledger.database import Database, connect_sqlite
+from ainp2p.ledger.database import Database
+from ainp2p.protocol.storage import connect_sqlite
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 import trio
 
 from ainp2p.errors import Refused, TimedOut
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.genesis import DEVELOPMENT
 from ainp2p.ledger.rules.operations import BOND
 from ainp2p.ledger.serving.messages import LEDGER_PROTOCOL, GetHeights, Heights, PushBatch
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.wallets.wallet import LockState, Wallet, open_wallet
 from ainp2p.protocol.codec import encode
+from ainp2p.protocol.storage import INLINE
 
 from . import town as town_module
 from .test_wallet_faults import run
@@ -208,7 +208,7 @@ async def opens_with_a_checkpoint(known: bool) -> int:
         async with (
             town.network(key_of("bob")) as network,
             open_wallet(
-                network, town.genesis, key_of("bob"), None, policy=QUIET, checkpoint=pin, run_disk=run_inline
+                network, town.genesis, key_of("bob"), None, policy=QUIET, checkpoint=pin, storage=INLINE
             ) as bob,
         ):
             await bob.send(alice.account_id, 1, timeout_s=5)

@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from ainp2p.errors import BadSignature, InvalidOperation, NotFinal, StorageError, TimedOut
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.committee import Committee
 from ainp2p.ledger.rules.merkle import MerkleTree
 from ainp2p.ledger.rules.operations import (
@@ -40,6 +39,7 @@ from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions
 from ainp2p.protocol.network import Call
+from ainp2p.protocol.storage import Files, run_inline
 
 from .faulty import CrashingDisk, LossyNetwork
 from .town import LIFE_MS, PURSE, QUIET, Town, open_town
@@ -166,7 +166,7 @@ async def with_crash(
 
             disk = CrashingDisk(directory, image, at, after=after, on_crash=on_crash)
             async with open_wallet(
-                network, town.genesis, key_of(name), directory, policy=QUIET, run_disk=disk
+                network, town.genesis, key_of(name), directory, policy=QUIET, storage=Files(disk)
             ) as wallet:
                 await use(wallet)
     town.hub.resume(key_of(name).peer_id)
@@ -279,7 +279,7 @@ async def test_b3_a_wallet_whose_disk_fails_sends_nothing(
     with overheard(monkeypatch) as heard:
         async with open_town() as town, town.network(key_of("alice")) as network:
             async with open_wallet(
-                network, town.genesis, key_of("alice"), tmp_path, policy=QUIET, run_disk=run_disk
+                network, town.genesis, key_of("alice"), tmp_path, policy=QUIET, storage=Files(run_disk)
             ) as alice:
                 await alice.balance()
                 failing = True

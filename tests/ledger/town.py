@@ -15,7 +15,6 @@ from typing import Any
 
 import trio
 
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.genesis import DEVELOPMENT, Faucet, Genesis, new_genesis
 from ainp2p.ledger.rules.operations import account_id, plain_inception
 from ainp2p.ledger.serving.messages import Statistics
@@ -25,6 +24,7 @@ from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import EPOCH_MS, Conditions, MemoryHub, MemoryNetwork, open_memory_network
 from ainp2p.protocol.network import Network
+from ainp2p.protocol.storage import INLINE, Files, run_inline
 
 from .world import key_of
 
@@ -95,7 +95,7 @@ class Town:
                         self.keys[index],
                         self.directory(f"v{index}"),
                         follow=index in self.recruits,
-                        run_disk=self.disks.get(index, run_inline),
+                        storage=Files(self.disks.get(index, run_inline)),
                     ) as service,
                 ):
                     self.services[index] = service
@@ -162,7 +162,7 @@ class Town:
             key_of(name),
             directory or self.directory(name),
             policy=policy,
-            run_disk=run_inline,
+            storage=INLINE,
         ) as wallet:
             yield wallet
 
@@ -172,7 +172,7 @@ class Town:
         async with (
             self.network(key_of("faucet")) as network,
             open_faucet(
-                network, self.genesis, key_of("faucet"), self.directory("faucet"), run_disk=run_inline
+                network, self.genesis, key_of("faucet"), self.directory("faucet"), storage=INLINE
             ) as wallet,
         ):
             yield wallet

@@ -6,21 +6,20 @@ repeated question, also after a restart, is answered with the first payment. Nev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NotFinal, Refused, TimedOut
-from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import Signer
 from ainp2p.ledger.serving.messages import FAUCET_PROTOCOL, AskPurse, Purse
 from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Call, Network, PeerId
+from ainp2p.protocol.storage import Storage
 
 ASK_TIMEOUT_S = 40.0  # the payment is awaited until it is final
 RETRY_AFTER_S = 0.5
@@ -33,7 +32,7 @@ async def open_faucet(
     key: Signer,
     directory: Path | None,
     *,
-    run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Wallet]:
     """Hand out purses until the block ends; yields the wallet that pays them.
 
@@ -45,9 +44,7 @@ async def open_faucet(
         raise InvalidInput("this network has no faucet, or its key is another")
     inception = next(grant.inception for grant in genesis.grants if grant.inception.key == key.public)
     amount = genesis.faucet.purse
-    async with open_wallet(
-        network, genesis, key, directory, inception=inception, run_disk=run_disk
-    ) as wallet:
+    async with open_wallet(network, genesis, key, directory, inception=inception, storage=storage) as wallet:
 
         async def handle(call: Call) -> bytes:
             try:

@@ -23,7 +23,7 @@ from typing import Any
 import trio
 
 from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError, StorageError
-from ainp2p.ledger.disk import open_database, run_in_thread
+from ainp2p.ledger.disk import open_database
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import SignedOperation, Signer, operation_id, parse
 from ainp2p.ledger.rules.system import epoch_ends_at
@@ -83,6 +83,7 @@ from ainp2p.ledger.voting.validator_store import SqliteJournal
 from ainp2p.protocol.codec import Message, encode, fast_decoder
 from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.network import Call, Network, PeerId
+from ainp2p.protocol.storage import Storage
 
 FILE_NAME = "validator.sqlite"
 BATCHES_PER_READ = 16  # a stream holds them until they are read
@@ -572,7 +573,7 @@ async def open_validator(
     follow: bool = False,
     announce: Sequence[str] = (),
     archive: bool = False,
-    run_disk: RunDisk = run_in_thread,
+    storage: Storage | None = None,
 ) -> AsyncIterator[ValidatorService]:
     """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
 
@@ -581,20 +582,21 @@ async def open_validator(
         follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
         archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
         directory: its data (None: in memory, for tests and development networks: it must not be restarted).
-        run_disk: `disk.run_inline` in simulations.
+        storage: where `directory` is; None: the storage of the network's context.
 
     Raises:
         StorageError: the data cannot be used, or another process uses it.
         InvalidOperation: rule ``"member"``: the key is not in the committee.
     """
     caught: Exception | None = None
-    with open_database(directory and directory / FILE_NAME) as database:
+    storage = storage or network.context.storage_of(directory)
+    with open_database(directory and directory / FILE_NAME, storage) as database:
         store = Store(database, genesis, keep_history=archive)
         journal = SqliteJournal(database, store)
         if not archive:
             peers = [member.peer for member in Validators(network, genesis).others]
             await start_from_checkpoint(network, genesis, peers, database, store)
-        service = _load(network, genesis, key, store, journal, run_disk, follow)
+        service = _load(network, genesis, key, store, journal, storage.run, follow)
         service._announced = tuple(announce)
         network.serve(LEDGER_PROTOCOL, service._handle)
         network.serve(CHECKPOINT_PROTOCOL, CheckpointDesk(store, service._core).handle)

@@ -6,17 +6,18 @@ settled. After a restart the same IOUs and the same settlements come out: none i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ainp2p.errors import InvalidInput, InvalidReceipt
-from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
+from ainp2p.ledger.disk import Disk, open_disk
 from ainp2p.ledger.rules.operations import Signer
 from ainp2p.ledger.rules.receipts import Payer
 from ainp2p.ledger.wallets.iou import IouBook, Settlement, SignedIou, SignedLine, open_line
 from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.storage import FILES, Storage
 
 if TYPE_CHECKING:
     from ainp2p.ledger.wallets.wallet import Wallet
@@ -189,7 +190,7 @@ async def open_ious(
     account: bytes,
     signer: Signer,
     *,
-    run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
+    storage: Storage = FILES,
 ) -> AsyncIterator[Ious]:
     """Open an account's lines of credit; they need no committee, and no network.
 
@@ -199,7 +200,7 @@ async def open_ious(
     Raises:
         StorageError: it cannot be opened, or another process has it open.
     """
-    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, run=run_disk) as disk:
+    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, storage) as disk:
         yield Ious(disk, network, account, signer)
 
 

@@ -11,15 +11,13 @@ receipt is durable before `accept` returns. Only the payee settles, as `SettlePo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from ainp2p.errors import InvalidInput
-from ainp2p.ledger.disk import run_in_thread
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import (
@@ -43,6 +41,7 @@ from ainp2p.ledger.wallets.wallet_keys import KeyRing
 from ainp2p.ledger.wallets.wallet_store import WalletStore, open_wallet_store
 from ainp2p.ledger.wallets.wallet_views import Final, LockState
 from ainp2p.protocol.network import Network, PeerId
+from ainp2p.protocol.storage import Storage
 
 FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
 READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
@@ -308,7 +307,7 @@ async def open_wallet(
     watchtowers: Sequence[PeerId] = (),
     policy: SettlePolicy = DEFAULT_POLICY,
     checkpoint: bytes | None = None,
-    run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Wallet]:
     """Open the account of `signer`'s key; leaving the block settles what is owed, for a few seconds at most.
 
@@ -318,14 +317,14 @@ async def open_wallet(
         other_keys: older or newer keys of the account, where a rotation may have been under way.
         watchtowers: peers that get our highest receipts now and then, and settle them if we vanish.
         checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain is shown that has it.
-        run_disk: `disk.run_inline` in simulations.
+        storage: where `directory` is; None: the storage of the network's context.
 
     Raises:
         StorageError: the directory cannot be used, is in use, or belongs to another account.
     """
     inception = inception or plain_inception(signer.public)
     caught: Exception | None = None
-    async with open_wallet_store(directory, run=run_disk) as store:
+    async with open_wallet_store(directory, storage or network.context.storage_of(directory)) as store:
         keys = KeyRing(signer, other_keys)
         wallet = Wallet(network, genesis, store, inception, policy, keys, watchtowers, checkpoint)
         wallet._restore()

@@ -14,20 +14,20 @@ commit, only the highest of each Lock. Balances are not kept: they are learnt ag
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ainp2p.errors import Error, StorageError
-from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
+from ainp2p.ledger.disk import Disk, open_disk
 from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, parse
 from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.ledger.rules.releases import Partial
 from ainp2p.ledger.serving.messages import Decided
 from ainp2p.ledger.wallets.purse_snapshot import Row
 from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.storage import FILES, Storage
 
 FILE_NAME = "wallet.sqlite"
 _SCHEMA = """
@@ -239,15 +239,13 @@ def _recorded(
 
 
 @asynccontextmanager
-async def open_wallet_store(
-    directory: Path | None, *, run: Callable[[Callable[[], Any]], Any] = run_in_thread
-) -> AsyncIterator[WalletStore]:
+async def open_wallet_store(directory: Path | None, storage: Storage = FILES) -> AsyncIterator[WalletStore]:
     """Open the wallet's tables in `directory` (None: in memory, forgotten at the end).
 
     Raises:
         StorageError: they cannot be opened, or another process has them open.
     """
-    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, run=run) as disk:
+    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, storage) as disk:
         # Files of earlier releases: nothing is folded there.
         if "folded" not in {row[1] for row in disk.read_now("PRAGMA table_info(operations)")}:
             disk.read_now("ALTER TABLE operations ADD COLUMN folded INTEGER NOT NULL DEFAULT 0")

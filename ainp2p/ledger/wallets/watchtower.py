@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from ainp2p.errors import Error, LedgerError, LocalError, NetworkError, Refused, RemoteError
-from ainp2p.ledger.disk import Disk, open_disk, run_in_thread
+from ainp2p.ledger.disk import Disk, open_disk
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Release
@@ -47,6 +46,7 @@ from ainp2p.ledger.wallets.watching import (
 )
 from ainp2p.protocol.codec import Message, decode, encode
 from ainp2p.protocol.network import Call, Network, PeerId
+from ainp2p.protocol.storage import Storage
 
 FILE_NAME = "watchtower.sqlite"
 FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer
@@ -248,18 +248,20 @@ async def open_watchtower(
     genesis: Genesis,
     directory: Path | None,
     *,
-    run_disk: Callable[[Callable[[], Any]], Any] = run_in_thread,
+    storage: Storage | None = None,
 ) -> AsyncIterator[Watchtower]:
     """Watch Locks for whoever hands over receipts; no key but the Network's own is needed.
 
     Args:
         directory: where the receipts are kept; None: in memory, for tests.
+        storage: where `directory` is; None: the storage of the network's context.
 
     Raises:
         StorageError: it cannot be used, or another process uses it.
     """
     caught: Exception | None = None
-    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, run=run_disk) as disk:
+    storage = storage or network.context.storage_of(directory)
+    async with open_disk(directory and directory / FILE_NAME, _SCHEMA, storage) as disk:
         tower = Watchtower(network, genesis, disk)
         network.serve(WATCH_PROTOCOL, tower._handle)
         async with trio.open_nursery() as nursery:

@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from ainp2p.errors import Error, NotFinal, Refused, StorageError
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.accounts import spend, unopened_account
 from ainp2p.ledger.rules.operations import (
     Inception,
@@ -53,6 +52,7 @@ from ainp2p.ledger.voting.effects import Effects
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.network import Network
+from ainp2p.protocol.storage import run_inline
 
 from ..faulty import CrashingDisk
 from ..town import LIFE_MS, PURSE, Town, open_town

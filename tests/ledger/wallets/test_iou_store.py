@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidReceipt
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.wallets.iou import IouBook, Party, SignedLine, new_line, sign_line
 from ainp2p.ledger.wallets.iou_store import Ious, open_ious, settle_ious
 from ainp2p.protocol.codec import encode
+from ainp2p.protocol.storage import INLINE
 
 from ..town import PURSE, Town, open_town
 from ..world import key_of
@@ -27,7 +27,7 @@ def signed_line(town: Town) -> SignedLine:
 
 
 def opened(town: Town, name: str, directory: Path | None = None) -> Any:
-    return open_ious(directory, town.network_id, town.account(name), key_of(name), run_disk=run_inline)
+    return open_ious(directory, town.network_id, town.account(name), key_of(name), storage=INLINE)
 
 
 async def owe(alice: Ious, bob: Ious, amount: int) -> bytes:

@@ -44,9 +44,9 @@ class Guard:
 
 
 def guarded(town: Town, network: Any, guard: Guard) -> Any:
-    from ainp2p.ledger.disk import run_inline
+    from ainp2p.protocol.storage import INLINE
 
-    return open_wallet(network, town.genesis, guard, None, policy=QUIET, run_disk=run_inline)
+    return open_wallet(network, town.genesis, guard, None, policy=QUIET, storage=INLINE)
 
 
 async def test_an_operation_is_approved_before_it_is_signed(autojump_clock: Any) -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed, StorageError
 from ainp2p.ledger.database import Database
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.openings import opened
 from ainp2p.ledger.rules.operations import ParsedOperation
 from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, close_operation, sign_receipt
@@ -18,6 +17,7 @@ from ainp2p.ledger.wallets import wallet_core
 from ainp2p.ledger.wallets.purse import Purse
 from ainp2p.ledger.wallets.purse_snapshot import TIMES, Row, restore, rows_of
 from ainp2p.ledger.wallets.wallet_store import FILE_NAME, Recorded, WalletStore, open_wallet_store
+from ainp2p.protocol.storage import INLINE
 
 from ..test_wallet_faults import run
 from ..town import open_town
@@ -168,7 +168,7 @@ def spends(count: int) -> list[ParsedOperation]:
 
 async def test_g4_a_start_reads_only_what_came_after_the_snapshot(tmp_path: Path) -> None:
     told = spends(6)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(told[0], {}, 1)  # ours, and not final when the snapshot is made
         for parsed in told[1:4]:
             store.put_final(Recorded(parsed, b"c", 1, 0, 0))
@@ -176,7 +176,7 @@ async def test_g4_a_start_reads_only_what_came_after_the_snapshot(tmp_path: Path
         store.put_final(Recorded(told[0], b"c", 1, 0, 0))
         store.put_final(Recorded(told[4], b"c", 1, 0, 0))
         store.journal(told[5], {}, 1)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert [each.parsed for each in store.operations()] == [told[0], told[4], told[5]]
         assert store.folded(2) == [told[2].id, told[3].id]
         assert store.snapshot() == [(1, b"a", b"b")]
@@ -198,7 +198,7 @@ async def test_g4_mutant_what_was_pending_is_folded_too(
 
 async def test_g4_the_book_can_be_pruned_but_for_what_has_a_note(tmp_path: Path) -> None:
     told = spends(6)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         for number, parsed in enumerate(told):
             store.journal(parsed, {b"rent": 0} if number == 1 else {}, 1)
             store.put_final(Recorded(parsed, b"c", 1, 0, 0))
@@ -213,11 +213,11 @@ async def test_g4_the_receipt_of_a_lock_that_has_left_is_dropped(tmp_path: Path)
     signed: SignedReceipt = sign_receipt(
         Receipt(story.world.network, b"l" * 32, 5, 5, b"c" * 32), key_of("alice")
     )
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.put_receipt(b"l" * 32, signed)
         await store.synced()
         store.drop_receipt(b"l" * 32)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.receipts() == {}
 
 
@@ -228,7 +228,7 @@ async def test_b2_a_cut_within_a_snapshot_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
     told, execute = spends(3), Database.execute
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.put_final(Recorded(told[0], b"c", 1, 0, 0))
         store.put_snapshot([(1, b"old", b"")])
         await store.synced()
@@ -245,20 +245,20 @@ async def test_b2_a_cut_within_a_snapshot_leaves_the_one_before(
             store.put_snapshot([(1, b"new", b""), (1, b"newer", b"")])
             with pytest.raises(StorageError):
                 await store.synced()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.snapshot() == [(1, b"old", b"")]
         assert [each.parsed for each in store.operations()] == [told[1]]
 
 
 async def test_b6_a_book_of_an_earlier_release_is_read_whole(tmp_path: Path) -> None:
     told = spends(2)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         for parsed in told:
             store.put_final(Recorded(parsed, b"c", 1, 0, 0))
         await store.synced()
         store._disk.read_now("DROP INDEX unfolded")
         store._disk.read_now("ALTER TABLE operations DROP COLUMN folded")
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert [each.parsed for each in store.operations()] == told
         assert store.snapshot() == []
 
@@ -273,7 +273,7 @@ async def many_payments(root: Path) -> tuple[int, int, int, int, bytes]:
             async with town.wallet("alice", directory=root) as alice:
                 for _ in range(10):
                     await alice.send(town.account("bob"), 5)
-        async with open_wallet_store(root, run=run_inline) as store:
+        async with open_wallet_store(root, storage=INLINE) as store:
             read, folded = len(store.operations()), len(store.folded(100))
         async with town.wallet("alice", directory=root) as alice:
             final = await alice.send(town.account("bob"), 5, note=b"once")

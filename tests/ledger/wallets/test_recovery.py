@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from ainp2p.errors import BadSignature, Error, InvalidInput, InvalidOperation, Malformed
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.accounts import Account, account_digest, unopened_account
 from ainp2p.ledger.rules.genesis import DEVELOPMENT
 from ainp2p.ledger.rules.operations import (
@@ -40,6 +39,7 @@ from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
 from ainp2p.ledger.wallets.wallet_keys import KeyRing, beat_due_ms
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.memory import EPOCH_MS
+from ainp2p.protocol.storage import INLINE
 
 from ..town import Town, open_town
 from ..world import key_of
@@ -226,7 +226,7 @@ async def opened(
             inception=inception or guarded(),
             other_keys=[key_of(other) for other in others],
             policy=policy,
-            run_disk=run_inline,
+            storage=INLINE,
         ) as wallet,
     ):
         yield wallet

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ainp2p.errors import StorageError
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.operations import ParsedOperation, parse
 from ainp2p.ledger.wallets.wallet_store import FILE_NAME, Recorded, open_wallet_store
+from ainp2p.protocol.storage import INLINE
 
 from ..world import World
 
@@ -24,12 +24,12 @@ def spends(count: int = 2) -> list[ParsedOperation]:
 
 async def test_what_was_journalled_is_there_after_reopening_in_order(tmp_path: Path) -> None:
     first, second = spends()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(first, {b"rent": 3}, 10)
         await store.synced()
         store.put_final(Recorded(first, b"certificate", 20, 0, 6))
         store.journal(second, {}, 5)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.operations() == [
             Recorded(first, b"certificate", 10, 0, 6),
             Recorded(second, b"", 5, 0, 0),
@@ -41,21 +41,21 @@ async def test_what_was_journalled_is_there_after_reopening_in_order(tmp_path: P
 async def test_a_second_operation_for_one_slot_is_refused_by_the_disk_itself(tmp_path: Path) -> None:
     world = World()
     one, other = (parse(world.spend("alice", [("bob", amount)])) for amount in (1, 2))
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(one, {}, 1)
         store.journal(other, {}, 2)
         with pytest.raises(StorageError, match="UNIQUE"):
             await store.synced()
         with pytest.raises(StorageError):
             await store.history(1)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.operations() == []  # they were one write: neither may be sent
 
 
 async def test_a_final_operation_takes_the_place_of_one_that_lost_its_slot(tmp_path: Path) -> None:
     world = World()
     lost, won = (parse(world.spend("alice", [("bob", amount)])) for amount in (1, 2))
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(lost, {}, 1)
         store.put_final(Recorded(won, b"c", 2, 0, 3))
         await store.synced()
@@ -64,31 +64,31 @@ async def test_a_final_operation_takes_the_place_of_one_that_lost_its_slot(tmp_p
 
 async def test_a_dropped_operation_and_its_notes_are_forgotten_a_final_one_is_not(tmp_path: Path) -> None:
     first, second = spends()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(first, {b"a": 0}, 1)
         store.put_final(Recorded(first, b"c", 1, 0, 2))
         store.journal(second, {b"b": 0}, 2)
         store.drop(second)
         await store.synced()
         assert [recorded.parsed for recorded in await store.history(9)] == [first]
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.notes() == {b"a": (first.id, 0)}
 
 
 async def test_only_the_highest_receipt_of_each_lock_is_kept(tmp_path: Path) -> None:
     world = World()
     lock = world.open_lock()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         for cumulative in (10, 20, 30):
             store.put_receipt(lock.id, world.receipt(lock, cumulative))
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         assert store.receipts() == {lock.id: world.receipt(lock, 30)}
 
 
 async def test_a_store_belongs_to_one_account_on_one_network(tmp_path: Path) -> None:
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.claim(b"a" * 32, b"n" * 32)
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.claim(b"a" * 32, b"n" * 32)
         for account, network in ((b"b" * 32, b"n" * 32), (b"a" * 32, b"m" * 32)):
             with pytest.raises(StorageError, match="another account"):
@@ -97,24 +97,24 @@ async def test_a_store_belongs_to_one_account_on_one_network(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("column", ["id", "signed"])
 async def test_b4_a_changed_row_is_found_at_start(tmp_path: Path, column: str) -> None:
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(spends()[0], {}, 1)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         (raw,) = connection.execute(f"SELECT {column} FROM operations").fetchone()
         changed = raw[:30] + bytes([raw[30] ^ 1]) + raw[31:]
         connection.execute(f"UPDATE operations SET {column} = ?", (changed,))
     connection.close()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         with pytest.raises(StorageError, match="damaged"):
             store.operations()
 
 
 async def test_b4_a_row_that_is_garbage_is_found_at_start(tmp_path: Path) -> None:
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         store.journal(spends()[0], {}, 1)
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("UPDATE operations SET signed = x'00'")
     connection.close()
-    async with open_wallet_store(tmp_path, run=run_inline) as store:
+    async with open_wallet_store(tmp_path, storage=INLINE) as store:
         with pytest.raises(StorageError, match="damaged"):
             store.operations()

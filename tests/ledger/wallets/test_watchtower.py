@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from ainp2p.errors import Refused
-from ainp2p.ledger.disk import run_inline
 from ainp2p.ledger.rules.receipts import Release
 from ainp2p.ledger.wallets import watchtower
 from ainp2p.ledger.wallets.handing import ask_watched, hand_to
@@ -19,6 +18,7 @@ from ainp2p.ledger.wallets.settling import SettlePolicy
 from ainp2p.ledger.wallets.wallet import LockState, Wallet, open_wallet
 from ainp2p.ledger.wallets.watchtower import Watchtower, open_watchtower
 from ainp2p.protocol.memory import EPOCH_MS
+from ainp2p.protocol.storage import INLINE
 
 from ..town import PURSE, QUIET, Town, open_town
 from ..world import key_of
@@ -33,7 +33,7 @@ REFUNDING = SettlePolicy(threshold=10**15, interval_ms=10**12, refund=True, at_c
 async def tower_in(town: Town, directory: Path | None = None) -> AsyncIterator[Watchtower]:
     async with (
         town.network(TOWER) as network,
-        open_watchtower(network, town.genesis, directory, run_disk=run_inline) as tower,
+        open_watchtower(network, town.genesis, directory, storage=INLINE) as tower,
     ):
         yield tower
 
@@ -50,7 +50,7 @@ async def payee(town: Town) -> AsyncIterator[Wallet]:
             None,
             policy=QUIET,
             watchtowers=[TOWER.peer_id],
-            run_disk=run_inline,
+            storage=INLINE,
         ) as wallet,
     ):
         yield wallet
