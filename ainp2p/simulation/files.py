@@ -1,0 +1,67 @@
+"""Files and directories that are written whole, once, or not at all: results are never overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ainp2p.errors import InvalidInput
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft to write; it becomes `path` when the block ends well.
+
+    Raises:
+        InvalidInput: `path` exists, now or when the block ends; it stays as it was.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InvalidInput(f"{path} exists already: results are not overwritten, choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
+    try:
+        yield draft
+        try:
+            os.link(draft, path)  # unlike a rename, this fails if somebody else was faster
+        except FileExistsError as exc:
+            raise InvalidInput(f"{path} has appeared meanwhile: it was not overwritten") from exc
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft directory to fill; it becomes `path` when the block ends well.
+
+    Raises:
+        InvalidInput: `path` exists and is not an empty directory, now or when the block ends.
+    """
+    path = Path(path)
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft(path)
+    draft.mkdir()
+    try:
+        yield draft
+        try:
+            draft.replace(path)  # POSIX replaces nothing but an empty directory
+        except OSError as exc:
+            raise InvalidInput(f"{path} has been filled meanwhile: it was not overwritten") from exc
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def check_free(path: Path) -> None:
+    """Raises InvalidInput unless a directory can be made at `path` without losing anything."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InvalidInput(f"{path} exists already: results are not overwritten, choose another name")
+
+
+def _draft(path: Path) -> Path:
+    """A name beside `path` that no other process and no other thread uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
