@@ -19,8 +19,8 @@ import trio
 
 from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
 from ainp2p.agents.offers import Experiences, Offer, rank_key
+from ainp2p.agents.standing import Standing
 from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
-from ainp2p.ledger.rules.operations import Inception, account_id
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.protocol.card import (
     LIFE_MS,
@@ -69,15 +69,7 @@ class CardDraft:
     skills: tuple[SkillCard, ...]
     lineage: tuple[bytes, ...] = ()
     terms: str = ""
-
-
-def account_binding(network: bytes, agent: bytes, inception: bytes, key: bytes) -> bool:
-    """Whether `key` is the one that the agent's account was born with (keys do not rotate yet)."""
-    try:
-        born = decode(inception, Inception)
-    except Malformed:
-        return False
-    return born.key == key and account_id(network, born) == agent
+    delegation: bytes = b""  # where the signer is a session key
 
 
 class Directory:
@@ -135,6 +127,7 @@ class Directory:
             issued=now,
             expires=now + LIFE_MS,
             sequence=self._sequence,
+            delegation=draft.delegation,
         )
         signed = sign_card(self._signer, card)
         try:
@@ -399,10 +392,10 @@ class Directory:
 
 @asynccontextmanager
 async def open_directory(
-    network: Network, network_id: bytes, signer: Signer, *, bound: Binding = account_binding
+    network: Network, network_id: bytes, signer: Signer, *, bound: Binding | None = None
 ) -> AsyncIterator[Directory]:
     """Know the cards of a network, and be known by one's own, until the block ends."""
-    directory = Directory(network, network_id, signer, bound)
+    directory = Directory(network, network_id, signer, bound or Standing())
     network.serve(PROTOCOL, directory.handle)
     async with _background() as nursery:
         nursery.start_soon(directory._push_forever)

@@ -29,13 +29,11 @@ SKILLS_MAX = 16
 ADDRESSES_MAX = 16
 LINEAGE_MAX = 16
 SCHEMA_SIZE_MAX = 8 * 1024
+DELEGATION_SIZE_MAX = 1_200  # bytes; what it says is no matter of this protocol
 
 _Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=128)]
 _Schema = Annotated[bytes, msgspec.Meta(max_length=SCHEMA_SIZE_MAX)]
 _Address = Annotated[bytes, msgspec.Meta(min_length=1, max_length=256)]
-
-Binding = Callable[[bytes, bytes, bytes, bytes], bool]
-"""(network, agent id, inception, key) → whether this key speaks for this agent; the ledger knows."""
 
 
 class SkillCard(Message, frozen=True):
@@ -74,10 +72,15 @@ class Card(Message, frozen=True, tag=1):
     issued: Uint  # ms since 1970
     expires: Uint  # at most 120,000 ms after that
     sequence: Uint  # grows with each card of this agent
+    delegation: Annotated[bytes, msgspec.Meta(max_length=DELEGATION_SIZE_MAX)] = b""  # to a session key
 
     def skill(self, name: bytes) -> SkillCard | None:
         """The skill of that name, if it is offered."""
         return next((skill for skill in self.skills if skill.name == name), None)
+
+
+Binding = Callable[[Card, bytes, int], bool]
+"""(card, key, now in ms) → whether this key speaks for the card's agent; who knows accounts, knows."""
 
 
 # --- how cards travel on PROTOCOL ---------------------------------------------------------------
@@ -156,7 +159,7 @@ def verify_card(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) 
         raise Malformed("a card of another network")
     _check_times(card, now_ms)
     _check_contents(card, signed.key)
-    if not bound(card.network, card.agent, card.inception, signed.key):
+    if not bound(card, signed.key, now_ms):
         raise BadSignature("this key does not speak for the agent that the card names")
     return card
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from ainp2p.agents import directory as directories
-from ainp2p.agents.directory import CardDraft, Directory, account_binding, open_directory
+from ainp2p.agents.directory import CardDraft, Directory, open_directory
 from ainp2p.errors import InvalidInput, NoOffers, Refused
 from ainp2p.ledger.rules.operations import Inception, account_id
 from ainp2p.protocol.card import LIFE_MS, PROTOCOL, RENEW_MS, CardPush, CardsHeld, CardWanted, SkillCard
@@ -304,15 +304,6 @@ async def test_mutant_without_renewal_a_living_agent_is_forgotten(
         await until(lambda: second.cards(), 5)
         await trio.sleep(LIFE_MS / 1000 + 1)
         assert second.cards() == []
-
-
-def test_an_account_binds_its_first_key_only() -> None:
-    own = encode(inception(key(1)))
-    assert account_binding(NETWORK, agent(1), own, key(1).public)
-    assert not account_binding(NETWORK, agent(1), own, key(2).public)
-    assert not account_binding(NETWORK, agent(2), own, key(1).public)
-    assert not account_binding(b"O" * 32, agent(1), own, key(1).public)
-    assert not account_binding(NETWORK, agent(1), b"garbage", key(1).public)
 
 
 async def refused_as_busy(body: bytes, times: int) -> int:

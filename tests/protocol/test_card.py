@@ -27,8 +27,9 @@ def agent_of(key: Key, network: bytes = NETWORK) -> bytes:
     return digest(b"ainp2p/account/1", network, inception_of(key))
 
 
-def bound(network: bytes, agent: bytes, inception: bytes, key: bytes) -> bool:
-    return agent == digest(b"ainp2p/account/1", network, inception) and inception.endswith(key)
+def bound(shown: Card, key: bytes, now_ms: int) -> bool:
+    fits = shown.agent == digest(b"ainp2p/account/1", shown.network, shown.inception)
+    return fits and shown.inception.endswith(key)
 
 
 def skill(name: bytes = b"summarise", **change: Any) -> SkillCard:

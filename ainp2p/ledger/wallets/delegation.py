@@ -21,7 +21,7 @@ import msgspec
 
 from ainp2p.errors import Expired, InvalidInput, Malformed, Refused
 from ainp2p.ledger.rules.accounts import Account
-from ainp2p.ledger.rules.operations import Signer
+from ainp2p.ledger.rules.operations import Inception, Signer
 from ainp2p.protocol.codec import Bytes32, Message, Signature, Uint, decode, encode
 from ainp2p.protocol.identity import verify
 
@@ -51,6 +51,13 @@ class SignedDelegation(Message, frozen=True):
 
     body: Annotated[bytes, msgspec.Meta(max_length=_SIZE_MAX)]
     signature: Signature
+
+
+class Mandate(Message, frozen=True):
+    """What the holder of a session key is given: whose it is, and what it may do. Nothing in it is secret."""
+
+    inception: Inception  # of the account
+    delegation: SignedDelegation
 
 
 def seal_delegation(delegation: Delegation, signer: Signer) -> SignedDelegation:
@@ -155,6 +162,7 @@ def _is_set(purposes: tuple[bytes, ...]) -> bool:
 __all__ = [
     "Delegation",
     "Fences",
+    "Mandate",
     "SignedDelegation",
     "seal_delegation",
     "verify_delegated",
