@@ -56,5 +56,5 @@ async def test_disk_work_is_done_by_the_runner_that_was_given() -> None:
         done.append(job)
         return 7
 
-    assert await Files(runner).run(dict) == 7
-    assert done == [dict]
+    assert await Files(runner).run(int) == 7
+    assert done == [int]

@@ -1,0 +1,157 @@
+"""A simulated disk: databases and small files in memory, which outlive the process that uses them.
+
+Work takes virtual time, as an fsync does; a crash in that time loses it or, if only the process died, lets
+the operating system finish it. A process that has crashed may still run its clean-up: nothing that it does
+then reaches the disk. Databases are real SQLite, so that the same SQL runs as on files.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from ainp2p.errors import StorageError
+from ainp2p.protocol.storage import Connection, connect_sqlite
+
+T = TypeVar("T")
+
+FSYNC_S = 0.005  # FIELD: an fsync takes 3 to 7 ms
+
+
+class Disk:
+    """What one machine keeps. `storage()` is what one life of its process sees of it."""
+
+    def __init__(self, *, fsync_s: float = FSYNC_S) -> None:
+        """`fsync_s`: virtual seconds that each piece of disk work takes; 0: none."""
+        self.fsync_s = fsync_s
+        self.full = False  # nothing can be written any more
+        self.files: dict[Path, bytes] = {}
+        self.databases: dict[Path, Connection] = {}
+        self.writes = 0
+        self._life: SimStorage | None = None
+
+    def storage(self) -> SimStorage:
+        """The disk as a new process sees it; the one before must have crashed or closed its databases."""
+        self._life = SimStorage(self)
+        return self._life
+
+    def crash(self, *, lose_unsynced: bool) -> None:
+        """The process is gone; what it had handed over and was not synced is lost with the power, or done."""
+        if self._life is not None:
+            self._life._crash(lose_unsynced)
+            self._life = None
+
+    def close(self) -> None:
+        """Free everything."""
+        for connection in self.databases.values():
+            connection.close()
+        self.databases.clear()
+
+
+class SimStorage:
+    """One life of a process on a `Disk`: a `Storage`."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: dict[Path, _Handle] = {}
+        self._pending: list[Callable[[], Any]] = []
+        self._crashed = trio.Event()
+
+    def connect(self, path: Path) -> Connection:
+        """Open a database; one life opens each path once at a time."""
+        self._check()
+        if path in self._open:
+            raise sqlite3.OperationalError("database is locked")
+        inner = self._disk.databases.get(path)
+        if inner is None:
+            inner = self._disk.databases[path] = connect_sqlite(":memory:")
+        handle = self._open[path] = _Handle(inner, self._disk, lambda: self._open.pop(path, None))
+        return handle
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Do disk work, after the time that it takes.
+
+        Raises:
+            StorageError: the machine has crashed meanwhile.
+        """
+        self._disk.writes += 1
+        if not self._disk.fsync_s:
+            await trio.lowlevel.checkpoint()
+            self._check()
+            return job()
+        self._pending.append(job)
+        with trio.CancelScope(shield=True):  # as a thread's work is waited for
+            with trio.move_on_after(self._disk.fsync_s):
+                await self._crashed.wait()
+        self._check()
+        self._pending.remove(job)
+        return job()
+
+    def read(self, path: Path) -> bytes | None:
+        """A small file."""
+        return self._disk.files.get(path)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Replace a small file."""
+        if self._crashed.is_set():
+            return
+        if self._disk.full:
+            raise OSError("no space left on the simulated disk")
+        self._disk.files[path] = data
+
+    def _check(self) -> None:
+        if self._crashed.is_set():
+            raise StorageError("this machine has crashed")
+
+    def _crash(self, lose_unsynced: bool) -> None:
+        if not lose_unsynced:
+            for job in self._pending:
+                try:
+                    job()
+                except Exception:  # whatever it was, nobody is left to be told
+                    break
+        self._crashed.set()
+        for handle in list(self._open.values()):
+            handle.crash()
+
+
+class _Handle:
+    """A connection that dies with its process; the database stays."""
+
+    def __init__(self, inner: Connection, disk: Disk, on_close: Callable[[], object]) -> None:
+        self._inner: Connection | None = inner
+        self._disk, self._on_close = disk, on_close
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        return self._checked(sql).execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
+        return self._checked(sql).executemany(sql, rows)
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._roll_back(self._inner)
+            self._inner = None
+            self._on_close()
+
+    def crash(self) -> None:
+        """What was not committed is undone; from here on nothing reaches the database."""
+        self.close()
+
+    def _checked(self, sql: str) -> Connection:
+        if self._inner is None:
+            raise sqlite3.OperationalError("disk I/O error: the machine has crashed, or the file is closed")
+        if self._disk.full and sql.startswith(("INSERT", "UPDATE", "COMMIT")):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._inner
+
+    @staticmethod
+    def _roll_back(inner: Connection) -> None:
+        try:
+            inner.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return  # there was no transaction
