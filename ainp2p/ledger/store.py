@@ -243,6 +243,17 @@ class Store:
         """
         return self._stored("WHERE object = ? AND seq >= ? ORDER BY seq LIMIT ?", (object_, from_seq, limit))
 
+    def by_slot(self, after: tuple[bytes, int], before: int, limit: int = _PAGE) -> list[Stored]:
+        """Operations with n < `before`, without the System's, by (object, seq): those after the given one.
+
+        Raises:
+            StorageError: a row is damaged.
+        """
+        return self._stored(
+            "WHERE (object, seq) > (?, ?) AND n < ? AND object != ? ORDER BY object, seq LIMIT ?",
+            (*after, before, self.network, limit),
+        )
+
     def is_pruned(self, object_: bytes, seq: int) -> bool:
         """Whether this operation of an object was dropped while later ones are here."""
         sql = "SELECT min(seq) FROM ledger_operations WHERE object = ? AND seq >= ?"

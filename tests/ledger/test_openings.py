@@ -14,6 +14,7 @@ from ainp2p.ledger.rules.receipts import close_operation
 from ainp2p.ledger.serving import answers
 from ainp2p.ledger.serving.answers import Answers
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.serving.checkpoint_messages import FetchCheckpoint
 from ainp2p.ledger.serving.checkpoint_sync import Taking
 from ainp2p.ledger.serving.messages import ObjectHead
 from ainp2p.ledger.serving.proofs import Proofs
@@ -84,7 +85,7 @@ def test_who_starts_from_a_checkpoint_knows_what_opened_its_locks(tmp_path: Path
     pair.turn()
     pair.idle()
     newcomer = PrunedDisk(tmp_path / "newcomer", world)
-    pages = CheckpointDesk(pair.pruned.store, trio.Lock()).pages(0)
+    pages = CheckpointDesk(pair.pruned.store, trio.Lock()).pages(FetchCheckpoint(0))
     taking = Taking(world.genesis, newcomer.database, newcomer.store, after=0)
     for page in pages:
         taking.take(page)

@@ -49,6 +49,41 @@ class MerkleTree:
             index >>= 1
         return path
 
+    def range_path(self, first: int, last: int) -> bytes:
+        """What `root_from_range` needs beside the leaves `first` to `last`: the siblings at both ends."""
+        path = b""
+        for level in self._levels[:-1]:
+            if first & 1:
+                path += level[first - 1]
+            if not last & 1 and last + 1 < len(level):
+                path += level[last + 1]
+            first, last = first >> 1, last >> 1
+        return path
+
+
+def root_from_range(leaves: Sequence[bytes], index: int, count: int, path: bytes) -> bytes:
+    """The root of a tree of `count` leaves in which `leaves` have the places from `index` on.
+
+    Raises:
+        Malformed: no leaves, no such places, or a path of another length than such a tree has.
+    """
+    if not leaves or not 0 <= index <= count - len(leaves):
+        raise Malformed(f"{len(leaves)} leaves from {index} on, of {count}")
+    level = _hashed(_LEAF_STATE, leaves)
+    first, last, end, at = index, index + len(leaves) - 1, count - 1, 0
+    while end:
+        if first & 1:
+            level.insert(0, path[at : at + HASH_SIZE])
+            at += HASH_SIZE
+        if not last & 1 and last < end:  # else the last node is alone on its level and moves up
+            level.append(path[at : at + HASH_SIZE])
+            at += HASH_SIZE
+        level = _level_above(level)
+        first, last, end = first >> 1, last >> 1, end >> 1
+    if at != len(path):
+        raise Malformed(f"a Merkle path of {len(path)} bytes where {at} are needed")
+    return level[0]
+
 
 def root_from_path(leaf: bytes, index: int, count: int, path: bytes) -> bytes:
     """The root of a tree of `count` leaves in which `leaf` has place `index`.

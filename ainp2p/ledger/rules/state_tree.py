@@ -3,20 +3,21 @@
     leaf = [kind, id, state]: 0 the System, 1 accounts, 2 open Locks, 3 unconsumed credits, 4 what was burnt
 
 Leaves are sorted by (kind, id), and the root covers their number, so that equal states and no others have
-equal roots. A `StateProof` shows one leaf under a root, complete in itself. Ended Locks are no part of it:
+equal roots. A `StateProof` shows one leaf under a root, complete in itself; `verify_range` some that stand
+beside each other. Ended Locks are no part of it:
 nothing can happen to them. No I/O.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
 
 from ainp2p.errors import InvalidInput, InvalidOperation
-from ainp2p.ledger.rules.merkle import HASH_SIZE, MerkleTree, root_from_path
+from ainp2p.ledger.rules.merkle import HASH_SIZE, MerkleTree, root_from_path, root_from_range
 from ainp2p.protocol.codec import Message, Uint, encode
 from ainp2p.protocol.identity import digest
 
@@ -77,6 +78,21 @@ def verify_path(proof: StateProof, root: bytes) -> Leaf:
     if root_of(proof.count, inner) != root:
         raise InvalidOperation("state-proof", "the leaf is not under this root")
     return proof.leaf
+
+
+def verify_range(leaves: Sequence[bytes], index: int, count: int, path: bytes, root: bytes) -> None:
+    """Check that these encoded leaves are the state's from place `index` on.
+
+    Args:
+        count: leaves of the whole tree.
+        path: as `MerkleTree.range_path`.
+
+    Raises:
+        Malformed: no leaves, or a path of another length than such a tree has.
+        InvalidOperation: rule ``"state-proof"``, they are not under this root.
+    """
+    if root_of(count, root_from_range(leaves, index, count, path)) != root:
+        raise InvalidOperation("state-proof", "the leaves are not under this root")
 
 
 def _place(leaf: Leaf) -> tuple[int, bytes]:

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 import trio
 
 from ainp2p.errors import InvalidInput, Refused, RemoteError, StorageError
-from ainp2p.ledger.rules.state_tree import Leaf, StateProof
+from ainp2p.ledger.rules.operations import parse
+from ainp2p.ledger.rules.state_tree import StateProof
 from ainp2p.ledger.serving.checkpoint_messages import (
     BODY_SIZE_MAX,
     LEAVES_MAX,
+    Begun,
     CheckpointPage,
+    FetchCheckpoint,
     GetLeafProofs,
     LeafProofs,
     read_question,
 )
-from ainp2p.ledger.serving.limits import Limits, Places
+from ainp2p.ledger.serving.limits import Limits
 from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Decided
+from ainp2p.ledger.serving.paced import PacedPlaces, Place
 from ainp2p.ledger.store import Store, Stored
 from ainp2p.ledger.voting.checkpoints import Checkpoint
 from ainp2p.ledger.voting.pruning import is_sifted
@@ -34,6 +38,8 @@ PAUSE_S = 0.1  # when who streams has had its share
 STREAMS_MAX = 16  # checkpoints that are sent at one time, one to a peer
 PAGE_TIMEOUT_S = 30.0  # for who reads slowly; a place is not kept for who reads nothing
 STREAM_TIMEOUT_S = 900.0  # as `checkpoint_sync.PATIENCE_S`
+GRACE_S = 10.0  # for each stream; then the slowest gives way if all places are taken
+KEEPS_RATE = 256 * 1024  # bytes a second; who reads so fast stays to the end. 16 of them get 1 MB/s each
 
 
 class CheckpointDesk:
@@ -43,7 +49,7 @@ class CheckpointDesk:
         """`lock` is held while the store is read."""
         self._store, self._lock = store, lock
         self._limits = Limits()
-        self._streams = Places(1, STREAMS_MAX)
+        self._streams = PacedPlaces(1, STREAMS_MAX, grace_s=GRACE_S, keeps_rate=KEEPS_RATE)
 
     def prove(self, question: GetLeafProofs) -> LeafProofs:
         """Paths under the root of the newest checkpoint; none where there is no checkpoint yet."""
@@ -61,57 +67,53 @@ class CheckpointDesk:
                 break
         return LeafProofs(epoch, tuple(found))
 
-    def pages(self, after: int) -> Iterator[CheckpointPage]:
-        """All pages, one at each step; it ends early if the checkpoint is replaced meanwhile.
+    def pages(self, question: FetchCheckpoint) -> Iterator[CheckpointPage]:
+        """What the asker lacks, a page at each step; it ends early if the checkpoint is replaced meanwhile.
 
         Raises:
             Refused: ``"no-checkpoint"`` (no newer one than that), ``"busy"`` (it is being made).
         """
         base = self._store.checkpoints.base
-        if base is None or base.epoch <= after:
+        if base is None or base.epoch <= question.after:
             raise Refused("no-checkpoint", "there is no later one here; the operations since are")
         if not is_sifted(base):
             raise Refused("busy", "the checkpoint is being made; ask again in a minute, or another validator")
-        yield from self._system(base)
-        yield from self._leaves(base)
+        begun = next((each for each in question.begun if each.epoch == base.epoch), Begun(base.epoch, 0))
+        yield from self._system(base, question.system)
+        yield from self._leaves(base, begun.leaves)
         if self._store.checkpoints.base != base:
             return
-        yield from self._kept(base)
+        yield from self._kept(base, (begun.object, begun.seq))
         if self._store.checkpoints.base == base:
             yield CheckpointPage(base.epoch, base.n)
 
-    def _system(self, base: Checkpoint) -> Iterator[CheckpointPage]:
-        seq, last = 1, 2 * base.epoch
-        while seq <= last:
-            stored = self._store.history(self._store.network, seq, min(OPERATIONS_MAX, last + 1 - seq))
+    def _system(self, base: Checkpoint, known: int) -> Iterator[CheckpointPage]:
+        last = 2 * base.epoch
+        while known < last:
+            stored = self._store.history(self._store.network, known + 1, min(OPERATIONS_MAX, last - known))
             if not stored:
                 return
             decided = _bounded(stored)
             yield CheckpointPage(base.epoch, base.n, system=decided)
-            seq += len(decided)
+            known += len(decided)
 
-    def _leaves(self, base: Checkpoint) -> Iterator[CheckpointPage]:
-        after = -1, b""
-        while leaves := self._store.checkpoints.leaves(base.epoch, after, LEAVES_MAX):
-            page: list[Leaf] = []
-            size = 0
-            for leaf in leaves:
-                page.append(leaf)
-                size += len(leaf.state) + 48
-                if size > PAGE_SIZE_MAX:
-                    break
-            yield CheckpointPage(base.epoch, base.n, leaves=tuple(page))
-            after = page[-1].kind, page[-1].id
-
-    def _kept(self, base: Checkpoint) -> Iterator[CheckpointPage]:
-        after = 0
+    def _leaves(self, base: Checkpoint, index: int) -> Iterator[CheckpointPage]:
         while True:
-            stored = [s for s in self._store.operations(after, OPERATIONS_MAX) if s.n < base.n]
-            if not stored:
+            page = self._store.checkpoints.page(base.epoch, index, LEAVES_MAX, PAGE_SIZE_MAX)
+            leaves, count, path = page
+            if not leaves:
                 return
+            yield CheckpointPage(
+                base.epoch, base.n, leaves=tuple(leaves), index=index, count=count, path=path
+            )
+            index += len(leaves)
+
+    def _kept(self, base: Checkpoint, after: tuple[bytes, int]) -> Iterator[CheckpointPage]:
+        while stored := self._store.by_slot(after, base.n, OPERATIONS_MAX):
             decided = _bounded(stored)
             yield CheckpointPage(base.epoch, base.n, kept=decided)
-            after = stored[len(decided) - 1].n
+            last = parse(stored[len(decided) - 1].signed).operation
+            after = last.object, last.seq
 
     # --- the shell ----------------------------------------------------------------------------------
 
@@ -125,20 +127,41 @@ class CheckpointDesk:
             question = read_question(call.body)
         except RemoteError as exc:
             raise Refused("malformed", str(exc)) from exc
-        if isinstance(question, GetLeafProofs):
-            if not self._limits.allow(call.peer, COST_PROOF * len(question.leaves), trio.current_time()):
-                raise Refused("busy", "too many questions from this peer; ask again in a second")
-            async with self._lock:
-                return encode(self.prove(question))
         try:
-            with self._streams.hold(call.peer), trio.move_on_after(STREAM_TIMEOUT_S):
-                await self._send(call, question.after)
+            if isinstance(question, GetLeafProofs):
+                return await self._prove(call, question)
+            await self._stream(call, question)
         except StorageError as exc:
             raise Refused("refused", str(exc)) from exc
         return None
 
-    async def _send(self, call: Call, after: int) -> None:
-        pages = self.pages(after)
+    async def _prove(self, call: Call, question: GetLeafProofs) -> bytes:
+        if not self._limits.allow(call.peer, COST_PROOF * len(question.leaves), trio.current_time()):
+            raise Refused("busy", "too many questions from this peer; ask again in a second")
+        await self._prepare()
+        async with self._lock:
+            return encode(self.prove(question))
+
+    async def _prepare(self) -> None:
+        """Have all leaves hashed, once for each checkpoint; others have their turn meanwhile."""
+        while True:
+            async with self._lock:
+                if self._store.checkpoints.prepare():
+                    return
+            await trio.lowlevel.checkpoint()
+
+    async def _stream(self, call: Call, question: FetchCheckpoint) -> None:
+        with trio.move_on_after(STREAM_TIMEOUT_S) as scope:
+            place = self._streams.take(call.peer, trio.current_time(), scope.cancel)
+            try:
+                await self._prepare()
+                await self._send(call, place, self.pages(question))
+            finally:
+                self._streams.give_back(place)
+        if scope.cancelled_caught:
+            raise Refused("busy", "others wait for this place: go on from where you are, or elsewhere")
+
+    async def _send(self, call: Call, place: Place, pages: Iterator[CheckpointPage]) -> None:
         while True:
             if not self._limits.allow(call.peer, COST_PAGE, trio.current_time()):
                 await trio.sleep(PAUSE_S)
@@ -147,10 +170,12 @@ class CheckpointDesk:
                 page = next(pages, None)
             if page is None:
                 return
+            body = encode(page)
             with trio.move_on_after(PAGE_TIMEOUT_S) as scope:
-                await call.send(encode(page))
+                await call.send(body)
             if scope.cancelled_caught:
                 return
+            place.read(len(body), trio.current_time())
 
 
 def _bounded(stored: list[Stored]) -> tuple[Decided, ...]:

@@ -118,11 +118,31 @@ class Checkpoints:
         base = self.base
         if base is None:
             raise InvalidInput("there is no checkpoint yet")
+        while not self.prepare():
+            pass
+        assert self._tree is not None
+        return base.epoch, self._tree.prove(kind, id_)
+
+    def prepare(self) -> bool:
+        """Hash one more chunk of the base, for `prove` and `page`; True once they answer at once."""
+        base = self.base
+        if base is None:
+            return True
         if self._tree is None or self._tree.epoch != base.epoch:
             self._tree = _ChunkedTree(self, base.epoch)
-            while self._tree.grow():
-                pass
-        return base.epoch, self._tree.prove(kind, id_)
+        return self._tree.is_whole or not self._tree.grow()
+
+    def page(self, epoch: int, index: int, leaves_max: int, size_max: int) -> tuple[list[bytes], int, bytes]:
+        """Encoded leaves of the base from place `index` on, how many there are in all, and `range_path`.
+
+        As many as there are in one chunk, at most `leaves_max`, and no more once they have `size_max` bytes;
+        none at the end, or if this epoch's is not the base.
+        """
+        while not self.prepare():
+            pass
+        if self._tree is None or self._tree.epoch != epoch:
+            return [], 0, b""
+        return self._tree.page(index, leaves_max, size_max)
 
     def root(self, epoch: int) -> bytes:
         """The root over the leaves that are here; as long as there are leaves."""
@@ -257,11 +277,14 @@ class _ChunkedTree:
         self._last: tuple[int, bytes] = (-1, b"")
         self._count = 0
         self._whole: MerkleTree | None = None
+        self._hashed: tuple[int, list[bytes], MerkleTree] | None = None  # the chunk shown last
+        self.is_whole = False
 
     def grow(self) -> bool:
         """Take one more chunk; False if there is none."""
-        leaves = self._checkpoints.leaves(self.epoch, self._last)
+        leaves = self._checkpoints.leaves(self.epoch, self._last, CHUNK)
         if not leaves:
+            self.is_whole = True
             return False
         self._firsts.append((leaves[0].kind, leaves[0].id))
         self._roots.append(MerkleTree([encode(leaf) for leaf in leaves]).root)
@@ -288,6 +311,21 @@ class _ChunkedTree:
                     path += self._upper().path(chunk)
                     return StateProof(leaf, chunk * CHUNK + index, self._count, path)
         raise InvalidInput("the checkpoint holds no such object")
+
+    def page(self, index: int, leaves_max: int, size_max: int) -> tuple[list[bytes], int, bytes]:
+        chunk, first = divmod(index, CHUNK)
+        if index >= self._count:
+            return [], self._count, b""
+        if self._hashed is None or self._hashed[0] != chunk:
+            encoded = [encode(leaf) for leaf in self._chunk(chunk)]
+            self._hashed = chunk, encoded, MerkleTree(encoded)
+        _, encoded, tree = self._hashed
+        end, size = first, 0
+        while end < min(len(encoded), first + leaves_max) and size <= size_max:
+            size += len(encoded[end]) + 8
+            end += 1
+        path = tree.range_path(first, end - 1) + self._upper().path(chunk)
+        return encoded[first:end], self._count, path
 
     def _chunk(self, chunk: int) -> list[Leaf]:
         kind, id_ = self._firsts[chunk]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed
-from ainp2p.ledger.rules.merkle import EMPTY_ROOT, MerkleTree, root_from_path
+from ainp2p.ledger.rules.merkle import EMPTY_ROOT, MerkleTree, root_from_path, root_from_range
 from ainp2p.protocol.identity import digest
 
 LEAVES = [bytes([i]) * 37 for i in range(7)]
@@ -74,3 +74,78 @@ def test_a_node_does_not_pass_for_a_leaf() -> None:
 def test_refused(index: int, count: int, path: bytes) -> None:
     with pytest.raises(Malformed):
         root_from_path(b"leaf", index, count, path)
+
+
+# --- ranges -------------------------------------------------------------------------------------------
+
+
+def range_of(data: st.DataObject, most: int = 70) -> tuple[list[bytes], int, int]:
+    """All leaves of a tree, and the places of the first and the last of some."""
+    count = data.draw(st.integers(1, most))
+    first = data.draw(st.integers(0, count - 1))
+    return [i.to_bytes(2, "big") for i in range(count)], first, data.draw(st.integers(first, count - 1))
+
+
+@given(st.data())
+def test_leaves_beside_each_other_have_one_short_path(data: st.DataObject) -> None:
+    leaves, first, last = range_of(data)
+    tree = MerkleTree(leaves)
+    path = tree.range_path(first, last)
+    assert len(path) <= 2 * 7 * 32
+    assert root_from_range(leaves[first : last + 1], first, len(leaves), path) == tree.root
+
+
+@given(st.data())
+def test_a_range_of_one_is_a_path(data: st.DataObject) -> None:
+    leaves, first, _ = range_of(data)
+    tree = MerkleTree(leaves)
+    assert tree.range_path(first, first) == tree.path(first)
+
+
+@given(st.data())
+def test_a_range_shows_no_other_leaves(data: st.DataObject) -> None:
+    leaves, first, last = range_of(data)
+    tree = MerkleTree(leaves)
+    path, shown = tree.range_path(first, last), leaves[first : last + 1]
+    at = data.draw(st.integers(0, len(shown) - 1))
+    false = [*shown[:at], b"another", *shown[at + 1 :]]
+    assert root_from_range(false, first, len(leaves), path) != tree.root
+    if len(shown) > 1 and shown != shown[::-1]:
+        assert root_from_range(shown[::-1], first, len(leaves), path) != tree.root
+
+
+@given(st.data())
+def test_a_range_shows_no_leaves_more_or_less(data: st.DataObject) -> None:
+    leaves, first, last = range_of(data)
+    tree = MerkleTree(leaves)
+    path = tree.range_path(first, last)
+    for other, index in (
+        (leaves[first:last], first),
+        (leaves[first + 1 : last + 1], first + 1),
+        ([*leaves[first : last + 1], b"one more"], first),
+    ):
+        try:
+            found = root_from_range(other, index, len(leaves), path)
+        except Malformed:
+            continue
+        assert found != tree.root
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 7), (6, 7), (2**62, 7), (0, 1), (0, 0)], ids=str)
+def test_a_range_at_no_place_is_malformed(index: int, count: int) -> None:
+    with pytest.raises(Malformed):
+        root_from_range(LEAVES[:2], index, count, b"")
+
+
+def test_a_range_of_nothing_or_with_a_path_of_another_length_is_malformed() -> None:
+    tree = MerkleTree(LEAVES)
+    with pytest.raises(Malformed):
+        root_from_range([], 0, 7, b"")
+    for path in (b"", tree.range_path(1, 3)[:-1], tree.range_path(1, 3) + bytes(32)):
+        with pytest.raises(Malformed):
+            root_from_range(LEAVES[1:4], 1, 7, path)
+
+
+def test_a_range_of_a_tree_without_end_is_malformed_at_once() -> None:
+    with pytest.raises(Malformed):
+        root_from_range(LEAVES[:2], 2**62, 2**63 - 1, bytes(32))

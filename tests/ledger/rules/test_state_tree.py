@@ -25,6 +25,7 @@ from ainp2p.ledger.rules.state_tree import (
     StateProof,
     StateTree,
     verify_path,
+    verify_range,
 )
 from ainp2p.ledger.rules.system import System
 from ainp2p.protocol.codec import Uint, decode, encode
@@ -133,6 +134,33 @@ def test_the_root_says_how_many_leaves_there_are() -> None:
     assert StateTree(leaves).root != MerkleTree([encode(leaf) for leaf in leaves]).root
 
 
+def leaves_of(world: World) -> list[bytes]:
+    """All of a state's, encoded, in their order."""
+    return [encode(leaf) for leaf in world.state.tree()._leaves]
+
+
+def test_leaves_beside_each_other_are_shown_under_the_root(world: World) -> None:
+    leaves, tree = leaves_of(world), world.state.tree()
+    for first in range(len(leaves)):
+        for last in range(first, len(leaves)):
+            path = tree._tree.range_path(first, last)
+            verify_range(leaves[first : last + 1], first, len(leaves), path, tree.root)
+
+
+@pytest.mark.parametrize("more", [1, -1, 2**40])
+def test_leaves_of_a_tree_of_another_size_are_not_under_the_root(world: World, more: int) -> None:
+    leaves, tree = leaves_of(world), world.state.tree()
+    with pytest.raises((InvalidOperation, Malformed)):
+        verify_range(leaves[:2], 0, len(leaves) + more, tree._tree.range_path(0, 1), tree.root)
+
+
+def test_richer_leaves_are_not_under_the_root(world: World) -> None:
+    leaves, tree = leaves_of(world), world.state.tree()
+    path = tree._tree.range_path(0, 1)
+    with pytest.raises(InvalidOperation, match="state-proof"):
+        verify_range([leaves[0], leaves[1][:-1] + b"x"], 0, len(leaves), path, tree.root)
+
+
 def _root_without_locks(patch: pytest.MonkeyPatch) -> None:
     original = State.tree
 
@@ -160,6 +188,9 @@ def _believe_the_proof(patch: pytest.MonkeyPatch) -> None:
         ),
         pytest.param(
             _believe_the_proof, test_a_richer_account_is_not_under_the_root, id="roots not compared"
+        ),
+        pytest.param(
+            _believe_the_proof, test_richer_leaves_are_not_under_the_root, id="roots of ranges not compared"
         ),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed, Refused
-from ainp2p.ledger.rules.state_tree import ACCOUNT, Leaf, StateProof
+from ainp2p.ledger.rules.state_tree import ACCOUNT, LEAF_SIZE_MAX, Leaf, StateProof
 from ainp2p.ledger.serving import checkpoint_desk
 from ainp2p.ledger.serving import checkpoint_messages as m
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
@@ -25,13 +25,17 @@ LEAF = Leaf(ACCOUNT, A, b"state")
 LEAF_HEX = "9301c420" + "61" * 32 + "c4057374617465"
 VECTORS: list[tuple[Message, str]] = [
     (m.GetLeafProofs((m.LeafName(ACCOUNT, A),)), "9201919201c420" + "61" * 32),
-    (m.FetchCheckpoint(7), "920207"),
+    (m.FetchCheckpoint(7), "9402070090"),
+    (m.FetchCheckpoint(7, 14, (m.Begun(7, 512, A, 3),)), "9402070e9194" + "07cd0200c420" + "61" * 32 + "03"),
     (m.LeafProofs(3, (StateProof(LEAF, 0, 1, b""), None)), "93030392" + "94" + LEAF_HEX + "0001c400" + "c0"),
     (
         m.CheckpointPage(3, 9, (Decided(b"op", b"cert"),)),
-        "96040309" + "9192c4026f70c40463657274" + "9090",
+        "99040309" + "9192c4026f70c40463657274" + "9090" + "0000c400",
     ),
-    (m.CheckpointPage(3, 9, leaves=(LEAF,)), "96040309" + "90" + "91" + LEAF_HEX + "90"),
+    (
+        m.CheckpointPage(3, 9, leaves=(encode(LEAF),), index=1, count=2, path=b"p" * 32),
+        "99040309" + "90" + "91c42b" + LEAF_HEX + "90" + "0102c420" + "70" * 32,
+    ),
 ]
 
 
@@ -42,9 +46,9 @@ def test_the_wire_form_is_what_it_was(message: Message, wire: str) -> None:
 
 
 def test_questions_are_read_and_answers_are_none() -> None:
-    for message, wire in VECTORS[:2]:
+    for message, wire in VECTORS[:3]:
         assert m.read_question(bytes.fromhex(wire)) == message
-    for _, wire in VECTORS[2:]:
+    for _, wire in VECTORS[3:]:
         with pytest.raises(Malformed):
             m.read_question(bytes.fromhex(wire))
 
@@ -55,7 +59,7 @@ def test_garbage_is_malformed(body: bytes) -> None:
         m.read_question(body)
     except Malformed:
         return
-    assert body[:2] in (b"\x92\x01", b"\x92\x02")
+    assert body[:2] in (b"\x92\x01", b"\x94\x02")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +69,20 @@ def test_garbage_is_malformed(body: bytes) -> None:
         pytest.param(m.GetLeafProofs((m.LeafName(ACCOUNT, A),) * (m.PROOFS_MAX + 1)), id="too much"),
         pytest.param(m.GetLeafProofs((m.LeafName(9, A),)), id="no such kind"),
         pytest.param(m.GetLeafProofs((m.LeafName(ACCOUNT, b"a"),)), id="a short id"),
+        pytest.param(m.FetchCheckpoint(0, 0, (m.Begun(1, 1),) * (m.BEGUN_MAX + 1)), id="many parts"),
     ],
 )
 def test_what_is_beyond_its_limits_is_refused(message: Message) -> None:
     with pytest.raises(Malformed):
         m.read_question(encode(message))
+
+
+def test_a_page_of_as_many_leaves_as_there_may_be_can_be_read() -> None:
+    page = m.CheckpointPage(3, 9, leaves=(encode(LEAF),) * m.LEAVES_MAX, index=0, count=9, path=bytes(64))
+    assert decode(encode(page), m.CheckpointPage, size_max=m.BODY_SIZE_MAX) == page
+    largest = encode(Leaf(ACCOUNT, A + b"ix", bytes(LEAF_SIZE_MAX)))
+    page = m.CheckpointPage(3, 9, leaves=(largest,))
+    assert decode(encode(page), m.CheckpointPage, size_max=m.BODY_SIZE_MAX) == page
 
 
 # --- the desk as a shell --------------------------------------------------------------------------------

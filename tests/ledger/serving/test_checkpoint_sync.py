@@ -1,22 +1,27 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 
-from ainp2p.errors import InvalidOperation, Refused, RemoteError
-from ainp2p.ledger.rules.state_tree import ACCOUNT, CREDIT, verify_path
-from ainp2p.ledger.serving import checkpoint_desk, checkpoint_sync
+from ainp2p.errors import InvalidOperation, Refused, RemoteError, StorageError
+from ainp2p.ledger.rules.state_tree import ACCOUNT, CREDIT, Leaf, verify_path
+from ainp2p.ledger.serving import checkpoint_desk, checkpoint_sync, paced
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk, refuse_pruned
 from ainp2p.ledger.serving.checkpoint_messages import CheckpointPage, FetchCheckpoint, GetLeafProofs, LeafName
-from ainp2p.ledger.serving.checkpoint_sync import Taking
+from ainp2p.ledger.serving.checkpoint_sync import Taking, start_from_checkpoint
 from ainp2p.ledger.serving.messages import Decided
+from ainp2p.ledger.voting import checkpoints
+from ainp2p.ledger.voting.archive import Archive
 from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.context import Context
 
 from ..pruned import Pair, PrunedDisk
 from ..test_wallet_faults import run
@@ -50,7 +55,7 @@ def desk(pair: Pair) -> CheckpointDesk:
 
 
 def pages_of(pair: Pair, after: int = 0) -> list[CheckpointPage]:
-    return list(desk(pair).pages(after))
+    return list(desk(pair).pages(FetchCheckpoint(after)))
 
 
 def taking(disk: PrunedDisk, after: int = 0) -> Taking:
@@ -130,6 +135,7 @@ def test_b2_a_crash_before_it_is_whole_leaves_the_disk_as_it_was(pair: Pair, new
     for cut in range(len(pages)):
         take_all(newcomer, pages[:cut])
         assert newcomer.reopen().root() == empty
+        taking(newcomer).give_up()
     take_all(newcomer, pages).install()
     assert newcomer.reopen().root() == pair.world.state.root()
 
@@ -146,10 +152,7 @@ def test_leaves_of_a_crash_are_discarded_by_the_pruner(pair: Pair, newcomer: Pru
 def with_leaf(page: CheckpointPage) -> CheckpointPage:
     """Somebody is richer."""
     leaves = [
-        msgspec.structs.replace(leaf, state=leaf.state[:-1] + bytes([leaf.state[-1] ^ 1]))
-        if leaf.kind == CREDIT
-        else leaf
-        for leaf in page.leaves
+        raw[:-1] + bytes([raw[-1] ^ 1]) if decode(raw, Leaf).kind == CREDIT else raw for raw in page.leaves
     ]
     return msgspec.structs.replace(page, leaves=tuple(leaves))
 
@@ -180,6 +183,27 @@ LIES: dict[str, Callable[[list[CheckpointPage]], list[CheckpointPage]]] = {
         )
         for p in pages
     ],
+    "the last leaves left out": lambda pages: [
+        msgspec.structs.replace(page, leaves=page.leaves[:-1]) for page in pages
+    ],
+    "leaves of a smaller state": lambda pages: [msgspec.structs.replace(p, count=p.count - 1) for p in pages],
+    "leaves at another place": lambda pages: [
+        msgspec.structs.replace(p, index=p.index + 1) if p.leaves else p for p in pages
+    ],
+    "no path": lambda pages: [msgspec.structs.replace(p, path=p.path + bytes(32)) for p in pages],
+    "no leaves": lambda pages: [p for p in pages if not p.leaves],
+    "no kept operations": lambda pages: [p for p in pages if not p.kept],
+    "a kept operation left out": lambda pages: [
+        msgspec.structs.replace(p, kept=p.kept[:1] + p.kept[2:]) for p in pages
+    ],
+    "kept operations out of order": lambda pages: [
+        msgspec.structs.replace(p, kept=p.kept[::-1]) for p in pages
+    ],
+    "kept operations twice": lambda pages: [msgspec.structs.replace(p, kept=p.kept * 2) for p in pages],
+    "the System twice": lambda pages: [pages[0], *pages],
+    "an operation of the System as a kept one": lambda pages: [
+        msgspec.structs.replace(p, kept=pages[0].system[:1]) if p.kept else p for p in pages
+    ],
     "an old one": lambda pages: [msgspec.structs.replace(page, epoch=0) for page in pages],
 }
 
@@ -206,8 +230,9 @@ def test_a_false_number_of_operations_does_no_harm(pair: Pair, newcomer: PrunedD
 def test_a_mutant_that_does_not_check_the_root_is_caught(
     pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Taking, "_check", lambda self: None)
-    with pytest.raises(pytest.fail.Exception):
+    monkeypatch.setattr(Taking, "_check_leaves", lambda self, part: None)
+    monkeypatch.setattr(checkpoint_sync, "verify_range", lambda *args: None)
+    with pytest.raises((pytest.fail.Exception, StorageError)):
         test_a_checkpoint_that_is_not_the_committee_s_is_refused(pair, newcomer, "a richer credit")
 
 
@@ -231,7 +256,8 @@ def test_mutant_leaves_before_the_chain_fill_the_disk(
     pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lived(pair)
-    monkeypatch.setattr(Taking, "_check_chain", lambda self: None)
+    monkeypatch.setattr(checkpoint_sync.Spine, "root", lambda self, epoch: bytes(32))
+    monkeypatch.setattr(checkpoint_sync, "verify_range", lambda *args: None)
     assert rows_after_a_stranger_s_leaves(pair, newcomer) > 0
 
 
@@ -242,24 +268,54 @@ def kept_rows_of(pair: Pair, newcomer: PrunedDisk, times: int) -> int:
         for page in pages_of(pair):
             for _ in range(times if page.kept else 1):
                 found.take(page)
-    return found._kept
+    return newcomer.rows("ledger_leaves WHERE epoch < 0")
 
 
 def test_kept_operations_that_come_again_and_again_do_not_fill_the_disk(
     pair: Pair, newcomer: PrunedDisk
 ) -> None:
     lived(pair)
-    leaves = sum(len(page.leaves) for page in pages_of(pair))
-    assert kept_rows_of(pair, newcomer, 100) <= 2 * leaves + 1
+    kept = sum(len(page.kept) for page in pages_of(pair))
+    assert kept_rows_of(pair, newcomer, 100) == kept
 
 
-def test_mutant_kept_operations_without_a_bound_do(
+def rows_of_a_long_history(pair: Pair, newcomer: PrunedDisk) -> int:
+    """Everything that was ever decided has a certificate: an archive could send it for days."""
+    alice = pair.world.ids["alice"]
+    stored = pair.archive.store.history(alice, 1, 1)[0]
+    journal = pair.archive.journal
+    certificate = Archive(journal, pair.committee, pair.world.state.epoch).certificate(stored.id)
+    old = Decided(encode(stored.signed), certificate or b"")
+    found = taking(newcomer)
+    with suppress(RemoteError):
+        for page in pages_of(pair):
+            found.take(msgspec.structs.replace(page, kept=(old,)) if page.kept else page)
+    return newcomer.rows("ledger_leaves WHERE epoch < 0")
+
+
+def test_operations_that_prove_nothing_of_the_checkpoint_are_not_taken(
+    pair: Pair, newcomer: PrunedDisk
+) -> None:
+    lived(pair)
+    assert rows_of_a_long_history(pair, newcomer) == 0
+
+
+def test_mutant_whatever_is_certified_is_taken(
     pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lived(pair)
-    leaves = sum(len(page.leaves) for page in pages_of(pair))
-    monkeypatch.setattr(checkpoint_sync, "KEPT_PER_LEAF", 10**9)
-    assert kept_rows_of(pair, newcomer, 100) > 4 * leaves
+    monkeypatch.setattr(checkpoint_sync, "stays", lambda *args: True)
+    monkeypatch.setattr(Taking, "_check_kept", lambda self, part: None)
+    assert rows_of_a_long_history(pair, newcomer) == 1
+
+
+@pytest.mark.parametrize("lie", ["no kept operations", "a kept operation left out"])
+def test_mutant_who_does_not_count_what_is_kept_proves_nothing_to_others(
+    pair: Pair, newcomer: PrunedDisk, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    monkeypatch.setattr(Taking, "_check_kept", lambda self, part: None)
+    with pytest.raises(pytest.fail.Exception):
+        test_a_checkpoint_that_is_not_the_committee_s_is_refused(pair, newcomer, lie)
 
 
 def test_who_gives_up_a_checkpoint_has_its_room_back(pair: Pair, newcomer: PrunedDisk) -> None:
@@ -268,6 +324,266 @@ def test_who_gives_up_a_checkpoint_has_its_room_back(pair: Pair, newcomer: Prune
     assert newcomer.rows("ledger_leaves") > 0
     found.give_up()
     assert newcomer.rows("ledger_leaves") == 0
+
+
+# --- pages ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small checkpoint has many."""
+    monkeypatch.setattr(checkpoints, "CHUNK", 4)
+    monkeypatch.setattr(checkpoint_desk, "LEAVES_MAX", 3)
+    monkeypatch.setattr(checkpoint_desk, "OPERATIONS_MAX", 1)
+
+
+def rest(pair: Pair, found: Taking) -> list[CheckpointPage]:
+    """What another peer sends to whoever has a part."""
+    found.begin()
+    return list(desk(pair).pages(decode(encode(found.question()), FetchCheckpoint)))
+
+
+def false_leaves_on_the_disk(pair: Pair, newcomer: PrunedDisk, first_false: int) -> tuple[int, int]:
+    """A liar with the true chain; how many pages of leaves it could send, and how many false rows we have."""
+    true = {leaf for page in pages_of(pair) for leaf in page.leaves}
+    found, sent = taking(newcomer), 0
+    with suppress(RemoteError, InvalidOperation):
+        for page in pages_of(pair):
+            if page.kept:
+                break
+            sent += bool(page.leaves)
+            found.take(with_any_leaf(page) if page.leaves and sent >= first_false else page)
+    leaves = newcomer.store.checkpoints.leaves(2)
+    return sent, sum(encode(leaf) not in true for leaf in leaves)
+
+
+def with_any_leaf(page: CheckpointPage) -> CheckpointPage:
+    raw = page.leaves[-1]
+    return msgspec.structs.replace(page, leaves=(*page.leaves[:-1], raw[:-1] + bytes([raw[-1] ^ 1])))
+
+
+@pytest.mark.parametrize("first_false", [1, 2, 3])
+def test_the_first_false_page_of_leaves_is_the_last_one_that_is_read(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None, first_false: int
+) -> None:
+    lived(pair)
+    assert false_leaves_on_the_disk(pair, newcomer, first_false) == (first_false, 0)
+
+
+def test_mutant_pages_that_are_taken_without_proof_fill_the_disk_with_lies(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(pair)
+    monkeypatch.setattr(checkpoint_sync, "verify_range", lambda *args: None)
+    sent, false = false_leaves_on_the_disk(pair, newcomer, 1)
+    assert sent == false > 2
+
+
+def sent_in_all(pair: Pair, newcomer: PrunedDisk, restart: bool) -> tuple[int, int]:
+    """Peers that vanish after each page; (leaves, kept operations) that they sent together."""
+    found = taking(newcomer)
+    leaves = kept = 0
+    while not found.complete:
+        pages = rest(pair, found)
+        system = sum(bool(page.system) for page in pages)
+        for page in pages[: system + 1]:
+            found.take(page)
+            leaves, kept = leaves + len(page.leaves), kept + len(page.kept)
+        if restart and not found.complete:
+            newcomer.reopen()
+            found = taking(newcomer)
+    found.install()
+    return leaves, kept
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["others go on", "after a restart"])
+def test_nothing_that_was_proven_is_fetched_twice(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None, restart: bool
+) -> None:
+    lived(pair)
+    pages = pages_of(pair)
+    whole = sum(len(page.leaves) for page in pages), sum(len(page.kept) for page in pages)
+    assert sent_in_all(pair, newcomer, restart) == whole
+    assert newcomer.reopen().root() == pair.world.state.root()
+
+
+def test_mutant_who_forgets_its_part_fetches_it_again(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(pair)
+    found = take_all(newcomer, pages_of(pair)[:-1])
+    assert len(rest(pair, found)) == 1
+    monkeypatch.setattr(checkpoint_sync, "parts", lambda *args: [])
+    assert len(rest(pair, found)) > 3
+
+
+def test_a_part_of_which_something_is_gone_is_not_gone_on_with(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None
+) -> None:
+    lived(pair)
+    take_all(newcomer, pages_of(pair)[:-1])
+    newcomer.database.execute("DELETE FROM ledger_leaves WHERE epoch = 2 AND kind = 0")
+    found = taking(newcomer)
+    for page in rest(pair, found):
+        found.take(page)
+    found.install()
+    assert newcomer.reopen().root() == pair.world.state.root()
+
+
+def test_b4_leaves_that_changed_on_our_own_disk_are_fetched_again(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None
+) -> None:
+    lived(pair)
+    found = take_all(newcomer, [page for page in pages_of(pair) if page.system or page.leaves])
+    newcomer.database.execute("UPDATE ledger_leaves SET state = x'00' WHERE kind = 4")
+    with pytest.raises(InvalidOperation, match="state-root"):
+        take_rest(pair, found)
+    take_rest(pair, found)
+    found.install()
+    assert newcomer.reopen().root() == pair.world.state.root()
+
+
+def take_rest(pair: Pair, found: Taking) -> None:
+    for page in rest(pair, found):
+        found.take(page)
+
+
+def test_who_goes_on_with_a_part_of_an_older_checkpoint_takes_the_newer_one(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None
+) -> None:
+    lived(pair, 1)
+    found = take_all(newcomer, pages_of(pair)[:-1])
+    lived(pair, 1)
+    take_rest(pair, found)
+    assert found.install() == 2
+    assert newcomer.reopen().root() == pair.world.state.root()
+    assert newcomer.rows("ledger_checkpoints") == 1
+
+
+# --- from one peer after the other ---------------------------------------------------------------------
+
+
+Answer = Callable[[FetchCheckpoint], list[CheckpointPage]]
+
+
+class Peers:
+    """A network in which each peer has pages to send; `sent` counts their leaves."""
+
+    def __init__(self, pair: Pair, answers: dict[str, Answer], *, pause_s: float = 0.0) -> None:
+        self._answers, self._pause_s = answers, pause_s
+        self.context = Context.seeded(3, lambda: pair.world.now)
+        self.asked: list[str] = []
+        self.sent: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def stream(
+        self, peer: str, protocol: str, body: bytes, *, timeout_s: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.asked.append(peer)
+        pages = self._answers[peer](decode(body, FetchCheckpoint))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for page in pages:
+                if peer == "slow":
+                    await trio.sleep(self._pause_s)
+                self.sent[peer] = self.sent.get(peer, 0) + len(page.leaves)
+                yield encode(page)
+
+        yield chunks()
+
+
+def start(pair: Pair, newcomer: PrunedDisk, network: Any) -> tuple[int | None, float]:
+    """The epoch that was taken over from these peers, and how many seconds that took."""
+
+    async def main() -> tuple[int | None, float]:
+        began = trio.current_time()
+        epoch = await start_from_checkpoint(
+            network, pair.world.genesis, sorted(network._answers), newcomer.database, newcomer.store
+        )
+        return epoch, trio.current_time() - began
+
+    found: tuple[int | None, float] = run(main)
+    return found
+
+
+def honest(pair: Pair) -> Answer:
+    return lambda question: list(desk(pair).pages(question))
+
+
+def lying(pair: Pair) -> Answer:
+    return lambda question: [
+        with_any_leaf(page) if page.leaves else page for page in desk(pair).pages(question)
+    ]
+
+
+def leaving_out(pair: Pair) -> Answer:
+    return lambda question: [page for page in desk(pair).pages(question) if not page.kept]
+
+
+def test_a_liar_with_the_true_chain_is_left_at_its_first_page(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None
+) -> None:
+    lived(pair)
+    network = Peers(pair, {"honest": honest(pair), **{f"liar {i}": lying(pair) for i in range(5)}})
+    assert start(pair, newcomer, network)[0] == 2
+    assert newcomer.reopen().root() == pair.world.state.root()
+    assert all(network.sent[peer] <= 3 for peer in network.asked if peer != "honest")
+
+
+def test_where_everybody_lies_nothing_is_taken_and_nothing_is_left(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None
+) -> None:
+    lived(pair)
+    network = Peers(pair, {"a": leaving_out(pair), "b": leaving_out(pair)})
+    assert start(pair, newcomer, network)[0] is None
+    assert len(network.asked) < 10
+    assert newcomer.rows("ledger_leaves") == 0
+
+
+def test_whoever_drips_pages_is_left(pair: Pair, newcomer: PrunedDisk, small_pages: None) -> None:
+    lived(pair)
+    network = Peers(pair, {"slow": honest(pair), "the other": honest(pair)}, pause_s=9.0)
+    epoch, seconds = start(pair, newcomer, network)
+    assert (epoch, seconds < 30) == (2, True)
+
+
+def test_mutant_each_drop_of_a_checkpoint_is_waited_for(
+    pair: Pair, newcomer: PrunedDisk, small_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived(pair)
+    monkeypatch.setattr(checkpoint_sync, "FIRST_WORD_S", 10.0)
+    monkeypatch.setattr(checkpoint_sync, "LEAST_RATE", 0.001)
+    network = Peers(pair, {"slow": honest(pair)}, pause_s=9.0)
+    assert start(pair, newcomer, network)[1] > 60
+
+
+def test_who_shows_an_old_checkpoint_only_delays_the_newest(pair: Pair, newcomer: PrunedDisk) -> None:
+    lived(pair, 1)
+    old = pages_of(pair)
+    lived(pair, 1)
+
+    def outdated(question: FetchCheckpoint) -> list[CheckpointPage]:
+        if question.after >= 1:
+            raise Refused("no-checkpoint")
+        return old
+
+    network = Peers(pair, {"a": outdated, "b": outdated, "c": outdated, "d": honest(pair)})
+    assert start(pair, newcomer, network)[0] == 2
+    assert newcomer.reopen().root() == pair.world.state.root()
+
+
+def test_where_no_place_is_free_it_is_asked_again(pair: Pair, newcomer: PrunedDisk) -> None:
+    lived(pair)
+    tries = 0
+
+    def crowded(question: FetchCheckpoint) -> list[CheckpointPage]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise Refused("busy")
+        return list(desk(pair).pages(question))
+
+    assert start(pair, newcomer, Peers(pair, {"only": crowded}))[0] == 2
 
 
 # --- what the desk says --------------------------------------------------------------------------------
@@ -307,7 +623,7 @@ def test_who_has_it_already_is_told_so(pair: Pair) -> None:
 
 def test_a_checkpoint_that_is_replaced_meanwhile_ends_early(pair: Pair, newcomer: PrunedDisk) -> None:
     lived(pair, 1)
-    pages = desk(pair).pages(0)
+    pages = desk(pair).pages(FetchCheckpoint(0))
     first = next(pages)
     lived(pair, 1)
     found = take_all(newcomer, [first, *pages])
@@ -329,37 +645,53 @@ def test_pages_are_read_from_the_wire_as_they_were(pair: Pair) -> None:
 # --- places -------------------------------------------------------------------------------------------
 
 
-class Unread:
-    """A stream that is asked for, and never read."""
+class Reading:
+    """A stream that is read, a page after each pause (None: never)."""
 
-    def __init__(self, peer: str) -> None:
-        self.peer, self.body = peer, encode(FetchCheckpoint(0))
+    def __init__(self, peer: str, pause_s: float | None = None) -> None:
+        self.peer, self.body, self._pause_s = peer, encode(FetchCheckpoint(0)), pause_s
+        self.pages = 0
 
     async def send(self, body: bytes) -> None:
-        await trio.sleep_forever()
+        await trio.sleep(10**9 if self._pause_s is None else self._pause_s)
+        self.pages += 1
 
 
-async def seconds_until_a_newcomer_is_served(desk: CheckpointDesk, strangers: list[str]) -> float:
+def endless(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> CheckpointDesk:
+    """A desk whose checkpoint goes on and on, in pages of 75 kB."""
+    page = CheckpointPage(2, 9, leaves=(bytes(15_000),) * 5)
+    found = desk(pair)
+    monkeypatch.setattr(found, "pages", lambda question: itertools.repeat(page))
+    return found
+
+
+async def seconds_until_a_newcomer_is_served(
+    desk: CheckpointDesk, crowd: Sequence[str], pause_s: float | None = None, fast: int = 0
+) -> float:
     async with trio.open_nursery() as nursery:
 
-        async def occupy(peer: str) -> None:
-            with suppress(Refused):
-                await desk.handle(Unread(peer))
+        async def occupy(number: int, peer: str) -> None:
+            while True:
+                with suppress(Refused):
+                    await desk.handle(Reading(peer, 0.1 if number < fast else pause_s))
+                await trio.sleep(1)
 
-        for peer in strangers:
-            nursery.start_soon(occupy, peer)
+        for number, peer in enumerate(crowd):
+            nursery.start_soon(occupy, number, peer)
+            await trio.lowlevel.checkpoint()
         await trio.sleep(0.1)
         began = trio.current_time()
-        while trio.current_time() < began + 600:
-            try:
-                with trio.move_on_after(1):
-                    await desk.handle(Unread("newcomer"))
-                break
-            except Refused:
-                await trio.sleep(1)
+        reading = Reading("newcomer", 0.1)
+        while trio.current_time() < began + 600 and not reading.pages:
+            with suppress(Refused), trio.move_on_after(1):
+                await desk.handle(reading)
+            await trio.sleep(0.5)
         waited = trio.current_time() - began
         nursery.cancel_scope.cancel()
     return waited
+
+
+CROWD = [f"stranger {i}" for i in range(16)]
 
 
 def test_one_peer_that_reads_nothing_takes_no_place_from_others(pair: Pair) -> None:
@@ -369,12 +701,54 @@ def test_one_peer_that_reads_nothing_takes_no_place_from_others(pair: Pair) -> N
 
 def test_a_crowd_that_reads_nothing_loses_its_places(pair: Pair) -> None:
     lived(pair)
-    crowd = [f"stranger {i}" for i in range(100)]
-    assert run(seconds_until_a_newcomer_is_served, desk(pair), crowd) < 40
+    assert run(seconds_until_a_newcomer_is_served, desk(pair), CROWD) < 12
+
+
+@pytest.mark.parametrize("pause_s", [1.0, 5.0, 25.0])
+def test_sixteen_slow_readers_shut_nobody_out(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
+    lived(pair)
+    assert run(seconds_until_a_newcomer_is_served, endless(pair, monkeypatch), CROWD, pause_s) < 12
 
 
 def test_mutant_places_without_an_end_shut_newcomers_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     lived(pair)
-    monkeypatch.setattr(checkpoint_desk, "PAGE_TIMEOUT_S", 10**9)
-    crowd = [f"stranger {i}" for i in range(100)]
-    assert run(seconds_until_a_newcomer_is_served, desk(pair), crowd) > 500
+    monkeypatch.setattr(checkpoint_desk, "GRACE_S", 10**9)
+    assert run(seconds_until_a_newcomer_is_served, endless(pair, monkeypatch), CROWD, 5.0) > 500
+
+
+async def pages_of_a_fast_reader(desk: CheckpointDesk, crowd: int) -> int:
+    """How much somebody reads in two minutes among many slow ones that come and go."""
+    fast = Reading("fast", 0.1)
+    async with trio.open_nursery() as nursery:
+
+        async def come_and_go(peer: str) -> None:
+            while True:
+                with suppress(Refused):
+                    await desk.handle(Reading(peer, 2.0))
+                await trio.sleep(0.2)
+
+        async def read() -> None:
+            await desk.handle(fast)
+
+        nursery.start_soon(read)
+        await trio.sleep(0.1)
+        for number in range(crowd):
+            nursery.start_soon(come_and_go, f"stranger {number}")
+        await trio.sleep(120)
+        nursery.cancel_scope.cancel()
+    return fast.pages
+
+
+def test_who_reads_fast_keeps_its_place_whoever_comes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(pair)
+    assert run(pages_of_a_fast_reader, endless(pair, monkeypatch), 60) > 1_000
+
+
+def test_mutant_whoever_was_there_longest_goes_first(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    lived(pair)
+    monkeypatch.setattr(checkpoint_desk, "KEEPS_RATE", 10**12)
+    monkeypatch.setattr(paced.Place, "rate", lambda self, now_s: self.began_s)
+    with pytest.raises(ExceptionGroup):  # it is told "busy"
+        run(pages_of_a_fast_reader, endless(pair, monkeypatch), 60)
