@@ -1,0 +1,51 @@
+"""A world of agents in virtual time, from a seed: `import ainp2p.simulation as sim`.
+
+Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
+    from ainp2p.simulation.clock import Timer as Timer
+    from ainp2p.simulation.clock import VirtualClock as VirtualClock
+    from ainp2p.simulation.draws import Draws as Draws
+    from ainp2p.simulation.errors import Ambient as Ambient
+    from ainp2p.simulation.errors import Deadlock as Deadlock
+    from ainp2p.simulation.errors import InvariantViolated as InvariantViolated
+    from ainp2p.simulation.errors import Mixed as Mixed
+    from ainp2p.simulation.errors import SimulationError as SimulationError
+    from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
+    from ainp2p.simulation.kernel import run_virtual as run_virtual
+    from ainp2p.simulation.trace import Difference as Difference
+    from ainp2p.simulation.trace import Trace as Trace
+
+_WHERE = {
+    "Ambient": "errors",
+    "Deadlock": "errors",
+    "Difference": "trace",
+    "Draws": "draws",
+    "EPOCH_MS": "clock",
+    "InvariantViolated": "errors",
+    "Mixed": "errors",
+    "SimulationError": "errors",
+    "Timer": "clock",
+    "Trace": "trace",
+    "VersionMismatch": "errors",
+    "VirtualClock": "clock",
+    "run_virtual": "kernel",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'ainp2p.simulation' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ainp2p.simulation.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
