@@ -42,3 +42,8 @@ def test_a_member_that_has_not_heard_of_a_decision_starts_its_slot_at_view_1_of_
 def test_an_operation_is_valid_when_any_of_its_proofs_is_whichever_was_seen_first() -> None:
     # Proofs are outside an operation's id: the auditor judged a LOCK by the forged one that came before.
     assert not simulate(30139).violation
+
+
+def test_a_validator_whose_clock_was_ahead_does_not_name_what_only_it_could_lock() -> None:
+    # It went on naming its own LOCK, 10,000 s ahead; leaders left it out, and the others were no quorum.
+    assert not simulate(30852).violation

@@ -76,6 +76,12 @@ class Reporting:
                 # Priority: "the Lock cannot end below it". The receipt's own operation may still wait for its
                 # gate, or for its check; until then there is nothing that we may name.
                 continue
+            ahead = (candidate.parsed.operation.timestamp or 0) - now - self._desk.parameters.clock_ahead_ms
+            if ahead > 0:
+                # Our clock was ahead when we found it valid, and was put back: nobody would LOCK it, and a
+                # leader has to leave out whoever names it.
+                self._desk.wake_at(candidate, now + ahead)
+                continue
             if is_gated(candidate.parsed):
                 opens = self._desk.gate_opens(candidate, now)
                 if opens > now:
