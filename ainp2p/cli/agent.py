@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
 from ainp2p.cli.command import add_command
-from ainp2p.cli.joining import add_network_options, make_agent, remove_run_file, write_run_file
+from ainp2p.cli.joining import (
+    add_delegation_option,
+    add_network_options,
+    make_agent,
+    remove_run_file,
+    write_run_file,
+)
 from ainp2p.cli.output import emit, note, printable
 from ainp2p.errors import InvalidInput
 
@@ -71,7 +77,8 @@ def _register_serve(subparsers: Subparsers) -> None:
         "offer skills to other agents until interrupted",
         _serve,
         "ainp2p serve examples/echo.py:echo\n"
-        "ainp2p serve mypackage.skills:summarise --model smollm2-135m --network main.genesis --key alice",
+        "ainp2p serve mypackage.skills:summarise --model smollm2-135m --network main.genesis --key alice\n"
+        "ainp2p serve mypackage.skills:summarise --key host-1 --delegation alice.mandate",
     )
     serve.add_argument(
         "skill", nargs="+", metavar="MODULE:SKILL", help="a module or a file, and the skill in it"
@@ -82,6 +89,7 @@ def _register_serve(subparsers: Subparsers) -> None:
     )
     serve.add_argument("--slots", type=int, default=4, help="jobs worked on at once (4)")
     add_network_options(serve)
+    add_delegation_option(serve)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

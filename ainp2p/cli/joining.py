@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ainp2p.cli.choosing import add_checkpoint_option, chosen_genesis
 from ainp2p.cli.key import add_key_option, load_key
-from ainp2p.cli.network import chosen_genesis
+from ainp2p.cli.opening import inception_of, read_mandate
 from ainp2p.errors import InvalidInput, NetworkError
 from ainp2p.home import Home, checked_name
 
@@ -23,7 +24,7 @@ RUN_FILE = "dev.json"  # what the last `ainp2p serve` on a development network w
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--network``, ``--bootstrap``, ``--key`` and ``--listen``."""
+    """Add ``--network``, ``--bootstrap``, ``--key``, ``--listen``, ``--watchtower`` and ``--checkpoint``."""
     parser.add_argument(
         "--network",
         help="genesis file, or the beginning of a joined network's id; with --key the only one if left out",
@@ -42,6 +43,24 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="where to listen; loopback if left out",
+    )
+    parser.add_argument(
+        "--watchtower",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a watchtower that gets the receipts that pay this agent; again for more",
+    )
+    add_checkpoint_option(parser)
+
+
+def add_delegation_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--delegation``: the key is a session key."""
+    parser.add_argument(
+        "--delegation",
+        type=Path,
+        metavar="FILE",
+        help="--key is a session key: what `ainp2p wallet delegate` wrote for it",
     )
 
 
@@ -69,7 +88,7 @@ def make_agent(
     options: dict[str, Any] = {}
     if args.network is not None or args.key is not None:
         genesis = chosen_genesis(args.network)
-        options = _with_key(args.key, genesis)
+        options = _with_key(args, genesis)
     elif not bootstrap and not found:
         bootstrap = [read_run_file()["address"]]
     return Agent(
@@ -80,12 +99,15 @@ def make_agent(
         bootstrap=bootstrap,
         listen=tuple(args.listen) or LISTEN,
         slots=slots,
+        watchtowers=args.watchtower,
+        checkpoint=args.checkpoint,
         **options,
     )
 
 
-def _with_key(name: str | None, genesis: Genesis) -> dict[str, Any]:
-    """The named key, and where its books are on this network; nothing for an agent without a name."""
+def _with_key(args: argparse.Namespace, genesis: Genesis) -> dict[str, Any]:
+    """The named key, its account, and where its books are on this network; nothing without a name."""
+    name: str | None = args.key
     if name is None:
         if genesis.is_development:
             return {}
@@ -93,14 +115,14 @@ def _with_key(name: str | None, genesis: Genesis) -> dict[str, Any]:
         raise InvalidInput(
             f"on {network!r} an agent needs a key: --key NAME (`ainp2p key new NAME` makes one)"
         )
-    if Home.from_environment().key_file(name).with_suffix(".inception").exists():
-        raise InvalidInput(
-            f"the account of {name!r} has guardians or a next key: this release's agents run on plain ones "
-            "(`ainp2p wallet` works with it)"
-        )
     books = Home.from_environment().network(genesis.network_id) / "agents" / checked_name(name)
     books.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return {"key": load_key(name), "home": books}
+    file: Path | None = getattr(args, "delegation", None)
+    if file is None:
+        return {"key": load_key(name), "home": books, "account": inception_of(name)}
+    mandate = read_mandate(file)
+    whose = {"account": mandate.inception, "delegation": mandate.delegation}
+    return {"key": load_key(name), "home": books, **whose}
 
 
 def write_run_file(address: str, network: str) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import add_network_option, chosen_genesis
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.network import add_network_option, chosen_genesis
 from ainp2p.cli.output import emit, note
 from ainp2p.errors import InvalidInput
 

@@ -1,4 +1,4 @@
-"""`ainp2p network`: make a genesis, join a network by its genesis, see its validators, run one."""
+"""`ainp2p network`: see a network's validators, run one; the other commands are in modules beside it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import GENESIS_FILE, add_checkpoint_option, add_network_option, chosen_genesis
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.network_bond import register_bond
+from ainp2p.cli.network_new import DEV_PASSPHRASE, register_join, register_new
 from ainp2p.cli.output import emit, note
-from ainp2p.errors import InvalidInput, StorageError
-from ainp2p.home import Home, checked_name
+from ainp2p.errors import InvalidInput
+from ainp2p.home import Home
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
     from ainp2p.ledger.serving.sync import Validators
     from ainp2p.protocol.identity import Key
 
-GENESIS_FILE = "genesis"
-VALIDATORS_MAX = 31
-# A development network's money is handed out for nothing, so its keys are encrypted only for form's sake.
-WEIGHT = 1_000_000  # of each first member: a bond of a millionth of all money per member weighs something
-DEV_PASSPHRASE = b"development"
 STATUS_EVERY_S = 60.0
 
 
@@ -36,15 +33,8 @@ def register(subparsers: Subparsers) -> None:
         "networks: a genesis, its committee, its state",
         "ainp2p network new home --dev\nainp2p network validate home/\nainp2p network status",
     )
-    _register_new(commands)
-    join = add_command(
-        commands,
-        "join",
-        "remember a network by its genesis file",
-        _join,
-        "ainp2p network join genesis\nainp2p network join genesis --json",
-    )
-    join.add_argument("genesis", type=Path, help="the network's genesis file")
+    register_new(commands)
+    register_join(commands)
     status = add_command(
         commands,
         "status",
@@ -54,6 +44,10 @@ def register(subparsers: Subparsers) -> None:
     )
     add_network_option(status)
     register_bond(commands)
+    _register_validate(commands)
+
+
+def _register_validate(commands: Subparsers) -> None:
     validate = add_command(
         commands,
         "validate",
@@ -64,238 +58,31 @@ def register(subparsers: Subparsers) -> None:
         "ainp2p network validate home/ --key alice  # one of your own keys, for a real network\n"
         "ainp2p network validate home/ --key alice --listen /ip4/0.0.0.0/tcp/4100",
     )
-    validate.add_argument(
-        "directory", type=Path, help="has the genesis file; the validators' data goes there"
-    )
-    validate.add_argument("--only", type=int, metavar="I", help="run validator-I of a --dev network alone")
-    validate.add_argument(
-        "--key", help="a key of yours that is in the committee, or has a bond (`network bond`)"
-    )
-    validate.add_argument(
+    option = validate.add_argument
+    option("directory", type=Path, help="has the genesis file; the validators' data goes there")
+    option("--only", type=int, metavar="I", help="run validator-I of a --dev network alone")
+    option("--key", help="a key of yours that is in the committee, or has a bond (`network bond`)")
+    option(
         "--announce",
         metavar="ADDRESS",
         action="append",
         default=[],
         help="where others can dial it, if the genesis does not say so and it is not where it listens",
     )
-    validate.add_argument(
+    option(
         "--listen",
         metavar="ADDRESS",
         action="append",
         default=[],
         help="where one validator listens, if not where the genesis says (behind a router)",
     )
-    validate.add_argument(
+    option(
         "--archive",
         action="store_true",
         help="keep all that was ever decided; without it what proves nothing any more goes at each new epoch",
     )
-    validate.add_argument("--for-s", type=float, metavar="S", help="end after so many seconds")
-
-
-def _register_new(commands: Subparsers) -> None:
-    new = add_command(
-        commands,
-        "new",
-        "make the genesis of a new network",
-        _new,
-        "ainp2p network new home --dev\n"
-        "ainp2p network new common --validator alice=/ip4/192.0.2.1/tcp/4100 --grant alice=1000000ain",
-    )
-    new.add_argument("name", help="what people will call it")
-    new.add_argument("--out", type=Path, help="directory to make; ./NAME if left out")
-    new.add_argument("--dev", action="store_true", help="a development network: new keys, and a faucet")
-    new.add_argument("--size", type=int, default=4, help="validators of a --dev network (4)")
-    new.add_argument("--host", default="127.0.0.1", help="IPv4 address of a --dev network's validators")
-    new.add_argument("--port", type=int, default=4100, help="port of the first of them (4100)")
-    new.add_argument(
-        "--validator",
-        action="append",
-        default=[],
-        metavar="KEY=ADDRESS",
-        help="a committee member: key name, peer id or did:key, and where it listens; again for more",
-    )
-    new.add_argument(
-        "--grant",
-        action="append",
-        default=[],
-        metavar="KEY=AMOUNT",
-        help="first money, such as alice=250ain; again for more",
-    )
-
-
-def add_network_option(parser: argparse.ArgumentParser) -> None:
-    """The `--network` option of commands that need a genesis."""
-    parser.add_argument(
-        "--network", help="genesis file, or the beginning of a joined network's id; the only one if left out"
-    )
-
-
-def chosen_genesis(choice: str | None) -> Genesis:
-    """The genesis that `--network` means.
-
-    Raises:
-        InvalidInput: it means none, or more than one.
-    """
-    from ainp2p.ledger.rules.genesis import Genesis
-
-    if choice is not None and Path(choice).is_file():
-        return Genesis.load(Path(choice))
-    home = Home.from_environment()
-    fitting = [
-        path
-        for path in sorted(home.networks().glob(f"*/{GENESIS_FILE}"))
-        if path.parent.name.startswith(choice or "")
-    ]
-    if len(fitting) != 1:
-        known = ", ".join(path.parent.name[:16] for path in fitting) or "none"
-        raise InvalidInput(
-            f"which network? --network takes a genesis file or the beginning of an id (fitting: {known}); "
-            "`ainp2p network join FILE` remembers one"
-        )
-    return Genesis.load(fitting[0])
-
-
-# --- new and join -------------------------------------------------------------------------------------
-
-
-def _new(args: argparse.Namespace) -> int:
-    from ainp2p.protocol.context import Context
-
-    if bool(args.dev) == bool(args.validator):
-        raise InvalidInput("give either --dev, or --validator KEY=ADDRESS once for each committee member")
-    name = checked_name(args.name)
-    directory = args.out or Path(name)
-    context = Context.system()
-    genesis, keys = _dev_genesis(args, context) if args.dev else (_real_genesis(args, context), [])
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=False)
-    except OSError as exc:
-        raise StorageError(f"{directory} cannot be made ({exc.strerror}): choose another --out") from exc
-    _write_dev_keys(directory, keys, context)
-    genesis.write(directory / GENESIS_FILE)
-    _remember(genesis)
-    return _print_genesis(args, genesis, directory / GENESIS_FILE)
-
-
-def _dev_genesis(args: argparse.Namespace, context: Any) -> tuple[Genesis, list[Key]]:
-    from ainp2p.ledger.rules.genesis import (
-        DEVELOPMENT,
-        DEVELOPMENT_PURSE,
-        DEVELOPMENT_SUPPLY,
-        Faucet,
-        new_genesis,
-    )
-    from ainp2p.ledger.rules.operations import plain_inception
-    from ainp2p.protocol.identity import Key
-
-    if not 1 <= args.size <= VALIDATORS_MAX or not 1 <= args.port <= 65_535 - args.size:
-        raise InvalidInput(f"--size is 1 to {VALIDATORS_MAX}, and --port leaves room for so many")
-    keys = [Key(context.token_bytes(32)) for _ in range(args.size)]
-    validators = [
-        (key.public, WEIGHT, [f"/ip4/{args.host}/tcp/{args.port + i}/p2p/{key.peer_id}"])
-        for i, key in enumerate(keys)
-    ]
-    faucet = keys[0].public
-    grants = [(plain_inception(faucet), DEVELOPMENT_SUPPLY), *_grants(args.grant)]
-    purse = Faucet(faucet, DEVELOPMENT_PURSE)
-    return new_genesis(args.name, context.now_ms(), validators, grants, purse, DEVELOPMENT), keys
-
-
-def _real_genesis(args: argparse.Namespace, context: Any) -> Genesis:
-    from ainp2p.ledger.rules.genesis import PRODUCTION, new_genesis
-    from ainp2p.protocol.identity import peer_id
-
-    validators = []
-    for text in args.validator:
-        word, address = _pair(text, "--validator KEY=ADDRESS")
-        public = public_key(word)
-        suffix = f"/p2p/{peer_id(public)}"
-        validators.append((public, WEIGHT, [address if address.endswith(suffix) else address + suffix]))
-    return new_genesis(args.name, context.now_ms(), validators, _grants(args.grant), None, PRODUCTION)
-
-
-def _grants(texts: list[str]) -> list[Any]:
-    from ainp2p.ledger.rules.amounts import amount_from_text
-    from ainp2p.ledger.rules.operations import plain_inception
-
-    pairs = [_pair(text, "--grant KEY=AMOUNT") for text in texts]
-    return [(plain_inception(public_key(word)), amount_from_text(amount)) for word, amount in pairs]
-
-
-def _pair(text: str, form: str) -> tuple[str, str]:
-    word, equals, rest = text.partition("=")
-    if not word or not equals or not rest:
-        raise InvalidInput(f"{text!r} is not {form}")
-    return word, rest
-
-
-def public_key(word: str) -> bytes:
-    """The public key behind a did:key, a peer id, or the name of a key of ours.
-
-    Raises:
-        InvalidInput, KeystoreError: there is none.
-    """
-    from ainp2p.protocol.identity import public_from_did_key, public_from_peer_id
-    from ainp2p.protocol.keystore import read_sealed, sealed_public
-
-    if word.startswith("did:"):
-        return public_from_did_key(word)
-    if word.startswith("12D3KooW"):
-        return public_from_peer_id(word)
-    return sealed_public(read_sealed(Home.from_environment().key_file(word)))
-
-
-def _write_dev_keys(directory: Path, keys: list[Key], context: Any) -> None:
-    from ainp2p.protocol.keystore import write_key_file
-
-    for i, key in enumerate(keys):
-        write_key_file(directory / f"validator-{i}.key", key, DEV_PASSPHRASE, context.token_bytes)
-
-
-def _join(args: argparse.Namespace) -> int:
-    from ainp2p.ledger.rules.genesis import Genesis
-
-    genesis = Genesis.load(args.genesis)
-    return _print_genesis(args, genesis, _remember(genesis))
-
-
-def _remember(genesis: Genesis) -> Path:
-    path = Home.from_environment().network(genesis.network_id) / GENESIS_FILE
-    genesis.write(path)
-    return path
-
-
-def _print_genesis(args: argparse.Namespace, genesis: Genesis, path: Path) -> int:
-    from ainp2p.ledger.rules.amounts import ain_text
-    from ainp2p.protocol.identity import peer_id
-
-    validators = [
-        {
-            "peer_id": peer_id(member.key),
-            "weight": member.weight,
-            "addresses": [a.decode() for a in member.addresses],
-        }
-        for member in genesis.validators
-    ]
-    data = {
-        "name": genesis.name.decode(errors="replace"),
-        "network": genesis.network_id.hex(),
-        "development": genesis.is_development,
-        "supply": genesis.supply,
-        "validators": validators,
-        "file": str(path),
-    }
-    kind = " (development: its money is handed out for nothing)" if genesis.is_development else ""
-    lines = [
-        f"network     {data['name']}{kind}",
-        f"id          {data['network']}",
-        f"supply      {ain_text(genesis.supply)}",
-        f"genesis     {path}",
-        *(f"validator   {each['peer_id']}  {' '.join(each['addresses'])}" for each in validators),  # type: ignore[arg-type]
-    ]
-    emit(args, "\n".join(lines), data)
-    return exit_codes.OK
+    add_checkpoint_option(validate)
+    option("--for-s", type=float, metavar="S", help="end after so many seconds")
 
 
 # --- status -------------------------------------------------------------------------------------------
@@ -431,7 +218,14 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
             await stack.enter_async_context(open_directory(network, genesis.network_id, key))
             data = args.directory / f"{name}.data"
             opened = open_validator(
-                network, genesis, key, data, archive=args.archive, follow=True, announce=args.announce
+                network,
+                genesis,
+                key,
+                data,
+                archive=args.archive,
+                follow=True,
+                announce=args.announce,
+                checkpoint=args.checkpoint,
             )
             services.append(await stack.enter_async_context(opened))
             if genesis.faucet is not None and genesis.faucet.key == key.public:
@@ -457,4 +251,4 @@ def _listen_addresses(genesis: Genesis, key: Key) -> tuple[str, ...]:
     return tuple(address.partition("/p2p/")[0] for address in addresses) or ("/ip4/0.0.0.0/tcp/0",)
 
 
-__all__ = ["add_network_option", "chosen_genesis", "public_key", "register"]
+__all__ = ["register"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ainp2p.cli.choosing import add_checkpoint_option, add_network_option, chosen_genesis, public_key
 from ainp2p.cli.command import add_command
 from ainp2p.cli.output import emit
 from ainp2p.errors import InvalidInput
@@ -12,10 +13,13 @@ from ainp2p.errors import InvalidInput
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
     from ainp2p.ledger.rules.genesis import Genesis
+    from ainp2p.ledger.rules.parameters import Parameters
     from ainp2p.ledger.serving.proofs import Proofs
     from ainp2p.ledger.serving.sync import Validators
     from ainp2p.ledger.voting.committee_chain import Epoch
     from ainp2p.ledger.wallets.wallet import Wallet
+
+CLOSING_MS = 10_000  # from an epoch's end until its COMMITTEE is proposed, beside the gate; normally 2 s
 
 
 def register_bond(commands: Subparsers) -> None:
@@ -37,7 +41,8 @@ def register_bond(commands: Subparsers) -> None:
         default="7d",
         help="it returns with the first epoch after so long: 12h, 7d (7d); it cannot be taken back sooner",
     )
-    bond.add_argument("--network", help="genesis file, or the beginning of a joined network's id")
+    add_network_option(bond)
+    add_checkpoint_option(bond)
 
 
 def _bond(args: argparse.Namespace) -> int:
@@ -47,7 +52,6 @@ def _bond(args: argparse.Namespace) -> int:
 
 
 async def _do_bond(args: argparse.Namespace, wallet: Wallet) -> None:
-    from ainp2p.cli.network import chosen_genesis, public_key
     from ainp2p.cli.opening import duration_ms
     from ainp2p.ledger.rules.amounts import amount_from_text
     from ainp2p.ledger.rules.operations import BOND
@@ -60,17 +64,25 @@ async def _do_bond(args: argparse.Namespace, wallet: Wallet) -> None:
         least = -(-genesis.supply // sum(member.weight for member in genesis.validators))
         raise InvalidInput(f"a bond of {amount} uain weighs nothing here: at least {least} uain")
     validator = public_key(args.validator or args.key)
+    life_ms = duration_ms(args.life)
+    await wallet.balance()  # the epoch that runs is known then
+    ends_ms = wallet.epoch.opened_at + wallet.parameters.epoch_ms
+    least_ms = least_life_ms(wallet.parameters, ends_ms - wallet.now_ms())
+    if life_ms < least_ms:
+        raise InvalidInput(
+            f"a bond of {args.life} is over before it is counted, as the epoch ends: it brings no seat. "
+            f"At least --life {-(-least_ms // 1000)}s now"
+        )
     # LEDGER.md, "Epochs": "a bond is a Lock whose purpose is “bond”, whose authority is the System".
     state = await wallet.open_lock(
         [(wallet.account_id, 1)],
         validator,
         amount,
         amount,
-        duration_ms(args.life),
+        life_ms,
         BOND,
         authority=(genesis.network_id,),
     )
-    ends_ms = wallet.epoch.opened_at + wallet.parameters.epoch_ms
     emit(
         args,
         f"{id_text(state.id)}  a bond of {amount} uain for {peer_id(validator)}: weight {weight} with the "
@@ -86,6 +98,16 @@ async def _do_bond(args: argparse.Namespace, wallet: Wallet) -> None:
     )
 
 
+def least_life_ms(parameters: Parameters, left_ms: int) -> int:
+    """How long a bond must live to be counted, when its epoch goes on for so long (has ended, if negative).
+
+    What is too late for this epoch's end is counted at the next one's.
+    """
+    closing_ms = parameters.gate_hold_ms + CLOSING_MS
+    counted_ms = left_ms if left_ms > CLOSING_MS // 2 else max(left_ms, 0) + closing_ms + parameters.epoch_ms
+    return counted_ms + closing_ms
+
+
 def weight_of(genesis: Genesis, amount: int) -> int:
     """What a bond of so much weighs in a committee."""
     from ainp2p.ledger.rules.committee import bond_weight
@@ -97,7 +119,7 @@ async def print_epoch(
     args: argparse.Namespace, genesis: Genesis, validators: Validators, proofs: Proofs, now_ms: int
 ) -> None:
     """The newest epoch that its certificates prove, its committee, and the open bonds."""
-    from ainp2p.protocol.identity import peer_id
+    from ainp2p.protocol.identity import id_text, peer_id
 
     epoch: Epoch = proofs.chain.newest
     ends_ms = epoch.opened_at + epoch.parameters.epoch_ms
@@ -106,8 +128,14 @@ async def print_epoch(
     when = f"ends in {left_s} s" if left_s > 0 else f"has been ending for {-left_s} s"
     emit(
         args,
-        f"epoch {epoch.number}  {len(epoch.seats)} members, {when}",
-        {"epoch": epoch.number, "opening": epoch.opening.hex(), "ends_ms": ends_ms, "weight": total},
+        f"epoch {epoch.number}  {len(epoch.seats)} members, {when}; checkpoint {id_text(epoch.opening)}",
+        {
+            "epoch": epoch.number,
+            "opening": epoch.opening.hex(),
+            "checkpoint": id_text(epoch.opening),
+            "ends_ms": ends_ms,
+            "weight": total,
+        },
     )
     for seat in epoch.seats:
         where = [address.decode(errors="replace") for address in seat.addresses]
@@ -157,4 +185,4 @@ async def _bonds(genesis: Genesis, validators: Validators, proofs: Proofs) -> li
     return found
 
 
-__all__ = ["print_epoch", "register_bond", "weight_of"]
+__all__ = ["least_life_ms", "print_epoch", "register_bond", "weight_of"]

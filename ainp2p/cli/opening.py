@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import chosen_genesis, public_key
 from ainp2p.cli.key import chosen_key, load_key
-from ainp2p.cli.network import chosen_genesis, public_key
 from ainp2p.cli.output import note
 from ainp2p.errors import InvalidInput, StorageError
 from ainp2p.home import Home
@@ -24,6 +24,7 @@ from ainp2p.home import Home
 if TYPE_CHECKING:
     from ainp2p.ledger.rules.genesis import Genesis
     from ainp2p.ledger.rules.operations import Inception, Signer
+    from ainp2p.ledger.wallets.delegation import Mandate
     from ainp2p.ledger.wallets.wallet import Wallet
     from ainp2p.protocol.network import Network
 
@@ -63,6 +64,24 @@ def read_inception(path: Path) -> Inception:
         raise InvalidInput(f"cannot read {path}: {exc.strerror}") from exc
     except Malformed as exc:
         raise InvalidInput(f"{path} is no inception: {exc}") from exc
+
+
+def read_mandate(path: Path) -> Mandate:
+    """What `ainp2p wallet delegate` wrote.
+
+    Raises:
+        InvalidInput: no such file, or it is none.
+    """
+    from ainp2p.errors import Malformed
+    from ainp2p.ledger.wallets.delegation import Mandate
+    from ainp2p.protocol.codec import decode
+
+    try:
+        return decode(path.read_bytes(), Mandate)
+    except OSError as exc:
+        raise InvalidInput(f"cannot read {path}: {exc.strerror}") from exc
+    except Malformed as exc:
+        raise InvalidInput(f"{path} is no delegation: {exc}") from exc
 
 
 def inception_of(name: str) -> Inception:
@@ -111,7 +130,12 @@ def run_with_wallet(
     name = chosen_key(args.key)
     signer = load_key(name) if signs else Watcher(public_key(name))
     genesis = chosen_genesis(args.network)
-    options = {"inception": inception_of(name), "other_keys": other_keys, "watchtowers": watchtowers}
+    options = {
+        "inception": inception_of(name),
+        "other_keys": other_keys,
+        "watchtowers": watchtowers,
+        "checkpoint": getattr(args, "checkpoint", None),
+    }
     trio.run(_with_wallet, args, genesis, name, signer, use, options)
     return exit_codes.OK
 

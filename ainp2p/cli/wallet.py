@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from ainp2p.cli import wallet_iou, wallet_keys, wallet_lock
+from ainp2p.cli.choosing import add_checkpoint_option, add_network_option, chosen_genesis
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.network import add_network_option, chosen_genesis
 from ainp2p.cli.opening import account_from, run_with_wallet
 from ainp2p.cli.output import emit
 
@@ -62,8 +62,10 @@ def register(subparsers: Subparsers) -> None:
             "key", nargs="?", help="name of a key of yours: whose money it is; the only one if left out"
         )
         add_network_option(parser)
+        add_checkpoint_option(parser)
     send.add_argument("key", help="name of a key of yours: who pays")
     add_network_option(send)
+    add_checkpoint_option(send)
     send.add_argument("to", help="ain:… id, or the key name, peer id or did:key of the payee")
     send.add_argument("amount", help="250 (uain), or 1.5ain")
     send.add_argument(

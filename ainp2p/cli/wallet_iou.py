@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import add_network_option, chosen_genesis, public_key
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.key import chosen_key, load_key
-from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
 from ainp2p.cli.opening import account_from, run_with_wallet
 from ainp2p.cli.output import emit
 from ainp2p.errors import InvalidInput, Malformed

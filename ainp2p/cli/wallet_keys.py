@@ -1,4 +1,4 @@
-"""`ainp2p wallet create, rotate, beat, recover`: keys that can be lost."""
+"""`ainp2p wallet create, rotate, beat, delegate, recover`: keys that can be lost, or lent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import add_checkpoint_option, add_network_option, chosen_genesis, public_key
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.key import load_key
-from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
 from ainp2p.cli.opening import (
     beside_key,
     duration_ms,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ainp2p.ledger.wallets.wallet import Wallet
     from ainp2p.protocol.identity import Key
 
+_CLOCK_MS = 60_000  # that the host's clock may be behind ours
 _SUBMIT_TIMEOUT_S = 900.0  # guardians wait until validators have been in contact for ten minutes
 
 
@@ -63,7 +64,28 @@ def register(wallet_commands: Subparsers) -> None:
     for parser in (rotate, beat):
         parser.add_argument("key", help="name of a key of yours")
         add_network_option(parser)
+        add_checkpoint_option(parser)
+    _register_delegate(wallet_commands)
     _register_recover(wallet_commands)
+
+
+def _register_delegate(wallet_commands: Subparsers) -> None:
+    delegate = add_command(
+        wallet_commands,
+        "delegate",
+        "let another key sell for this account for a time: whoever hosts its agent needs no other key",
+        _delegate,
+        "ainp2p wallet delegate alice did:key:z6Mk… alice.mandate --life 7d\n"
+        "ainp2p serve mypackage.skills:summarise --key host-1 --delegation alice.mandate   # there",
+    )
+    delegate.add_argument("key", help="name of a key of yours: whose account it is")
+    delegate.add_argument("to", metavar="SESSION-KEY", help="who hosts it: key name, peer id or did:key")
+    delegate.add_argument("file", type=Path, help="a new file, for them; nothing in it is secret")
+    delegate.add_argument("--life", default="7d", help="it ends after so long: 12h, 7d (7d)")
+    delegate.add_argument(
+        "--epoch", type=int, metavar="N", help="a higher one ends all with a lower one; the time if left out"
+    )
+    add_network_option(delegate)
 
 
 def _register_recover(wallet_commands: Subparsers) -> None:
@@ -100,6 +122,7 @@ def _register_recover(wallet_commands: Subparsers) -> None:
     submit.add_argument("file", type=Path, help="the request")
     for parser in (request, sign, submit):
         add_network_option(parser)
+    add_checkpoint_option(request)
 
 
 # --- creating and rotating ----------------------------------------------------------------------------
@@ -195,6 +218,46 @@ async def _do_beat(args: argparse.Namespace, wallet: Wallet) -> None:
     account = wallet.account
     until = account.timestamp + account.lease
     emit(args, f"alive: nobody can take the account before {until}", {"until_ms": until, "seq": account.seq})
+
+
+# --- lending ------------------------------------------------------------------------------------------
+
+
+def _delegate(args: argparse.Namespace) -> int:
+    from ainp2p.agents.standing import SESSION_PURPOSES
+    from ainp2p.ledger.rules.operations import account_id
+    from ainp2p.ledger.wallets.delegation import Delegation, Mandate, seal_delegation
+    from ainp2p.protocol.codec import encode
+    from ainp2p.protocol.context import Context
+    from ainp2p.protocol.identity import id_text, peer_id
+
+    network, inception = chosen_genesis(args.network).network_id, inception_of(args.key)
+    signer, session, now_ms = load_key(args.key), public_key(args.to), Context.system().now_ms()
+    if signer.public != inception.key:
+        raise InvalidInput(f"{args.key!r} was rotated: agents are not believed under its later keys yet")
+    delegation = Delegation(
+        network=network,
+        account=account_id(network, inception),
+        key=session,
+        epoch=args.epoch if args.epoch is not None else now_ms,
+        not_before=now_ms - _CLOCK_MS,
+        not_after=now_ms + duration_ms(args.life),
+        purposes=SESSION_PURPOSES,
+    )
+    _write(args.file, encode(Mandate(inception, seal_delegation(delegation, signer))))
+    account = id_text(delegation.account)
+    emit(
+        args,
+        f"{args.file}: {peer_id(session)} may sell for {account} until {delegation.not_after}",
+        {
+            "file": str(args.file),
+            "account": account,
+            "session": peer_id(session),
+            "epoch": delegation.epoch,
+            "until_ms": delegation.not_after,
+        },
+    )
+    return exit_codes.OK
 
 
 # --- recovering ---------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ainp2p.cli.choosing import add_checkpoint_option, add_network_option, chosen_genesis, public_key
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.network import add_network_option, chosen_genesis, public_key
 from ainp2p.cli.opening import account_from, duration_ms, run_with_wallet
 from ainp2p.cli.output import emit
 from ainp2p.errors import InvalidInput
@@ -64,6 +64,7 @@ def register(wallet_commands: Subparsers) -> None:
     )
     list_.add_argument("key", nargs="?", help="name of a key of yours; the only one if left out")
     add_network_option(list_)
+    add_checkpoint_option(list_)
 
 
 def _register_open(commands: Subparsers) -> None:
@@ -95,12 +96,14 @@ def _register_open(commands: Subparsers) -> None:
     open_.add_argument("--purpose", default="", help="what it is for; only a digest is stored")
     open_.add_argument("--note", default="", help="names it, so that a repetition is not a second one")
     add_network_option(open_)
+    add_checkpoint_option(open_)
 
 
 def _add_key_and_lock(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", help="name of a key of yours")
     parser.add_argument("lock", help="the deposit's ain:… id")
     add_network_option(parser)
+    add_checkpoint_option(parser)
 
 
 # --- commands -----------------------------------------------------------------------------------------

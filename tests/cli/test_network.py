@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from ainp2p.cli import exit_codes, main, wallet
-from ainp2p.cli.network import DEV_PASSPHRASE, chosen_genesis, public_key
+from ainp2p.cli.choosing import chosen_genesis, public_key
+from ainp2p.cli.network_new import DEV_PASSPHRASE
 from ainp2p.errors import InvalidInput
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.wallets.purse import Balance

@@ -127,7 +127,7 @@ def test_escrows_bounties_splits_and_towers_from_the_shell(
 
 @pytest.mark.process
 def test_a_key_is_rotated_from_the_shell(town: subprocess.Popen[str], capsys: Any) -> None:
-    from ainp2p.cli.network import chosen_genesis, public_key
+    from ainp2p.cli.choosing import chosen_genesis, public_key
     from ainp2p.protocol.identity import id_text
 
     key(capsys, "dora")
@@ -150,7 +150,7 @@ def test_a_key_is_rotated_from_the_shell(town: subprocess.Popen[str], capsys: An
 def test_guardians_recover_an_account_from_the_shell(
     town: subprocess.Popen[str], tmp_path: Path, capsys: Any
 ) -> None:
-    from ainp2p.cli.network import chosen_genesis
+    from ainp2p.cli.choosing import chosen_genesis
     from ainp2p.protocol.identity import id_text
 
     key(capsys, "dora", "dora2", "g1", "g2")

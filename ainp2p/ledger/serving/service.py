@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError, StorageError
+from ainp2p.errors import Error, InvalidInput, LedgerError, NetworkError, Refused, RemoteError, StorageError
 from ainp2p.ledger.disk import open_database
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import SignedOperation, Signer, operation_id, parse
@@ -122,7 +122,11 @@ class ValidatorService:
         self._answers = Answers(validator, self._evidence, store.openings.of)
         self._histories = Histories(validator, store)
         self._followers = Followers()
-        self._charges = Charges(self._validators, lambda account: validator.state.count_credits(account))
+        self._charges = Charges(
+            self._validators,
+            lambda account: validator.state.count_credits(account),
+            lambda party: self._answers.locks.count(party),
+        )
         self._intake = Intake(self._validators.stakes, weigher(validator.state))
         self._waiting = trio.Event()
         self._place_of = network.place_of if isinstance(network, Placed) else _nowhere
@@ -573,6 +577,7 @@ async def open_validator(
     follow: bool = False,
     announce: Sequence[str] = (),
     archive: bool = False,
+    checkpoint: bytes | None = None,
     storage: Storage | None = None,
 ) -> AsyncIterator[ValidatorService]:
     """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
@@ -581,12 +586,15 @@ async def open_validator(
         announce: where it can be dialled, if neither the genesis nor the network's own addresses say so.
         follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
         archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
+        checkpoint: id of a COMMITTEE that you trust: it does not start unless that is in the chain that is
+            here, or that others show.
         directory: its data (None: in memory, for tests and development networks: it must not be restarted).
         storage: where `directory` is; None: the storage of the network's context.
 
     Raises:
         StorageError: the data cannot be used, or another process uses it.
         InvalidOperation: rule ``"member"``: the key is not in the committee.
+        NetworkError: nobody has shown a chain that has the checkpoint.
     """
     caught: Exception | None = None
     storage = storage or network.context.storage_of(directory)
@@ -596,6 +604,11 @@ async def open_validator(
         if not archive:
             peers = [member.peer for member in Validators(network, genesis).others]
             await start_from_checkpoint(network, genesis, peers, database, store)
+        if checkpoint is not None and journal.find(checkpoint) is None:
+            raise NetworkError(
+                "nobody shows a chain of committees that has the checkpoint; if the data here is from "
+                "others, remove it and start again with peers that you trust"
+            )
         service = _load(network, genesis, key, store, journal, storage.run, follow)
         service._announced = tuple(announce)
         network.serve(LEDGER_PROTOCOL, service._handle)
