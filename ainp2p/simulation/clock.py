@@ -59,7 +59,7 @@ class VirtualClock(trio.abc.Clock):
 
     Attributes:
         now: virtual time in seconds.
-        steps: how many callbacks have run.
+        steps: how many callbacks have run and how often every task waited: the same in every run of a seed.
         error: what ended the run early, or None.
     """
 
@@ -74,6 +74,8 @@ class VirtualClock(trio.abc.Clock):
         self._runner: Runner | None = None
         self._end: Callable[[], object] | None = None
         self._idle: Callable[[], object] | None = None
+        self._upkeep: Callable[[], int] | None = None  # called at a step of its choice; says the next one
+        self._upkeep_at = 0
 
     # --- what a world uses ----------------------------------------------------------------------
 
@@ -145,10 +147,12 @@ class VirtualClock(trio.abc.Clock):
             return _DAY_S
         if runner.entry_queue.size():  # trio's own: an abandoned generator, a signal, the end of the run
             return 0.0
+        self.steps += 1
+        if self._upkeep is not None and self.steps >= self._upkeep_at:
+            self._upkeep_at = self._upkeep()
         steps_max = self.steps + STEPS_MAX
         while not runner.runq:
-            heap = self._heap
-            at_s = heap[0][0] if heap else math.inf
+            at_s = self._heap[0][0] if self._heap else math.inf
             if deadline < at_s:
                 if deadline > self.now:
                     self.now = deadline
@@ -160,15 +164,15 @@ class VirtualClock(trio.abc.Clock):
                 return 0.0
             self.now = at_s
             self._run_instant(at_s)
-            if self.steps > steps_max or self.error is not None:
+            if self.steps >= steps_max or self.error is not None:
                 return 0.0
             deadline = runner.deadlines.next_deadline()  # a callback may have moved one
         return 0.0
 
     def _run_instant(self, at_s: float) -> None:
-        """All callbacks of one instant, and those that they add to it."""
-        heap, steps = self._heap, 0
-        while heap and heap[0][0] <= at_s and steps < STEPS_MAX:
+        """All callbacks of one instant, and those that they add to it, but not more than STEPS_MAX."""
+        heap, done = self._heap, 0
+        while heap and heap[0][0] <= at_s and done < STEPS_MAX:
             timer = heappop(heap)[2]
             callback = timer._callback
             if callback is None:
@@ -176,12 +180,12 @@ class VirtualClock(trio.abc.Clock):
                 continue
             args = timer._args
             timer._callback, timer._args = None, ()
-            steps += 1
+            done += 1
             try:
                 callback(*args)
             except BaseException as exc:
                 self.fail(exc)
-        self.steps += steps
+        self.steps += done
 
     def _forget_one(self) -> None:
         self._stale += 1

@@ -10,14 +10,17 @@ difference between two runs is found by bisection. An event's fields are names, 
 from __future__ import annotations
 
 import hashlib
+import sys
 from array import array
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import msgpack
 
 from ainp2p.errors import InvalidInput
+from ainp2p.simulation.errors import VersionMismatch
 
 VERSION = 1  # of what is hashed and of the file
 _MAGIC = b"ainp2p trace"
@@ -25,11 +28,13 @@ _PERSON = b"ainp2p/sim/trace"
 
 
 class _Clock(Protocol):
-    now: float
+    @property
+    def now(self) -> float: ...
 
 
 class _Draws(Protocol):
-    count: int
+    @property
+    def count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Trace:
         self.every = every
         self._clock, self._draws = clock, draws
         self._state = hashlib.blake2b(VERSION.to_bytes(2, "big"), digest_size=16, person=_PERSON)
+        self._final = ""  # the hash of a trace that was loaded
         self._kept: deque[bytes] = deque(maxlen=keep)
         self._digests = bytearray()
         self._counts = array("Q")
@@ -90,7 +96,7 @@ class Trace:
     @property
     def hash(self) -> str:
         """What happened so far, as 32 hex digits."""
-        return self._state.copy().hexdigest()
+        return self._final or self._state.copy().hexdigest()
 
     def line(self, index: int) -> str | None:
         """Event `index` as text, if it is among those kept."""
@@ -102,6 +108,111 @@ class Trace:
         """The kept events as text, oldest first."""
         oldest = self.count - len(self._kept)
         return [_line(oldest + i, raw) for i, raw in enumerate(self._kept)]
+
+    def first_difference(self, other: Trace) -> Difference | None:
+        """Where `other` ceases to be the same run; None where the two are the same.
+
+        Raises:
+            InvalidInput: they keep digests at different distances, or none.
+        """
+        if self.count == other.count and self.hash == other.hash:
+            return None
+        if self.every != other.every or not self.every:
+            raise InvalidInput("only traces with digests after every so many events can be compared: every=1")
+        low, high = 0, min(len(self._counts), len(other._counts))
+        while low < high:  # the digests are of everything so far: once different, always different
+            middle = (low + high) // 2
+            if self._digest(middle) == other._digest(middle):
+                low = middle + 1
+            else:
+                high = middle
+        index, shorter = low * self.every, min(self.count, other.count)
+        while index < shorter and self._same_line(other, index):
+            index += 1
+        return Difference(
+            index=index,
+            draws=self._counts[low - 1] if low else 0,
+            at_s=self._times[low - 1] if low else 0.0,
+            ours=self.line(index),
+            theirs=other.line(index),
+        )
+
+    def _digest(self, n: int) -> bytes:
+        return bytes(self._digests[8 * n : 8 * n + 8])
+
+    def _same_line(self, other: Trace, index: int) -> bool:
+        ours = self.line(index)
+        return ours is not None and ours == other.line(index)
+
+    def save(self, path: Path) -> None:
+        """Write digests and kept events to a file that `load` reads.
+
+        Raises:
+            InvalidInput: the file is there already.
+        """
+        body = (
+            self.count,
+            self.every,
+            self.hash,
+            bytes(self._digests),
+            _little(self._counts),
+            _little(self._times),
+            list(self._kept),
+        )
+        try:
+            with open(path, "xb") as file:
+                file.write(_MAGIC + VERSION.to_bytes(2, "big") + msgpack.packb(body))
+        except FileExistsError as exc:
+            raise InvalidInput(f"{path} is there already; a trace overwrites nothing") from exc
+
+    @classmethod
+    def load(cls, path: Path) -> Trace:
+        """A saved trace, to be compared with others; nothing can be noted in it.
+
+        Raises:
+            InvalidInput: not a trace, or cut short.
+            VersionMismatch: written by another version.
+        """
+        raw = Path(path).read_bytes()
+        head = len(_MAGIC) + 2
+        if not raw.startswith(_MAGIC) or len(raw) < head:
+            raise InvalidInput(f"{path} is not a trace")
+        version = int.from_bytes(raw[len(_MAGIC) : head], "big")
+        if version != VERSION:
+            raise VersionMismatch(f"trace {path}", version, VERSION)
+        try:
+            count, every, hash_, digests, counts, times, kept = msgpack.unpackb(raw[head:])
+            trace = cls(_Stopped(), _Stopped(), keep=len(kept), every=every)
+            trace.count, trace._final = int(count), str(hash_)
+            trace._digests = bytearray(digests)
+            trace._counts, trace._times = array("Q", counts), array("d", times)
+            trace._kept.extend(kept)
+        except (ValueError, TypeError, msgpack.UnpackException) as exc:
+            raise InvalidInput(f"{path} is not a whole trace: {exc}") from exc
+        if sys.byteorder == "big":
+            trace._counts.byteswap()
+            trace._times.byteswap()
+        return trace
+
+
+class _Stopped:
+    """The clock and the draws of a trace that was loaded."""
+
+    @property
+    def now(self) -> float:
+        raise InvalidInput("a loaded trace is finished: nothing can be noted in it")
+
+    @property
+    def count(self) -> int:
+        raise InvalidInput("a loaded trace is finished: nothing can be noted in it")
+
+
+def _little(numbers: array[int] | array[float]) -> bytes:
+    if sys.byteorder == "little":
+        return numbers.tobytes()
+    swapped = numbers[:]
+    swapped.byteswap()
+    return swapped.tobytes()
 
 
 def _line(index: int, raw: bytes) -> str:
