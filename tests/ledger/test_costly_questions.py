@@ -11,11 +11,13 @@ from ainp2p.errors import Malformed, Refused
 from ainp2p.ledger.rules.state import Credit
 from ainp2p.ledger.serving import answers, charging
 from ainp2p.ledger.serving.answers import Answers, bounded
+from ainp2p.ledger.serving.limits import BURST
 from ainp2p.ledger.serving.messages import (
     BODY_SIZE_MAX,
     CERTIFICATE_SIZE_MAX,
     FINAL,
     GetCredits,
+    GetLocksOf,
     Reconcile,
     Statistics,
     Status,
@@ -52,6 +54,37 @@ def test_pages_of_an_account_full_of_dust_cost_what_they_take() -> None:
 def test_mutant_pages_at_one_price_are_work_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charging, "CREDITS_PER_TOKEN", 10**9)
     assert run(pages_of_dust_at_once) == 400
+
+
+async def pages_of_locks_at_once(count: int) -> int:
+    """How many pages of a party with so many Locks one peer may ask for before it has to wait."""
+    async with open_town(size=1) as town:
+        bob, stranger = town.account("bob"), key_of("stranger").peer_id
+        town.services[0]._answers.locks._by_party[bob] = dict.fromkeys(
+            i.to_bytes(32, "big") for i in range(count)
+        )
+        asked = 0
+        with suppress(Refused):
+            while asked < 5_000:
+                town.services[0]._charge(stranger, GetLocksOf(bob, b""))
+                asked += 1
+        return asked
+
+
+@pytest.mark.parametrize(("count", "at_most"), [(0, 4_000), (256, 240), (100_000, 35), (10**6, 4)])
+def test_pages_of_a_party_with_many_locks_cost_what_they_take(count: int, at_most: int) -> None:
+    assert at_most / 3 < run(pages_of_locks_at_once, count) <= at_most
+
+
+def test_a_party_with_more_locks_than_any_purse_pays_for_can_still_be_asked_for() -> None:
+    assert charging.COST_MAX <= BURST / 2
+    assert run(pages_of_locks_at_once, 3_000_000) == 2
+
+
+def test_mutant_pages_of_locks_at_one_price_are_work_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charging, "LOCKS_PER_TOKEN", 10**9)
+    monkeypatch.setattr(charging, "LOCKS_SHOWN_PER_TOKEN", 10**9)
+    assert run(pages_of_locks_at_once, 100_000) > 3_000
 
 
 def counts_after_each_of(decisions: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Statistics]:

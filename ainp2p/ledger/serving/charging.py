@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from ainp2p.errors import Refused
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.ledger.serving.messages import (
+    LOCKS_PAGE_MAX,
     OPERATIONS_MAX,
     AskStatus,
     FetchAttachments,
@@ -44,6 +45,9 @@ COST_ATTACHMENT = 4.0
 COST_PAGE = float(OPERATIONS_MAX)  # of decided operations with their certificates
 COST_FALSE = 40.0  # an operation that is false in itself: nobody pays a fee for it
 CREDITS_PER_TOKEN = 1_000  # anybody can fill an account with dust, and then ask for it
+LOCKS_PER_TOKEN = 1_000  # looked at for a page of a party's Locks
+LOCKS_SHOWN_PER_TOKEN = 16
+COST_MAX = 2_000.0  # half a burst: however much there is, whoever waits a second can ask for it
 MEMBER_RATE = 12_000.0  # tokens a second: 12,000 decided operations, or a core
 MEMBER_BURST = 24_000.0
 
@@ -62,8 +66,15 @@ class Placed(Protocol):
 class Charges:
     """Lets questions through, or refuses them."""
 
-    def __init__(self, validators: Validators, count_credits: Callable[[bytes], int]) -> None:
+    def __init__(
+        self,
+        validators: Validators,
+        count_credits: Callable[[bytes], int],
+        count_locks: Callable[[bytes], int] = lambda party: 0,
+    ) -> None:
+        """Prepare; an account's credits, and a party's Locks, are counted for their price."""
         self._validators, self._count_credits = validators, count_credits
+        self._count_locks = count_locks
         self._strangers = Limits()
         self._members = Limits(MEMBER_RATE, MEMBER_BURST)
 
@@ -112,7 +123,7 @@ class Charges:
             return COST_STREAM  # it is looked whether there is a bond for it
         if isinstance(question, Follow | FetchBatches | FetchDecided):
             return COST_STREAM
-        if isinstance(question, GetHistory | GetLocksOf):
+        if isinstance(question, GetHistory):
             return COST_PAGE
         if isinstance(question, Reconcile):
             return max(COST_RECONCILE, len(question.message) / RANGE_BYTES_PER_TOKEN)
@@ -121,5 +132,9 @@ class Charges:
         if isinstance(question, GetStatistics):
             return COST_STATISTICS
         if isinstance(question, GetCredits):  # all of them are sorted for each page
-            return 1.0 + self._count_credits(question.account) / CREDITS_PER_TOKEN
+            return min(COST_MAX, 1.0 + self._count_credits(question.account) / CREDITS_PER_TOKEN)
+        if isinstance(question, GetLocksOf):
+            count = self._count_locks(question.party)
+            shown = min(count, LOCKS_PAGE_MAX) / LOCKS_SHOWN_PER_TOKEN
+            return min(COST_MAX, 1.0 + shown + count / LOCKS_PER_TOKEN)
         return 1.0

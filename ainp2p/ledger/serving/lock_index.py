@@ -6,6 +6,7 @@ Kept beside a validator's state, from the final operations that it applies; noth
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nsmallest
 
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import (
@@ -49,7 +50,8 @@ class LockIndex:
 
     def page(self, party: bytes, after: bytes, size: int) -> tuple[tuple[bytes, ...], bool]:
         """Its Locks in the order of their ids, after the given one (or empty); whether there are more."""
-        ids = sorted(id_ for id_ in self._by_party.get(party, ()) if id_ > after)
+        # Not sorted: of 100,000 that takes ten times as long, for 256 of them.
+        ids = nsmallest(size + 1, (id_ for id_ in self._by_party.get(party, ()) if id_ > after))
         return tuple(ids[:size]), len(ids) > size
 
     def common(self, party: bytes, other: bytes) -> Iterator[bytes]:

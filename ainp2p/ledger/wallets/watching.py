@@ -4,6 +4,10 @@
         expiry minus twice the margin, or the Lock moves and stays below the receipt ──► SETTLE
         too little for a SETTLE, and the Lock has expired ──► CLOSE
         the Lock has ended ──► forgotten
+        all places are taken, and a larger deposit comes ──► the smallest one is settled now, and forgotten
+
+A place costs its deposit: what is below the least one is refused, and to drive out others one has to lock up
+more than they. Whoever is driven out loses nothing that was handed over: it is paid sooner.
 
 No key is needed: "whoever submits the same receipt makes the same operation, so a watchtower needs no key"
 (LEDGER.md). And none of it is worth stealing: a receipt pays whom its Lock pays.
@@ -18,7 +22,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ainp2p.errors import InvalidReceipt, Refused
+from ainp2p.errors import InvalidInput, InvalidReceipt, Refused
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import SignedOperation
 from ainp2p.ledger.rules.parameters import Parameters
@@ -35,7 +39,9 @@ from ainp2p.protocol.network import PeerId
 WATCH_PROTOCOL = "/ainp2p/watch/1"
 LOCKS_MAX = 1024  # of everybody; what four Follow streams of one validator hold
 LOCKS_PER_CLIENT_MAX = 256
-ANSWER_MAX = 256  # Locks in one answer
+LEAVING_MAX = 64  # Locks that are settled before they are forgotten, beside the others
+LEAST_DEPOSIT = 100  # uain; a hundred fee floors, of which three at least are burnt
+ANSWER_MAX = 200  # Locks in one answer: five elements each, and a message has 1,024 at most
 SETTLE, CLOSE = "settle", "close"
 
 
@@ -91,6 +97,7 @@ class Watched:
 
     Attributes:
         seen_seq: the Lock's, when the receipt was handed over: if it has moved since, somebody settles.
+        leaving: its place has gone to a larger deposit; it is forgotten once it is settled.
     """
 
     id: bytes
@@ -101,14 +108,19 @@ class Watched:
     life_ms: int = 0
     seen_seq: int = 0
     not_before_ms: float = -math.inf  # after a failure
+    leaving: bool = False
 
 
 class WatchList:
     """The receipts that a watchtower holds: the highest for each Lock, so many for each client."""
 
-    def __init__(self, network: bytes, parameters: Parameters) -> None:
-        self._network, self._parameters = network, parameters
+    def __init__(self, network: bytes, parameters: Parameters, least_deposit: int = LEAST_DEPOSIT) -> None:
+        """`least_deposit` in uain: smaller ones are not watched."""
+        if least_deposit < 0:
+            raise InvalidInput("a least deposit is 0 uain or more")
+        self._network, self._parameters, self._least = network, parameters, least_deposit
         self._watched: dict[bytes, Watched] = {}
+        self._dropped: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -145,7 +157,8 @@ class WatchList:
             InvalidReceipt: rules ``"lock"``, ``"above-deposit"``, ``"ended"``, ``"expired"`` (its margin has
                 begun: too late to be of use).
             BadSignature: not of the Lock's authority.
-            Refused: ``"full"``: the client, or everybody, has enough.
+            Refused: ``"deposit"``: it is below the least one; ``"full"``: the client, or everybody, has
+                enough, and none of them a smaller deposit.
         """
         receipt = read_receipt(release.body)
         if receipt.lock != lock.id or receipt.network != self._network:
@@ -159,7 +172,7 @@ class WatchList:
         verify_receipt(lock, release.body, release.signatures)
         held = self._watched.get(lock.id)
         if held is None:
-            self._refuse_full(client)
+            self._make_room(client, lock.deposit)
             held = self._watched[lock.id] = Watched(lock.id, client, release, receipt.cumulative)
         elif receipt.cumulative <= held.cumulative:
             return held, False
@@ -182,20 +195,26 @@ class WatchList:
             held.seen_seq = lock.seq
         if held.lock is None or lock.seq >= held.lock.seq:
             held.lock, held.life_ms = lock, life_ms
-        if held.lock.ended:
+        if held.lock.ended or (held.leaving and not self._can_settle(held)):
             del self._watched[lock.id]
             return True
         return False
+
+    def take_dropped(self) -> list[bytes]:
+        """Locks that were forgotten without an operation since the last call: nothing more could be paid."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     def due(self, held: Watched) -> tuple[float, str] | None:
         """What is to be done about a Lock, and when (ms); None: nothing, as things are."""
         lock = held.lock
         if lock is None or lock.ended or held.cumulative <= lock.paid:
             return None
-        more = held.cumulative - lock.paid
-        if more < lock.step and held.cumulative != lock.deposit:
+        if not self._can_settle(held):
             # LEDGER.md: "a receipt less than a step above `paid` is protected only against gated endings"
             return max(held.not_before_ms, lock.expiry), CLOSE
+        if held.leaving:
+            return held.not_before_ms, SETTLE
         if lock.seq > held.seen_seq:  # a settlement below ours: a payer that starves its payee, or the payee
             return held.not_before_ms, SETTLE
         # LEDGER.md: "spreads its receipt before expiry minus the larger of 10 min and 5 % of the lifetime"
@@ -209,8 +228,37 @@ class WatchList:
             return close_operation(self._network, held.lock, held.release)
         return settle_operation(held.lock, held.release)
 
-    def _refuse_full(self, client: PeerId) -> None:
-        if len(self._watched) >= LOCKS_MAX:
-            raise Refused("full", "this watchtower watches as many Locks as it can; try another")
-        if sum(watched.client == client for watched in self._watched.values()) >= LOCKS_PER_CLIENT_MAX:
-            raise Refused("full", f"at most {LOCKS_PER_CLIENT_MAX} Locks for one peer")
+    def _can_settle(self, held: Watched) -> bool:
+        """Whether a SETTLE would be valid now."""
+        assert held.lock is not None
+        more = held.cumulative - held.lock.paid
+        return more > 0 and (more >= held.lock.step or held.cumulative == held.lock.deposit)
+
+    def _make_room(self, client: PeerId, deposit: int) -> None:
+        """For one more; the smallest deposit leaves if there is none, if it is smaller than this."""
+        if deposit < self._least:
+            raise Refused("deposit", f"{deposit} uain; this watchtower watches {self._least} uain or more")
+        staying = [held for held in self._watched.values() if not held.leaving]
+        own = [held for held in staying if held.client == client]
+        if len(own) >= LOCKS_PER_CLIENT_MAX:
+            self._send_off(own, deposit, f"at most {LOCKS_PER_CLIENT_MAX} Locks for one peer")
+        elif len(staying) >= LOCKS_MAX:
+            self._send_off(staying, deposit, "this watchtower watches as many Locks as it can; try another")
+
+    def _send_off(self, some: list[Watched], deposit: int, why: str) -> None:
+        known = [held for held in some if held.lock is not None]
+        lowest = min(known, key=_deposit, default=None)
+        if lowest is None or _deposit(lowest) >= deposit:
+            least = f" (its smallest deposit has {_deposit(lowest)} uain)" if lowest is not None else ""
+            raise Refused("full", why + least)
+        if sum(held.leaving for held in self._watched.values()) >= LEAVING_MAX:
+            raise Refused("full", "others are leaving to make room; ask again in a minute")
+        lowest.leaving = True
+        if not self._can_settle(lowest):
+            del self._watched[lowest.id]
+            self._dropped.append(lowest.id)
+
+
+def _deposit(held: Watched) -> int:
+    assert held.lock is not None
+    return held.lock.deposit

@@ -34,6 +34,8 @@ from ainp2p.ledger.wallets.publishing import publish
 from ainp2p.ledger.wallets.watching import (
     ANSWER_MAX,
     CLOSE,
+    LEAST_DEPOSIT,
+    LOCKS_MAX,
     WATCH_PROTOCOL,
     AskHeld,
     AskWatched,
@@ -73,11 +75,13 @@ class WatchtowerStatistics:
 class Watchtower:
     """One watchtower; `open_watchtower` makes it."""
 
-    def __init__(self, network: Network, genesis: Genesis, disk: Disk) -> None:
+    def __init__(
+        self, network: Network, genesis: Genesis, disk: Disk, least_deposit: int = LEAST_DEPOSIT
+    ) -> None:
         self._network, self._genesis, self._disk = network, genesis, disk
         self._validators, self._proofs = Validators(network, genesis), Proofs(genesis)
         self._following = Following(self._validators, self._proofs.chain)
-        self._list = WatchList(genesis.network_id, genesis.parameters)
+        self._list = WatchList(genesis.network_id, genesis.parameters, least_deposit)
         self._limits = Limits()
         self._asking = trio.CapacityLimiter(ASKED_AT_ONCE)
         self._busy: set[bytes] = set()
@@ -144,8 +148,13 @@ class Watchtower:
                 replaces=("watched", held.id),
             )
             self._changed.set()
+        for id_ in self._list.take_dropped():
+            self._forget(id_)
         if len(self._list) > known:
             self._new.set()
+
+    def _forget(self, id_: bytes) -> None:
+        self._disk.put("DELETE FROM watched WHERE lock = ?", (id_,))
 
     # --- following ----------------------------------------------------------------------------------
 
@@ -159,7 +168,7 @@ class Watchtower:
                 peers = [member.peer for member in self._validators.others]
                 self._network.context.rng.shuffle(peers)
             self._new = trio.Event()
-            ids = sorted(held.id for held in self._list)
+            ids = sorted(held.id for held in self._list if not held.leaving)[:LOCKS_MAX]
             with trio.move_on_after(FOLLOW_TURN_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._refresh, ids)
@@ -189,7 +198,7 @@ class Watchtower:
             async with self._asking:
                 lock, proof = await newest_lock(self._validators, self._proofs, id_)
             if self._list.learn(lock, lock.expiry - (proof[0].parsed.operation.timestamp or 0)):
-                self._disk.put("DELETE FROM watched WHERE lock = ?", (id_,))
+                self._forget(id_)
             self._changed.set()
 
     # --- spreading ----------------------------------------------------------------------------------
@@ -248,11 +257,13 @@ async def open_watchtower(
     genesis: Genesis,
     directory: Path | None,
     *,
+    least_deposit: int = LEAST_DEPOSIT,
     storage: Storage | None = None,
 ) -> AsyncIterator[Watchtower]:
     """Watch Locks for whoever hands over receipts; no key but the Network's own is needed.
 
     Args:
+        least_deposit: uain; smaller deposits are not watched. When there is no place, the smallest one goes.
         directory: where the receipts are kept; None: in memory, for tests.
         storage: where `directory` is; None: the storage of the network's context.
 
@@ -262,7 +273,7 @@ async def open_watchtower(
     caught: Exception | None = None
     storage = storage or network.context.storage_of(directory)
     async with open_disk(directory and directory / FILE_NAME, _SCHEMA, storage) as disk:
-        tower = Watchtower(network, genesis, disk)
+        tower = Watchtower(network, genesis, disk, least_deposit)
         network.serve(WATCH_PROTOCOL, tower._handle)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tower._run)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ainp2p.errors import BadSignature, InvalidReceipt, Malformed, Refused
+from ainp2p.errors import BadSignature, InvalidInput, InvalidReceipt, Malformed, Refused
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import Close, Settle, parse
 from ainp2p.ledger.rules.receipts import Release
 from ainp2p.ledger.wallets import watching
 from ainp2p.ledger.wallets.watching import CLOSE, SETTLE, Watched, WatchList
-from ainp2p.protocol.codec import encode
+from ainp2p.protocol.codec import decode, encode
 
 from ..world import World
 
@@ -119,23 +119,150 @@ def test_a_forged_receipt_is_not_watched() -> None:
     assert len(tower.list) == 0
 
 
-def test_one_client_cannot_fill_the_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+# --- places -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "LOCKS_PER_CLIENT_MAX", 2)
     monkeypatch.setattr(watching, "LOCKS_MAX", 3)
-    tower = Tower()
+    monkeypatch.setattr(watching, "LEAVING_MAX", 2)
 
-    def put(client: str) -> None:
-        lock = tower.world.open_lock()
-        tower.list.put(client, lock, LIFE_MS, tower.release(10, lock), tower.world.now)
 
-    put("bob")
-    put("bob")
+class Crowded(Tower):
+    """A tower to which many come."""
+
+    def come(self, client: str, deposit: int = 1_000, cumulative: int = 10) -> bytes:
+        """A client with a Lock of its own; its id."""
+        lock = self.world.open_lock(deposit=deposit)
+        self.list.put(client, lock, LIFE_MS, self.release(cumulative, lock), self.world.now)
+        return lock.id
+
+    def clients(self) -> set[str]:
+        return {held.client for held in self.list if not held.leaving}
+
+
+def test_one_client_cannot_fill_the_tower(few_places: None) -> None:
+    tower = Crowded()
+    tower.come("bob")
+    tower.come("bob")
     with pytest.raises(Refused, match="one peer"):
-        put("bob")
-    put("carol")
+        tower.come("bob")
+    tower.come("carol")
     with pytest.raises(Refused, match="another"):
-        put("dave")
+        tower.come("dave")
     assert len(tower.list.of("bob")) == 2
+
+
+@pytest.mark.parametrize("least", [1_001, 10**12])
+def test_a_deposit_below_the_least_one_is_refused_with_a_word_why(least: int) -> None:
+    tower = Crowded()
+    tower.list = WatchList(tower.world.network, tower.world.parameters, least)
+    with pytest.raises(Refused, match=f"deposit.*1000 uain.*{least} uain"):
+        tower.come("bob")
+    assert len(tower.list) == 0
+    with pytest.raises(InvalidInput):
+        WatchList(tower.world.network, tower.world.parameters, -1)
+
+
+def watched_after_a_crowd_of_small_ones(tower: Crowded) -> bool:
+    """Strangers with hardly anything fill all places before somebody with a deposit comes."""
+    for number in range(20):
+        with suppress(Refused):
+            tower.come(f"stranger {number}", deposit=100)
+    try:
+        tower.come("bob", deposit=1_000)
+    except Refused:
+        return False
+    return "bob" in tower.clients()
+
+
+def test_a_crowd_of_small_deposits_keeps_no_larger_one_out(few_places: None) -> None:
+    assert watched_after_a_crowd_of_small_ones(Crowded())
+
+
+def test_mutant_first_come_first_served_is_full_for_nothing(
+    few_places: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_deposit", lambda held: 10**15)
+    assert not watched_after_a_crowd_of_small_ones(Crowded())
+
+
+def test_the_smallest_deposit_goes_first_and_never_one_as_large(few_places: None) -> None:
+    tower = Crowded()
+    for client, deposit in (("large", 3_000), ("small", 500), ("middle", 1_000)):
+        tower.come(client, deposit)
+    with pytest.raises(Refused, match="smallest deposit has 500"):
+        tower.come("another", 500)
+    tower.come("another", 501)
+    assert tower.clients() == {"large", "middle", "another"}
+    tower.come("yet another", 2_000)
+    assert tower.clients() == {"large", "middle", "yet another"}
+
+
+def test_a_client_s_own_smallest_goes_when_it_has_its_share(few_places: None) -> None:
+    tower = Crowded()
+    tower.come("carol", 200)
+    small, large = tower.come("bob", 500), tower.come("bob", 700)
+    best = tower.come("bob", 900)
+    assert {held.id for held in tower.list.of("bob") if not held.leaving} == {large, best}
+    assert small != best
+    assert "carol" in tower.clients()
+
+
+def test_whoever_is_sent_off_is_settled_at_once_and_then_forgotten(few_places: None) -> None:
+    tower = Crowded()
+    small = tower.come("small", 500, cumulative=400)
+    for client in "abc":
+        tower.come(client, 1_000)
+    held = tower.list.get(small)
+    assert held is not None
+    assert held.leaving
+    due = tower.list.due(held)
+    assert due is not None
+    assert due[0] <= tower.world.now
+    assert due[1] == SETTLE
+    tower.world.do(tower.list.operation(held, due[1]))
+    assert tower.list.learn(tower.world.state.locks[small], LIFE_MS)
+    assert tower.list.get(small) is None
+
+
+def test_mutant_whoever_is_sent_off_loses_what_was_handed_over(
+    few_places: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WatchList, "_can_settle", lambda self, held: False)
+    with pytest.raises(AssertionError):
+        test_whoever_is_sent_off_is_settled_at_once_and_then_forgotten(few_places)
+
+
+def test_where_nothing_can_be_settled_it_is_forgotten_at_once(few_places: None) -> None:
+    tower = Crowded()
+    small = tower.come("small", 500, cumulative=3)  # less than a step
+    for client in "abc":
+        tower.come(client, 1_000)
+    assert tower.list.get(small) is None
+    assert tower.list.take_dropped() == [small]
+    assert tower.list.take_dropped() == []
+
+
+def test_only_so_many_leave_at_one_time(few_places: None) -> None:
+    tower = Crowded()
+    for number in range(3):
+        tower.come(f"small {number}", 500 + number)
+    tower.come("a", 1_000)
+    tower.come("b", 1_000)
+    with pytest.raises(Refused, match="in a minute"):
+        tower.come("c", 1_000)
+    assert len(tower.list) == 5
+
+
+def test_what_is_not_known_yet_after_a_restart_is_not_sent_off(few_places: None) -> None:
+    tower = Crowded()
+    for number in range(3):
+        lock = tower.world.open_lock(deposit=500)
+        tower.list.restore(f"early {number}", tower.release(10, lock))
+    with pytest.raises(Refused, match="another"):
+        tower.come("late", 1_000)
 
 
 def test_after_a_restart_nothing_is_due_before_the_lock_is_known() -> None:
@@ -159,6 +286,13 @@ VECTORS = [
 @pytest.mark.parametrize(("message", "wire"), VECTORS, ids=[type(message).__name__ for message, _ in VECTORS])
 def test_the_wire_form_is_what_it_was(message: Any, wire: str) -> None:
     assert encode(message).hex() == wire
+
+
+def test_a_full_answer_can_be_read() -> None:
+    """Else an honest payee with that many Locks is told nothing."""
+    held = tuple(watching.Watching(n.to_bytes(32, "big"), 2**62, 2**62) for n in range(watching.ANSWER_MAX))
+    assert decode(encode(watching.WatchedLocks(held, 1)), watching.WatchedLocks).locks == held
+    watching.read_watch(encode(watching.AskHeld(tuple(each.lock for each in held))))
 
 
 @given(st.binary(max_size=64), st.integers(0, 255))

@@ -12,7 +12,7 @@ import trio
 
 from ainp2p.errors import Refused
 from ainp2p.ledger.rules.receipts import Release
-from ainp2p.ledger.wallets import watchtower
+from ainp2p.ledger.wallets import watching, watchtower
 from ainp2p.ledger.wallets.handing import ask_watched, hand_to
 from ainp2p.ledger.wallets.settling import SettlePolicy
 from ainp2p.ledger.wallets.wallet import LockState, Wallet, open_wallet
@@ -56,8 +56,8 @@ async def payee(town: Town) -> AsyncIterator[Wallet]:
         yield wallet
 
 
-async def deposit(town: Town, alice: Wallet, step: int = 10) -> LockState:
-    return await alice.open_lock([(town.account("bob"), 1)], key_of("bob").public, 1_000, step, LIFE_MS)
+async def deposit(town: Town, alice: Wallet, step: int = 10, amount: int = 1_000) -> LockState:
+    return await alice.open_lock([(town.account("bob"), 1)], key_of("bob").public, amount, step, LIFE_MS)
 
 
 async def earn(town: Town, state: LockState, cumulative: int) -> None:
@@ -186,6 +186,38 @@ async def test_what_is_no_receipt_of_a_final_lock_is_refused(autojump_clock: Any
                 await hand_to(network, TOWER.peer_id, lost)
             assert tower.statistics().watched == 0
             await hand_to(network, TOWER.peer_id, good)
+            assert tower.statistics().watched == 1
+
+
+async def test_a_deposit_below_the_least_one_is_refused_by_name(autojump_clock: Any) -> None:
+    async with (
+        open_town() as town,
+        town.network(TOWER) as network,
+        open_watchtower(network, town.genesis, None, least_deposit=1_001),
+        town.wallet("alice") as alice,
+    ):
+        state = await deposit(town, alice)
+        async with town.network(key_of("carol")) as carol:
+            with pytest.raises(Refused, match="1001 uain or more") as refused:
+                await hand_to(carol, TOWER.peer_id, Release.of(payer(town, state).sign(100, 1, CONTEXT)))
+            assert refused.value.code == "deposit"
+
+
+async def test_whoever_is_driven_out_of_the_tower_is_paid_at_once(
+    autojump_clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LOCKS_MAX", 1)
+    async with open_town() as town, town.wallet("alice") as alice:
+        async with tower_in(town, tmp_path) as tower:
+            small, large = await deposit(town, alice), await deposit(town, alice, amount=2_000)
+            await earn(town, small, 400)
+            await earn(town, large, 500)
+            with trio.fail_after(10):
+                while (await alice.lock(small.id)).lock.paid < 400:  # noqa: ASYNC110  # virtual time
+                    await trio.sleep(0.1)
+            await trio.sleep(5)
+            assert tower.statistics().watched == 1
+        async with tower_in(town, tmp_path) as tower:
             assert tower.statistics().watched == 1
 
 
