@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ainp2p.cli import exit_codes
+from ainp2p.cli.choosing import add_checkpoint_option, add_network_option, chosen_genesis
 from ainp2p.cli.command import add_command, add_group
-from ainp2p.cli.network import add_network_option, chosen_genesis
 from ainp2p.cli.opening import run_with_wallet
 from ainp2p.cli.output import emit
 from ainp2p.errors import InvalidInput, NetworkError
@@ -39,6 +39,9 @@ def register(subparsers: Subparsers) -> None:
     serve.add_argument(
         "--listen", metavar="ADDRESS", action="append", default=[], help="loopback if left out"
     )
+    serve.add_argument(
+        "--least-deposit", type=int, metavar="UAIN", help="watch no smaller deposits; 100 if left out"
+    )
     serve.add_argument("--for", dest="for_s", type=float, metavar="SECONDS", help="end after so long")
     add = add_command(
         commands,
@@ -59,6 +62,8 @@ def register(subparsers: Subparsers) -> None:
         parser.add_argument("address", help="the watchtower's, as `serve` prints it")
     for parser in (serve, add, status):
         add_network_option(parser)
+    for parser in (add, status):
+        add_checkpoint_option(parser)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -73,6 +78,7 @@ async def _do_serve(args: argparse.Namespace) -> None:
 
     import trio
 
+    from ainp2p.ledger.wallets.watching import LEAST_DEPOSIT
     from ainp2p.ledger.wallets.watchtower import open_watchtower
     from ainp2p.protocol.context import Context
     from ainp2p.protocol.identity import Key
@@ -81,10 +87,11 @@ async def _do_serve(args: argparse.Namespace) -> None:
     genesis = chosen_genesis(args.network)
     directory = Home.from_environment().network(genesis.network_id) / "watchtower"
     key = _own_key(directory, Context.system().token_bytes(32))
+    least = args.least_deposit if args.least_deposit is not None else LEAST_DEPOSIT
     listen = tuple(args.listen) or ("/ip4/127.0.0.1/tcp/0",)
     async with (
         open_network(Key(key), listen) as network,
-        open_watchtower(network, genesis, directory) as tower,
+        open_watchtower(network, genesis, directory, least_deposit=least) as tower,
     ):
         for address in network.addresses:
             emit(args, f"watches at {address}", {"address": address})
