@@ -1,20 +1,17 @@
 """report.html: the report for people, in one file that needs nothing else.
 
-No scripts and no outside assets; a Content-Security-Policy forbids both, so that a hostile title that got
-past the escaping could still run nothing. Light or dark as the reader's system is; one column on a phone.
+How its pieces look, and why nothing hostile in it runs, is `ainp2p.swarm.pieces`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Sequence
 
 from ainp2p.swarm import charts
 from ainp2p.swarm.charts import esc
-from ainp2p.swarm.events import Source, amount_text, printable
+from ainp2p.swarm.events import Source, amount_text
+from ainp2p.swarm.pieces import badge, clean, data_table, dim, document, fact_list, more, section, shown
 from ainp2p.swarm.report import Kill, Report, TaskReport
-
-_CSP = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(report: Report) -> str:
@@ -30,14 +27,7 @@ def page(report: Report) -> str:
         _peers(report),
     ]
     verdict = "everything held" if report.held else "not everything held"
-    style = resources.files("ainp2p.swarm").joinpath("page.css").read_text("utf-8")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>ainp2p swarm: {verdict}</title><style>{style}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return document(f"ainp2p swarm: {verdict}", parts)
 
 
 # --- parts --------------------------------------------------------------------------------------------
@@ -52,8 +42,8 @@ def _headline(report: Report) -> str:
     else:
         title = "The run did not finish"
     checks = "".join(
-        f"<li>{_badge(c.held, 'held' if c.held else 'failed')}"
-        f"<span>{_text(c.name)} {_dim(c.detail)}</span></li>"
+        f"<li>{badge(c.held, 'held' if c.held else 'failed')}"
+        f"<span>{shown(c.name)} {dim(c.detail)}</span></li>"
         for c in report.checks
     )
     s = report.setting
@@ -66,40 +56,40 @@ def _headline(report: Report) -> str:
         ("processes", str(len(report.peers))),
         ("model", f"{s.model} ({s.model_bytes / 1e6:,.0f} MB)" if s.model else "none"),
     ]
-    notes = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{shown(note)}</li>" for note in report.notes)
     return (
         f'<header class="{"held" if report.held else "broken"}">'
-        f'<div class="dim small">ainp2p swarm · network <code>{_text(s.network)}</code> · seed {s.seed}</div>'
-        f'<h1>{esc(title)}</h1>{_facts(facts)}<ul class="checks">{checks}</ul>'
+        f'<div class="dim small">ainp2p swarm · network <code>{shown(s.network)}</code> · seed {s.seed}</div>'
+        f'<h1>{esc(title)}</h1>{fact_list(facts)}<ul class="checks">{checks}</ul>'
         f"{f'<h2>Warnings</h2><ul>{notes}</ul>' if notes else ''}"
-        f'<p class="sizing small">{_dim(s.sizing)}</p></header>'
+        f'<p class="sizing small">{dim(s.sizing)}</p></header>'
     )
 
 
 def _question(report: Report) -> str:
     asked = [task for task in report.tasks if task.skill == "ask"]
     return "".join(
-        f"<section><h2>{_text(task.subject)}</h2>"
-        f'<p class="answer">{esc(_clean(task.answer)) or "<em>no answer</em>"}</p>'
+        f"<section><h2>{shown(task.subject)}</h2>"
+        f'<p class="answer">{esc(clean(task.answer)) or "<em>no answer</em>"}</p>'
         f"{_sources(task.sources)}{_bill(task)}</section>"
         for task in asked
     )
 
 
 def _payments(report: Report) -> str:
-    streams = [charts.Stream(_clean(f.buyer), _clean(f.seller), f.amount) for f in report.flows]
+    streams = [charts.Stream(clean(f.buyer), clean(f.seller), f.amount) for f in report.flows]
     chart = charts.flows("Who paid whom", streams, "uain", _hues(report))
     rows = [(f.buyer, f.seller, f"{f.amount:,}", f"{f.receipts:,}") for f in report.flows]
-    return _section(
+    return section(
         "Who paid whom",
         "By signed receipts, buyers left, sellers right.",
-        chart + _more(_table(("buyer", "seller", "#uain", "#receipts"), rows)),
+        chart + more(data_table(("buyer", "seller", "#uain", "#receipts"), rows)),
     )
 
 
 def _balances(report: Report) -> str:
     changes = [
-        (_clean(s.name), [(at, value - s.points[0][1]) for at, value in s.points]) for s in report.balances
+        (clean(s.name), [(at, value - s.points[0][1]) for at, value in s.points]) for s in report.balances
     ]
     chart = charts.lines(
         "Balances over time",
@@ -111,42 +101,42 @@ def _balances(report: Report) -> str:
         until_ms=report.took_ms,
     )
     rows = [(s.name, f"{s.points[0][1]:,}", f"{s.points[-1][1]:,}") for s in report.balances]
-    return _section(
+    return section(
         "Balances over time",
         "What each wallet has gained or spent since the start: available, locked and owed together, in uain.",
-        chart + _more(_table(("account", "#first", "#last"), rows)),
+        chart + more(data_table(("account", "#first", "#last"), rows)),
     )
 
 
 def _latencies(report: Report) -> str:
     spans = [charts.Span(row.phase, row.count, row.p50_us, row.p99_us) for row in report.latencies]
     rows = [(s.name, str(s.count), charts.duration(s.p50_us), charts.duration(s.p99_us)) for s in spans]
-    return _section(
+    return section(
         "How long each phase takes",
         "The bar ends at the median, its pale part at the p99; logarithmic scale.",
         charts.spans("Latency of each phase", spans)
-        + _more(_table(("phase", "#count", "#p50", "#p99"), rows)),
+        + more(data_table(("phase", "#count", "#p50", "#p99"), rows)),
     )
 
 
 def _rates(report: Report) -> str:
     chart = charts.lines(
         "Tokens per second",
-        [(_clean(s.name), s.points) for s in report.rates],
+        [(clean(s.name), s.points) for s in report.rates],
         unit="tokens/s",
         hues=_hues(report),
         marks=_marks(report),
         until_ms=report.took_ms,
     )
-    return _section("Tokens per second", "Delivered by each seller, counted every second.", chart)
+    return section("Tokens per second", "Delivered by each seller, counted every second.", chart)
 
 
 def _kill(kill: Kill) -> str:
     at = f"after {kill.at_ms / 1000:.1f} s"
-    on = f" while it worked on {_text(kill.task)}" if kill.task else ""
-    said = [f"{_text(kill.seller)} was killed with SIGKILL {at}{on}."]
+    on = f" while it worked on {shown(kill.task)}" if kill.task else ""
+    said = [f"{shown(kill.seller)} was killed with SIGKILL {at}{on}."]
     said += [
-        f"{_text(over.seller)} took {_text(over.task)} over: {over.kept} units, delivered and paid, were kept"
+        f"{shown(over.seller)} took {shown(over.task)} over: {over.kept} units, delivered and paid, were kept"
         f" and handed on; {over.lost} were paid and not delivered (at most {over.step} by agreement)."
         for over in kill.takeovers
     ]
@@ -164,19 +154,19 @@ def _tasks(report: Report) -> str:
     rows = "".join(_task_row(task) for task in report.tasks)
     table = f'<table class="tasks"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     said = "What was asked, who did it, what came of it, what it cost."
-    return _section("Tasks", said, f'<div class="scroll">{table}</div>')
+    return section("Tasks", said, f'<div class="scroll">{table}</div>')
 
 
 def _task_row(task: TaskReport) -> str:
-    sellers = " → ".join(_text(seller) for seller in task.sellers) or "nobody"
+    sellers = " → ".join(shown(seller) for seller in task.sellers) or "nobody"
     result = (
-        f"{_badge(task.state == 'completed', task.state)} {_dim(task.finish)}"
-        f'<div class="answer">{esc(_clean(task.answer))}</div>{_sources(task.sources)}'
+        f"{badge(task.state == 'completed', task.state)} {dim(task.finish)}"
+        f'<div class="answer">{esc(clean(task.answer))}</div>{_sources(task.sources)}'
     )
     return (
-        f'<tr><td class="id" data-label="task">{_text(task.id)} {_dim(task.skill)}</td>'
-        f'<td data-label="about">{_text(task.subject)}</td>'
-        f'<td data-label="who">{_text(task.buyer)} → {sellers}</td><td data-label="result">{result}</td>'
+        f'<tr><td class="id" data-label="task">{shown(task.id)} {dim(task.skill)}</td>'
+        f'<td data-label="about">{shown(task.subject)}</td>'
+        f'<td data-label="who">{shown(task.buyer)} → {sellers}</td><td data-label="result">{result}</td>'
         f'<td class="num" data-label="units">{task.units:,}</td>'
         f'<td class="num" data-label="uain">{task.paid:,}</td>'
         f'<td class="num" data-label="took">{task.took_ms / 1000:.1f} s</td></tr>'
@@ -189,8 +179,8 @@ def _supply(report: Report) -> str:
         for s in report.supply
     ]
     head = ("validator", "#minted", "#balances", "#credits", "#locks", "#burnt", "#difference")
-    return _section(
-        "Supply", "Each validator's own count in uain; the difference must be 0.", _table(head, rows)
+    return section(
+        "Supply", "Each validator's own count in uain; the difference must be 0.", data_table(head, rows)
     )
 
 
@@ -200,13 +190,13 @@ def _documents(report: Report) -> str:
         for d in report.documents
     ]
     head = ("file", "#bytes", "#passages", "#sentences", "state")
-    return _section("Documents", "The files that were named, and what became of them.", _table(head, rows))
+    return section("Documents", "The files that were named, and what became of them.", data_table(head, rows))
 
 
 def _peers(report: Report) -> str:
     rows = [(p.name, p.role, p.left or "running", p.peer, p.account) for p in report.peers]
-    table = _table(("name", "role", "state", "peer id", "account"), rows)
-    return _section("Processes", "Joined by nothing but libp2p over loopback.", table)
+    table = data_table(("name", "role", "state", "peer id", "account"), rows)
+    return section("Processes", "Joined by nothing but libp2p over loopback.", table)
 
 
 # --- pieces -------------------------------------------------------------------------------------------
@@ -214,19 +204,19 @@ def _peers(report: Report) -> str:
 
 def _hues(report: Report) -> charts.Hues:
     """One colour per trading peer, the same in every chart."""
-    traders = [_clean(peer.name) for peer in report.peers if peer.role in ("seller", "buyer")]
+    traders = [clean(peer.name) for peer in report.peers if peer.role in ("seller", "buyer")]
     return {name: i for i, name in enumerate(traders)}
 
 
 def _marks(report: Report) -> list[charts.Mark]:
-    return [charts.Mark(kill.at_ms, f"{_clean(kill.seller)} killed") for kill in report.kills]
+    return [charts.Mark(kill.at_ms, f"{clean(kill.seller)} killed") for kill in report.kills]
 
 
 def _sources(sources: Sequence[Source]) -> str:
     return "".join(
-        f"<blockquote>{_text(s.quote)}"
-        f'<div class="dim small">{_text(s.path)}:{_lines(s)}'
-        f"{' · ' if s.heading else ''}{_text(s.heading)}</div>"
+        f"<blockquote>{shown(s.quote)}"
+        f'<div class="dim small">{shown(s.path)}:{_lines(s)}'
+        f"{' · ' if s.heading else ''}{shown(s.heading)}</div>"
         "</blockquote>"
         for s in sources
     )
@@ -241,51 +231,5 @@ def _lines(source: Source) -> str:
 def _bill(task: TaskReport) -> str:
     return (
         f'<p class="dim small">Bill: {task.units:,} units, {esc(amount_text(task.paid))}, '
-        f"paid by {_text(task.buyer)} to {', '.join(_text(s) for s in task.sellers) or 'nobody'}.</p>"
+        f"paid by {shown(task.buyer)} to {', '.join(shown(s) for s in task.sellers) or 'nobody'}.</p>"
     )
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    return (
-        '<dl class="facts">'
-        + "".join(f"<div><dt>{esc(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts)
-        + "</dl>"
-    )
-
-
-def _section(title: str, caption: str, body: str) -> str:
-    return f'<section><h2>{esc(title)}</h2><p class="caption">{esc(caption)}</p>{body}</section>'
-
-
-def _badge(good: bool, word: str) -> str:
-    return f'<span class="badge {"ok" if good else "bad"}">{_text(word)}</span>'
-
-
-def _dim(text: str) -> str:
-    return f'<span class="dim">{_text(text)}</span>' if text else ""
-
-
-def _more(table: str) -> str:
-    return f"<details><summary>as a table</summary>{table}</details>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a heading that starts with ``#`` makes its column one of numbers."""
-    kinds = [' class="num"' if name.startswith("#") else "" for name in head]
-    ths = "".join(
-        f"<th scope='col'{k}>{esc(n.removeprefix('#'))}</th>" for n, k in zip(head, kinds, strict=True)
-    )
-    trs = "".join(
-        "<tr>" + "".join(f"<td{k}>{_text(v)}</td>" for v, k in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{ths}</tr></thead><tbody>{trs}</tbody></table></div>'
-
-
-def _clean(text: str) -> str:
-    """Foreign text without control characters and direction overrides, its line breaks kept."""
-    return "\n".join(printable(line) for line in text.split("\n"))
-
-
-def _text(text: str) -> str:
-    return esc(printable(text))
