@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import trio
 
-from ainp2p.agents.buying import Buyer, Offers, Plan, open_buyer
+from ainp2p.agents.buying import Buyer, Offers, OnJob, Plan, open_buyer
 from ainp2p.agents.deposit import OnReceipt
 from ainp2p.agents.development import (
     GENESIS_PROTOCOL,
@@ -78,6 +78,7 @@ class Agent:
         slots: jobs worked on at once.
         strategies: how it bargains (`ainp2p.protocol.strategies`).
         on_receipt: told of each receipt that it signs, with the Lock: for those who show what is paid.
+        on_job: told of each job that it bought, once that has ended; its `legs` are the bill.
         account: what its account was born with, if that is more than `key` (guardians, a next key).
         delegation: `key` is a session key: what the account's key lets it do. Such an agent sells, and does
             not buy: only the account's key signs deposits. It ends with the delegation's time.
@@ -101,6 +102,7 @@ class Agent:
         slots: int = SLOTS,
         strategies: Strategies | None = None,
         on_receipt: OnReceipt | None = None,
+        on_job: OnJob | None = None,
         account: Inception | None = None,
         delegation: SignedDelegation | None = None,
         watchtowers: Sequence[str] = (),
@@ -122,7 +124,7 @@ class Agent:
         self._model = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
         self._key, self._genesis, self._bootstrap = key, network, tuple(bootstrap)
         self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
-        self._strategies, self._on_receipt = strategies or Strategies(), on_receipt
+        self._strategies, self._on_receipt, self._on_job = strategies or Strategies(), on_receipt, on_job
         self._account, self._delegation, self._checkpoint = account, delegation, checkpoint
         self._watchtowers = {_watchtower(each): each for each in watchtowers}
         self._context = context or Context.system()
@@ -395,6 +397,7 @@ class Agent:
                 choosing=self._strategies.choosing,
                 countering=self._strategies.countering,
                 on_receipt=self._on_receipt,
+                on_job=self._on_job,
                 resume_s=self._strategies.resume_s,
             )
         )

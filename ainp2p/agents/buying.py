@@ -6,7 +6,7 @@ be cancelled at any await.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import Choosing, Countering, cheapest, never_counter
 
 Offers = Offer | Sequence[Offer] | Skill
+OnJob = Callable[[Job], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ class Buyer:
         choosing: Choosing = cheapest,
         countering: Countering = never_counter,
         on_receipt: OnReceipt | None = None,
+        on_job: OnJob | None = None,
         resume_s: float = RESUME_TIMEOUT_S,
     ) -> None:
-        self._resume_s = resume_s
+        self._resume_s, self._on_job = resume_s, on_job
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
         self._directory, self._choosing, self._countering = directory, choosing, countering
@@ -135,6 +137,8 @@ class Buyer:
         finally:
             await purchase.leave()
             self._learn(job)
+            if self._on_job is not None:
+                self._on_job(job)
 
     async def plan(self, offers: Offers, input_: dict[str, Any], budget: int) -> Plan:
         """What `hire` with these arguments could cost, and what would forbid it."""
@@ -261,6 +265,7 @@ async def open_buyer(
     choosing: Choosing = cheapest,
     countering: Countering = never_counter,
     on_receipt: OnReceipt | None = None,
+    on_job: OnJob | None = None,
     resume_s: float = RESUME_TIMEOUT_S,
 ) -> AsyncIterator[Buyer]:
     """Buy until the block ends; jobs under way then end, with what was delivered paid."""
@@ -268,5 +273,5 @@ async def open_buyer(
         yield Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
-            on_receipt=on_receipt, resume_s=resume_s,
+            on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
         )  # fmt: skip

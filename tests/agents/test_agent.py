@@ -11,12 +11,14 @@ import trio
 import trio.testing
 
 from ainp2p.agents.agent import Agent
+from ainp2p.agents.job import Job
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.skill import skill
 from ainp2p.agents.work import Work
 from ainp2p.errors import (
     BudgetExceeded,
     Closed,
+    Error,
     InvalidInput,
     ModelNotFound,
     NetworkError,
@@ -246,3 +248,16 @@ async def test_a_failure_while_opening_leaves_nothing_open(autojump_clock: Clock
             async with market.agent("bob", [], "no-such-model"):
                 pass
         assert set(market.hub._networks) == peers
+
+
+async def test_an_agent_tells_of_each_job_that_it_bought_whatever_became_of_it(autojump_clock: Clock) -> None:
+    told: list[Job] = []
+    async with found_market() as market:
+        async with market.agent("alice", [write], writer(9)):
+            async with market.agent("bob", on_job=told.append) as bob:
+                await buy(bob, await bob.find("write"))
+                async with bob.hire(await bob.find("write"), nonsense="x", budget=100) as failed:
+                    with pytest.raises(Error):
+                        await failed.result()
+    assert [job.finish for job in told] == ["done", None]
+    assert told[0].paid == 18
