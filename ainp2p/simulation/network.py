@@ -1,0 +1,376 @@
+"""`SimNetwork`: one peer on a simulated wire, with the same promises as over libp2p.
+
+It has no task and no timer of its own: links (ends.py), calls, dials (dialling.py) and gossip (gossip.py) are
+driven by the wire's timers and by who calls. Opened by `Wire.open`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import Abort, reschedule, wait_task_rescheduled
+
+from ainp2p.errors import Broken, Closed, InvalidInput, Unreachable
+from ainp2p.protocol.frames import ONE_WAY, REQUEST, STREAM
+from ainp2p.protocol.linked_network import (
+    ADDRESSES_PER_PEER_MAX,
+    DIAL_TIMEOUT_S,
+    PEERS_REMEMBERED_MAX,
+    Feed,
+    peer_of,
+)
+from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Handler, PeerChange, PeerId, Published
+from ainp2p.simulation import gossip
+from ainp2p.simulation.asked import Asked, AskedStream
+from ainp2p.simulation.dialling import Bootstrap, Dial
+from ainp2p.simulation.ends import End
+from ainp2p.simulation.handlers import LOG_LINES_PER_S_MAX
+from ainp2p.simulation.incoming import Incoming
+from ainp2p.simulation.lies import Rewrite
+
+if TYPE_CHECKING:
+    from ainp2p.protocol.context import Context
+    from ainp2p.simulation.wire import Wire
+
+_FOREVER_S = float("inf")
+
+
+class SimNetwork:
+    """The Network of one simulated peer.
+
+    Attributes:
+        wire, links, dials, known, asked, serving, stalled, topics, handling, rewrite, closed: for the other
+            modules of the wire; code above knows the interface `ainp2p.protocol.network.Network` only.
+    """
+
+    __slots__ = (
+        "_bootstrap", "_context", "_leaving", "_logged", "_peer_id", "_watchers", "address", "asked",
+        "closed", "dials", "handlers", "handling", "known", "links", "name", "rewrite", "serving", "stalled",
+        "topics", "variables", "wire",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, peer_id: PeerId, address: str, context: Context) -> None:
+        self.wire, self._peer_id, self.address, self._context = wire, peer_id, address, context
+        self.name = peer_id[-8:]  # in traces
+        self.variables = contextvars.copy_context()  # what handlers see
+        self.handlers: dict[str, Handler] = {}
+        self.links: dict[PeerId, End] = {}
+        self.dials: dict[PeerId, Dial] = {}
+        self.known: dict[PeerId, tuple[str, ...]] = {}
+        self.asked: dict[Asked, None] = {}  # our open calls, on all links
+        self.serving: dict[Asked, Incoming] = {}  # the peers' calls
+        self.stalled: dict[Incoming, None] = {}  # streams whose chunks wait for credit
+        self.topics: dict[str, list[gossip.Subscription]] = {}
+        self.handling = 0  # handlers that run
+        self.rewrite: Rewrite | None = None  # the peer lies
+        self.closed = False
+        self._watchers: list[Feed[PeerChange]] = []
+        self._bootstrap: Bootstrap | None = None
+        self._leaving: trio.lowlevel.Task | None = None  # waits for the last handler
+        self._logged: dict[PeerId, tuple[float, int]] = {}
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our own peer id."""
+        return self._peer_id
+
+    @property
+    def context(self) -> Context:
+        """Clock and randomness."""
+        return self._context
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """``/sim/<n>/p2p/<peer id>``, good on this wire only; the same after a restart."""
+        return (self.address,)
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """Answer calls to `protocol` from now on.
+
+        Raises:
+            InvalidInput: it has a handler already.
+            Closed: this network was closed.
+        """
+        self.check_open()
+        if protocol in self.handlers:
+            raise InvalidInput(f"{protocol} is already served on this network")
+        self.handlers[protocol] = handler
+
+    async def request(
+        self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> bytes:
+        """One question, one answer."""
+        end = self.links.get(peer)
+        if end is None:
+            start_s = self.wire.clock.now
+            end = await self.linked(peer, timeout_s)
+            timeout_s -= self.wire.clock.now - start_s
+        return await end.ask(Asked(end, REQUEST, protocol, timeout_s), body)
+
+    def stream(
+        self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """One question, many chunks."""
+        return _Stream(self, peer, protocol, body, timeout_s)
+
+    async def send(self, peer: PeerId, protocol: str, body: bytes) -> None:
+        """One-way; waits for room only."""
+        end = self.links.get(peer) or await self.linked(peer, DIAL_TIMEOUT_S)
+        asked = Asked(end, ONE_WAY, protocol, _FOREVER_S)
+        end.begin(asked, body)
+        if asked.sent:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await asked.park()
+        except BaseException:
+            asked.ended = asked.ended or Closed("cancelled")
+            raise
+
+    # --- peers ----------------------------------------------------------------------------------
+
+    async def connect(self, address: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> PeerId:
+        """Dial a multiaddr that ends in ``/p2p/<peer id>``."""
+        peer = peer_of(address)
+        self.add_addresses(peer, (address,))
+        await self.linked(peer, timeout_s)
+        return peer
+
+    def add_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Remember where a peer can be dialled; the newest are tried first."""
+        if peer == self._peer_id or not addresses:
+            return
+        known = self.known.pop(peer, addresses)
+        if known != addresses:
+            known = tuple(dict.fromkeys((*addresses, *known)))[:ADDRESSES_PER_PEER_MAX]
+        self.known[peer] = known
+        if len(self.known) > PEERS_REMEMBERED_MAX:
+            del self.known[next(iter(self.known))]
+
+    @property
+    def known_addresses(self) -> dict[PeerId, tuple[str, ...]]:
+        """Peers and where they were last known to be."""
+        return dict(self.known)
+
+    def peers(self) -> tuple[PeerId, ...]:
+        """Peers with a live channel, sorted."""
+        return tuple(sorted(self.links))
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
+        """Peers that come and go: first those connected now, then each change."""
+        self.check_open()
+        feed: Feed[PeerChange] = Feed()
+        for peer in self.peers():
+            feed.put(PeerChange(peer, connected=True))
+        self._watchers.append(feed)
+        try:
+            yield feed
+        finally:
+            self._watchers.remove(feed)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close the channel to a peer; no error if there is none."""
+        end = self.links.get(peer)
+        if end is not None:
+            end.close(Broken("disconnected"))
+        await trio.lowlevel.checkpoint()
+
+    async def bootstrap(self, addresses: Iterable[str]) -> None:
+        """Dial these peers, wait for the first or for all to fail, and keep dialling those that are lost.
+
+        Raises:
+            InvalidInput: one of them is not an address that ends in ``/p2p/<peer id>``.
+        """
+        listed = [(peer_of(address), address) for address in addresses]
+        for peer, address in listed:
+            self.add_addresses(peer, (address,))
+        peers = [peer for peer in dict.fromkeys(peer for peer, _ in listed) if peer != self._peer_id]
+        if peers:
+            self.check_open()
+            if self._bootstrap is not None:
+                peers = list(dict.fromkeys(self._bootstrap.stop() + peers))
+            self._bootstrap = Bootstrap(self, peers)
+            await self._bootstrap.first()
+            self._bootstrap.check()
+
+    # --- gossip and provider records ------------------------------------------------------------
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Flood along live links: from peer to peer as long as each has subscribed."""
+        self.check_open()
+        gossip.relay(self, gossip.Rumour(Published(topic, data, self._peer_id), self._peer_id))
+        await trio.lowlevel.checkpoint()
+
+    def subscribe(self, topic: str) -> AbstractAsyncContextManager[AsyncIterator[Published]]:
+        """Messages on a topic, ours excluded."""
+        return gossip.Subscription(self, topic)
+
+    async def provide(self, key: bytes) -> None:
+        """Leave a record with the wire; it outlives this network, as in a DHT."""
+        self.check_open()
+        await self.wire.pause_for_record(self)
+        self.wire.provide(key, self)
+
+    async def find_providers(self, key: bytes, *, limit: int = 20) -> list[PeerId]:
+        """Who left a record on this side of any cut: the oldest first, or a random choice of many."""
+        self.check_open()
+        await self.wire.pause_for_record(self)
+        found = self.wire.providers(key, self, limit)
+        for peer, address in found:
+            self.add_addresses(peer, (address,))
+        return [peer for peer, _ in found]
+
+    # --- links: for the other modules of the wire -----------------------------------------------
+
+    async def linked(self, peer: PeerId, timeout_s: float) -> End:
+        """The link to a peer, dialled if need be. One dial serves all who wait for it."""
+        self.check_open()
+        if peer == self._peer_id:
+            raise Unreachable("that is this peer itself")
+        until_s = self.wire.clock.now + timeout_s
+        while (end := self.links.get(peer)) is None:
+            dial = self.dials.get(peer) or self.dial(peer)
+            if dial.live:
+                await dial.wait(until_s)
+            else:
+                await trio.lowlevel.checkpoint()
+            self.check_open()
+            if dial.fault is not None:
+                raise Unreachable(f"{peer}: {dial.fault}") from dial.fault
+            if dial.live:
+                raise Unreachable(f"no connection to {peer} within {timeout_s:g} s")
+        return end
+
+    def dial(self, peer: PeerId) -> Dial:
+        """Begin to dial; the result is told to those who wait on it."""
+        addresses = self.known.get(peer, ())
+        dial = self.dials[peer] = Dial(self, peer, addresses)
+        if addresses:
+            self.wire.knock(dial)
+        else:
+            dial.over(Unreachable(f"no address of {peer} is known: connect to it, or add_addresses"))
+        return dial
+
+    def dial_over(self, dial: Dial) -> None:
+        """It is up or has failed."""
+        if self.dials.get(dial.peer) is dial:
+            del self.dials[dial.peer]
+        if self._bootstrap is not None and not self.closed:
+            self._bootstrap.check()
+
+    def accept(self, theirs: SimNetwork) -> End:
+        """A peer's dial has arrived: the link is up here, and replaces one that the peer has lost."""
+        peer = theirs.peer_id
+        self.add_addresses(peer, theirs.addresses)
+        end = End(self, peer)
+        self._adopt(end)
+        return end
+
+    def dialled(self, end: End) -> None:
+        """Our dial was taken by the peer: the link is up here too."""
+        self._adopt(end)
+
+    def _adopt(self, end: End) -> None:
+        old = self.links.get(end.peer)
+        if old is not None:
+            self.links[end.peer] = end
+            old.close(Broken("connected anew"))
+        else:
+            self.links[end.peer] = end
+            self._tell(end.peer, connected=True)
+        dial = self.dials.get(end.peer)
+        if dial is not None:
+            dial.over(None)  # also one of ours that the peer's has overtaken
+
+    def forget(self, end: End) -> None:
+        """A link is over."""
+        if self.links.get(end.peer) is end:
+            del self.links[end.peer]
+            self._tell(end.peer, connected=False)
+            if self._bootstrap is not None and not self.closed:
+                self._bootstrap.check()
+
+    def _tell(self, peer: PeerId, *, connected: bool) -> None:
+        for watcher in self._watchers:  # unread news of this peer are outdated: the queue stays bounded
+            watcher.replace(PeerChange(peer, connected), PeerChange(peer, not connected))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raises Closed after the end."""
+        if self.closed:
+            raise Closed("this network was closed: open it with `async with` and use it inside")
+
+    def shut(self, *, tell: bool = True) -> None:
+        """End everything now; with `tell` the peers hear of it after what was sent before."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._bootstrap is not None:
+            self._bootstrap.stop()
+        for end in list(self.links.values()):
+            end.close(Closed("this network was closed"), tell=tell)
+        for dial in list(self.dials.values()):
+            dial.over(Unreachable("this network is being closed"))
+        for watcher in self._watchers:
+            watcher.close()
+        for feeds in self.topics.values():
+            for feed in feeds:
+                feed.close()
+        self.wire.left(self)
+
+    async def _close(self) -> None:
+        self.shut()
+        await trio.lowlevel.checkpoint()
+
+    async def handlers_gone(self) -> None:
+        """Wait for handlers that were cancelled, as a nursery would; cannot be cancelled."""
+        while self.handling:
+            self._leaving = trio.lowlevel.current_task()
+            await wait_task_rescheduled(lambda _: Abort.FAILED)
+
+    def handler_ended(self) -> None:
+        """One handler less."""
+        self.handling -= 1
+        if self._leaving is not None and not self.handling:
+            task, self._leaving = self._leaving, None
+            reschedule(task)
+
+    def may_log(self, peer: PeerId, now_s: float) -> bool:
+        """Whether one more line about a failed handler may be written: no peer fills our disk."""
+        since_s, lines = self._logged.get(peer, (now_s, 0))
+        if now_s >= since_s + 1:
+            since_s, lines = now_s, 0
+        self._logged[peer] = (since_s, lines + 1)
+        return lines < LOG_LINES_PER_S_MAX
+
+
+class _Stream:
+    """A stream of ours, until its block is left."""
+
+    __slots__ = ("_args", "_asked", "_network")
+
+    def __init__(
+        self, network: SimNetwork, peer: PeerId, protocol: str, body: bytes, timeout_s: float
+    ) -> None:
+        self._network, self._args = network, (peer, protocol, body, timeout_s)
+        self._asked: AskedStream | None = None
+
+    async def __aenter__(self) -> AskedStream:
+        peer, protocol, body, timeout_s = self._args
+        end = self._network.links.get(peer) or await self._network.linked(peer, timeout_s)
+        asked = AskedStream(end, STREAM, protocol, timeout_s)
+        end.begin(asked, body)
+        self._asked = asked
+        return asked
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._asked is not None:
+            self._asked.leave()
