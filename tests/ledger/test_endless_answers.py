@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,10 @@ from ainp2p.ledger.serving.epoch_fetch import EpochFetcher
 from ainp2p.ledger.serving.messages import (
     Attachments,
     EvidenceIds,
-    FrontierHead,
-    FrontierPage,
     GetHistory,
     Reconcile,
     Reconciled,
+    ReconcileFrontier,
 )
 from ainp2p.ledger.serving.reconcile import FINGERPRINT, ITEMS, Ranges, value_of
 from ainp2p.ledger.serving.service import ValidatorService
@@ -72,23 +72,28 @@ def test_mutant_who_reads_every_list_to_its_end_does_nothing_else(monkeypatch: p
 # --- frontiers --------------------------------------------------------------------------------------
 
 
-def heads_of(*objects: bytes) -> FrontierPage:
-    return FrontierPage(tuple(FrontierHead(object_, 1, bytes(32)) for object_ in objects))
+def in_circles(told: int) -> Reconciled:
+    return Reconciled(encode(ranges_with(bytes(31) + b"\x01" + value_of(1, bytes([told % 256]) * 32))))
 
 
-def in_circles(_: bytes) -> FrontierPage:
-    return heads_of(b"\xff" * 32, bytes(31) + b"\x01")
+def more_and_more(told: int) -> Reconciled:
+    return Reconciled(encode(ranges_with(told.to_bytes(32, "big") + value_of(1, bytes(32)))))
 
 
-def more_and_more(after: bytes) -> FrontierPage:
-    return heads_of((int.from_bytes(after, "big") + 1).to_bytes(32, "big"))
-
-
-async def seconds_until_another_is_asked_for_a_frontier(page: Callable[[bytes], FrontierPage]) -> float:
+async def seconds_until_another_is_asked_for_a_frontier(page: Callable[[int], Reconciled]) -> float:
     """The liar's own HANDOFF: it shows it to some members only, and keeps the others busy."""
     async with open_town() as town:
         liar, other = town.services[LIAR], town.services[OTHER]
-        liar._histories.frontier = lambda question: page(question.after)  # type: ignore[method-assign]
+        told = itertools.count(1)
+        answer = liar._answer
+
+        async def late(call: Any, question: Any) -> Any:
+            if not isinstance(question, ReconcileFrontier):
+                return await answer(call, question)
+            await trio.sleep(0.5)
+            return page(next(told))
+
+        liar._answer = late  # type: ignore[method-assign]
         other._validator.frontier = lambda handoff: THEIRS  # type: ignore[method-assign]
         core = Core()
         fetcher = EpochFetcher(town.services[VICTIM]._validators, core)
@@ -105,7 +110,7 @@ async def seconds_until_another_is_asked_for_a_frontier(page: Callable[[bytes], 
 
 
 @pytest.mark.parametrize("page", [in_circles, more_and_more])
-def test_a_frontier_without_end_is_asked_for_elsewhere(page: Callable[[bytes], FrontierPage]) -> None:
+def test_a_frontier_without_end_is_asked_for_elsewhere(page: Callable[[int], Reconciled]) -> None:
     assert run(seconds_until_another_is_asked_for_a_frontier, page) < 10
 
 

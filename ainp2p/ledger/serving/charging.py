@@ -19,7 +19,6 @@ from ainp2p.ledger.serving.messages import (
     FetchAttachments,
     FetchBatches,
     FetchDecided,
-    FetchFrontier,
     FetchOperations,
     Follow,
     GetCredits,
@@ -32,6 +31,7 @@ from ainp2p.ledger.serving.messages import (
     PushOperations,
     Question,
     Reconcile,
+    ReconcileFrontier,
     Submit,
 )
 from ainp2p.ledger.serving.sync import Validators
@@ -52,7 +52,7 @@ MEMBER_RATE = 12_000.0  # tokens a second: 12,000 decided operations, or a core
 MEMBER_BURST = 24_000.0
 
 _PUSHES = (PushOperations, PushBatch, PushAttachment)
-_LONG = (FetchFrontier, Reconcile, GetHistory, FetchDecided, FetchAttachments, GetStatistics)
+_LONG = (ReconcileFrontier, Reconcile, GetHistory, FetchDecided, FetchAttachments, GetStatistics)
 
 
 @runtime_checkable
@@ -125,10 +125,8 @@ class Charges:
             return COST_STREAM
         if isinstance(question, GetHistory):
             return COST_PAGE
-        if isinstance(question, Reconcile):
+        if isinstance(question, Reconcile | ReconcileFrontier):
             return max(COST_RECONCILE, len(question.message) / RANGE_BYTES_PER_TOKEN)
-        if isinstance(question, FetchFrontier):
-            return COST_RECONCILE
         if isinstance(question, GetStatistics):
             return COST_STATISTICS
         if isinstance(question, GetCredits):  # all of them are sorted for each page

@@ -1,7 +1,10 @@
 """What the end of an epoch needs from others: their frontiers where they differ, and decided operations.
 
-    Effects.frontiers ──► FetchFrontier from the member whose HANDOFF it is, page by page ──► handle_frontier
+    Effects.frontiers ──► ReconcileFrontier with the member whose HANDOFF it is ──► handle_frontier
     Effects.certain   ──► FetchOperations from a member that has them ──► handle_decided, with certificates
+
+Frontiers of a million objects differ in a few: they are compared range by range (`reconcile`), and only what
+differs travels. Nothing that comes is believed: the core computes the HANDOFF's root from it.
 
 The core asks again for what did not come, so here nothing is repeated: only bounded, and one question at a
 time for each thing.
@@ -17,22 +20,23 @@ import trio
 
 from ainp2p.errors import Error, Malformed
 from ainp2p.ledger.serving.messages import (
-    FRONTIER_PAGE_MAX,
     OPERATIONS_MAX,
     Decided,
     Fetched,
-    FetchFrontier,
     FetchOperations,
-    FrontierPage,
+    Reconciled,
+    ReconcileFrontier,
 )
+from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.effects import FrontierWanted, Wanted
 from ainp2p.protocol.network import PeerId
 
 CERTAIN_MAX = 65_536  # operations asked for at once; above it the core asks again later
-FRONTIER_TIMES = 2  # as long as ours, and CERTAIN_MAX: who differs by more is not judged by operations
-PATIENCE_S = 5.0  # for a frontier; each page adds as much as it is full
-PAGE_PATIENCE_S = 0.25
+DIFFERENCES_MAX = 131_072  # heads of one frontier: who differs by more is not judged by operations
+PATIENCE_S = 5.0  # for a frontier; whatever is news adds a little
+NEWS_PATIENCE_S = 0.25
+FEW = 64  # heads; an answer that names fewer is no reason to wait for as many more as one likes
 AT_ONCE = 4  # members that are asked for operations
 
 Head = tuple[int, bytes]
@@ -60,6 +64,7 @@ class EpochFetcher:
         self._certain: dict[bytes, tuple[PeerId, ...]] = {}
         self._frontiers: dict[bytes, PeerId] = {}
         self._under_way: set[bytes] = set()
+        self._own: tuple[dict[bytes, Head], ReconcileIndex] = {}, ReconcileIndex()
         self._news = trio.Event()
 
     def want(self, certain: Iterable[Wanted], frontiers: Iterable[FrontierWanted]) -> None:
@@ -119,36 +124,39 @@ class EpochFetcher:
     async def _fetch_frontier(self, peer: PeerId, handoff: bytes) -> None:
         try:
             with suppress(Error):
-                theirs = await self._whole_frontier(peer, handoff)  # the core asks another one then
-                await self._core.take_frontier(handoff, difference(self._core.own_frontier(), theirs))
+                heads = await self._differences(peer, handoff)  # the core asks another one then
+                await self._core.take_frontier(handoff, heads)
         finally:
             self._under_way.discard(handoff)
 
-    async def _whole_frontier(self, peer: PeerId, handoff: bytes) -> dict[bytes, Head]:
-        """All of it.
+    async def _differences(self, peer: PeerId, handoff: bytes) -> dict[bytes, Head]:
+        """Objects whose heads are others there; seq 0 where it has nothing.
 
         Raises:
-            Malformed: it does not ascend, does not end, or comes too slowly. Its member may show it to others
-                only: they have it too.
+            Malformed: it does not end, or comes too slowly. Its member may show it to others only: they have
+                it too.
         """
-        heads: dict[bytes, Head] = {}
-        after, patience_s = b"", PATIENCE_S
-        room = FRONTIER_TIMES * len(self._core.own_frontier()) + CERTAIN_MAX
-        while patience_s > 0 and len(heads) <= room:
-            asked_s = trio.current_time()
-            page = await self._validators.ask(peer, FetchFrontier(handoff, after), FrontierPage)
-            if not page.heads:
-                return heads
-            for head in page.heads:
-                if head.object <= after:
-                    raise Malformed("a frontier that does not ascend")
-                heads[head.object], after = (head.seq, head.head), head.object
+        reconciler = Reconciler(self._own_index())
+        message: bytes | None = reconciler.initiate()
+        patience_s, theirs = PATIENCE_S, reconciler.theirs
+        while message is not None:
+            if patience_s <= 0 or len(theirs) > DIFFERENCES_MAX:
+                raise Malformed("a frontier without end")
+            asked_s, known = trio.current_time(), len(theirs)
+            answer = await self._validators.ask(peer, ReconcileFrontier(handoff, message), Reconciled)
+            message, _, _ = reconciler.continue_(answer.message)
             patience_s -= trio.current_time() - asked_s
-            patience_s = min(PATIENCE_S, patience_s + PAGE_PATIENCE_S * len(page.heads) / FRONTIER_PAGE_MAX)
-        raise Malformed("a frontier without end")
+            news_s = NEWS_PATIENCE_S * min(1.0, (len(theirs) - known) / FEW)
+            patience_s = min(PATIENCE_S, patience_s + news_s)
+        return {id_: _head(id_, value) for id_, value in theirs.items()}
+
+    def _own_index(self) -> ReconcileIndex:
+        """Of our frontier, which is frozen while an epoch ends."""
+        heads = self._core.own_frontier()
+        if self._own[0] != heads:
+            self._own = heads, ReconcileIndex((id_, value_of(*head)) for id_, head in heads.items())
+        return self._own[1]
 
 
-def difference(ours: dict[bytes, Head], theirs: dict[bytes, Head]) -> dict[bytes, Head]:
-    """Objects whose heads are others there; seq 0 where they have nothing."""
-    changed = {id_: head for id_, head in theirs.items() if ours.get(id_) != head}
-    return changed | {id_: (0, id_) for id_ in ours if id_ not in theirs}
+def _head(id_: bytes, value: bytes | None) -> Head:
+    return (int.from_bytes(value[:8], "big"), value[8:]) if value is not None else (0, id_)

@@ -7,24 +7,21 @@ with its next comparison. Every answer stays within its bounds by stopping early
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
 
+from ainp2p.errors import Refused
 from ainp2p.ledger.rules.operations import ParsedOperation, Spend, lock_id
 from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.serving.checkpoint_desk import refuse_pruned
 from ainp2p.ledger.serving.messages import (
     BODY_SIZE_MAX,
-    FRONTIER_PAGE_MAX,
     OPERATIONS_MAX,
     Decided,
     DecidedPage,
-    FetchFrontier,
-    FrontierHead,
-    FrontierPage,
     GetHistory,
     History,
     Reconciled,
+    ReconcileFrontier,
 )
 from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
 from ainp2p.ledger.store import Store, Stored
@@ -56,7 +53,8 @@ class Histories:
     def __init__(self, validator: Validator, store: Store) -> None:
         self._validator, self._store = validator, store
         self.index = index_of(validator.state)
-        self._frontier: tuple[bytes, list[tuple[bytes, tuple[int, bytes]]]] | None = None
+        self._frontier: tuple[bytes, dict[bytes, tuple[int, bytes]]] | None = None  # asked for last
+        self._frontier_index = ReconcileIndex()
 
     def note(self, parsed: ParsedOperation) -> None:
         """An operation is final and applied."""
@@ -100,17 +98,32 @@ class Histories:
             raise refuse_pruned(self._store)
         return History(tuple(found))
 
-    def frontier(self, question: FetchFrontier) -> FrontierPage:
-        """The frontier of a HANDOFF, a page at a time; the one asked for last is at hand, sorted."""
+    def frontier(self, question: ReconcileFrontier) -> Reconciled:
+        """The next message of a comparison with the frontier of a HANDOFF.
+
+        Raises:
+            Malformed: it is none.
+            Refused: ``"unknown"``: that frontier is not here.
+        """
         if self._frontier is None or self._frontier[0] != question.handoff:
             found = self._validator.frontier(question.handoff)
             if found is None:
-                return FrontierPage(())
-            self._frontier = question.handoff, sorted(found.items())
-        heads = self._frontier[1]
-        first = bisect_right(heads, question.after, key=lambda entry: entry[0])
-        page = heads[first : first + FRONTIER_PAGE_MAX]
-        return FrontierPage(tuple(FrontierHead(id_, seq, head) for id_, (seq, head) in page))
+                raise Refused("unknown", "the frontier of this HANDOFF is not known here")
+            self._move_frontier(found)
+            self._frontier = question.handoff, found
+        return Reconciled(Reconciler(self._frontier_index).respond(question.message))
+
+    def _move_frontier(self, found: dict[bytes, tuple[int, bytes]]) -> None:
+        # Members' frontiers differ little: who asks for two in turn has no index made anew each time.
+        before = self._frontier[1] if self._frontier is not None else {}
+        if not before:
+            self._frontier_index = ReconcileIndex((id_, value_of(*head)) for id_, head in found.items())
+            return
+        for id_, head in found.items():
+            if before.get(id_) != head:
+                self._frontier_index.put(id_, value_of(*head))
+        for id_ in before.keys() - found.keys():
+            self._frontier_index.discard(id_)
 
     def page(self, after: int) -> DecidedPage:
         """Operations in the order in which they were applied here.

@@ -11,7 +11,7 @@ below, bytes by the codec. Every question has one class of answer; `Follow` and 
               GetStatistics → Statistics FetchAttachments → Attachments
               ListEvidence → EvidenceIds Reconcile → Reconciled
               GetHistory → History       GetLocksOf → LockIds
-              FetchFrontier → FrontierPage
+              ReconcileFrontier → Reconciled
     stream    Follow → Finals …          FetchBatches → PushBatch …
               FetchDecided → DecidedPage …
     faucet    AskPurse → Purse           on its own protocol, development networks only
@@ -40,10 +40,9 @@ CREDITS_PAGE_MAX = 128
 VALIDATORS_MAX = 128
 FOLLOW_BEAT_S = 5.0  # the longest silence on a Follow stream
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
-EVIDENCE_PAGE_MAX = 1024  # ids
+EVIDENCE_PAGE_MAX = 1000  # ids; a message has 1,024 elements at most
 ADDRESSES_MAX = 8  # of one validator
 LOCKS_PAGE_MAX = 256
-FRONTIER_PAGE_MAX = 4_096  # heads: 300 kB
 RECONCILE_SIZE_MAX = 60_000  # bytes of one message of a reconciliation
 BATCHES_MAX = 4096  # in one answer to FetchBatches; the caller asks again from where it stands
 
@@ -194,11 +193,11 @@ class GetLocksOf(Message, frozen=True, tag=18):
     after: Annotated[bytes, msgspec.Meta(max_length=32)]  # a Lock's id, or empty
 
 
-class FetchFrontier(Message, frozen=True, tag=19):
-    """Give the frontier of a HANDOFF (every decided head), in order of the objects, after the given one."""
+class ReconcileFrontier(Message, frozen=True, tag=19):
+    """A message of a reconciliation with the frontier of a HANDOFF: every decided head."""
 
     handoff: Bytes32
-    after: Annotated[bytes, msgspec.Meta(max_length=32)]
+    message: RawReconcile
 
 
 class Status(Message, frozen=True):
@@ -330,7 +329,7 @@ class EvidenceIds(Message, frozen=True, tag=28):
 
 
 class Reconciled(Message, frozen=True, tag=29):
-    """Answers Reconcile, with the next message of the reconciliation."""
+    """Answers Reconcile and ReconcileFrontier, with the next message of the reconciliation."""
 
     message: RawReconcile
 
@@ -339,20 +338,6 @@ class History(Message, frozen=True, tag=32):
     """Answers GetHistory: object after object, in order of each; it stops where the answer is full."""
 
     operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
-
-
-class FrontierHead(Message, frozen=True):
-    """An object's decided head."""
-
-    object: Bytes32
-    seq: Uint
-    head: Bytes32
-
-
-class FrontierPage(Message, frozen=True, tag=35):
-    """Answers FetchFrontier; ask for those after the last entry until it is empty."""
-
-    heads: Annotated[tuple[FrontierHead, ...], msgspec.Meta(max_length=FRONTIER_PAGE_MAX)]
 
 
 class DecidedPage(Message, frozen=True, tag=33):
@@ -406,7 +391,7 @@ Question = (
     | Reconcile
     | GetHistory
     | FetchDecided
-    | FetchFrontier
+    | ReconcileFrontier
     | GetLocksOf
 )
 

@@ -87,7 +87,11 @@ class Range:
 
 
 class Reconciler:
-    """One side of it; an initiator is used once, a responder for any number of messages."""
+    """One side of it; an initiator is used once, a responder for any number of messages.
+
+    Attributes:
+        theirs: what the responder said of each key in which we differ; None: that it has no such key.
+    """
 
     def __init__(
         self, items: ReconcileIndex | Iterable[Item], *, message_size_max: int = MESSAGE_SIZE_MAX
@@ -102,6 +106,7 @@ class Reconciler:
         self._index = items if isinstance(items, ReconcileIndex) else ReconcileIndex(items)
         self._size_max = message_size_max
         self._rounds = 0
+        self.theirs: dict[bytes, bytes | None] = {}
         self._have: dict[bytes, None] = {}
         self._need: dict[bytes, None] = {}
 
@@ -144,6 +149,9 @@ class Reconciler:
 
     def _note(self, range_: Range, have: list[bytes], need: list[bytes]) -> None:
         ours, theirs = dict(_own_items(self._index, range_)), dict(range_.items)
+        for key in ours.keys() | theirs.keys():
+            if ours.get(key) != theirs.get(key):
+                self.theirs[key] = theirs.get(key)
         for key, value in ours.items():
             if theirs.get(key) != value and value[:8] >= theirs.get(key, b"")[:8]:
                 _add(key, self._have, have)

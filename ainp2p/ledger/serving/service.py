@@ -51,7 +51,6 @@ from ainp2p.ledger.serving.messages import (
     FetchAttachments,
     FetchBatches,
     FetchDecided,
-    FetchFrontier,
     FetchOperations,
     Finals,
     Follow,
@@ -66,6 +65,7 @@ from ainp2p.ledger.serving.messages import (
     PushOperations,
     Question,
     Reconcile,
+    ReconcileFrontier,
     Statistics,
     Statuses,
     Submit,
@@ -429,7 +429,7 @@ class ValidatorService:
             return self._answers.evidence(question.after)
         if isinstance(question, Reconcile):
             return self._histories.reconcile(question.message)
-        if isinstance(question, FetchFrontier):
+        if isinstance(question, ReconcileFrontier):
             return self._histories.frontier(question)
         if isinstance(question, GetHistory):
             return self._histories.history(question)
