@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ainp2p.simulation.errors import Mixed as Mixed
     from ainp2p.simulation.errors import SimulationError as SimulationError
     from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
+    from ainp2p.simulation.guards import allowed as allowed
+    from ainp2p.simulation.guards import guarded as guarded
     from ainp2p.simulation.kernel import run_virtual as run_virtual
     from ainp2p.simulation.trace import Difference as Difference
     from ainp2p.simulation.trace import Trace as Trace
@@ -36,6 +38,8 @@ _WHERE = {
     "Trace": "trace",
     "VersionMismatch": "errors",
     "VirtualClock": "clock",
+    "allowed": "guards",
+    "guarded": "guards",
     "run_virtual": "kernel",
 }
 __all__ = sorted(_WHERE)

@@ -1,0 +1,106 @@
+"""What no seed decides: the table of clocks, randomness, threads, sockets and processes, with the remedies.
+
+Data only; guards.py puts a guard in front of each. `deep` sources are stopped even if a library calls
+them on the model's behalf (whoever starts a thread or opens a socket leaves the seed); of the others
+only the model's own calls are: a library that looks at the clock for its log does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NOW = "world.now (virtual seconds), or the context's now_ms()"
+SLEEP = "await trio.sleep(seconds), which takes virtual time"
+RANDOM = 'world.rng("a name")'
+BYTES = 'world.rng("a name").randbytes(n), or the context\'s token_bytes(n)'
+UUID = 'uuid.UUID(bytes=world.rng("a name").randbytes(16), version=4)'
+SEEDED = 'world.rng("a name"), or a seed: random.Random(number)'
+NUMPY = 'numpy.random.default_rng(world.rng("a name").getrandbits(64))'
+THREAD = "a task: nursery.start_soon(function)"
+SOCKET = "the agent's own network: world.spawn(name) gives every node one"
+PROCESS = "world.spawn(name), or start it before the world does"
+
+Condition = Callable[[tuple[Any, ...], dict[str, Any]], bool]
+
+
+def _always(_args: tuple[Any, ...], _kwargs: dict[str, Any]) -> bool:
+    return True
+
+
+def _first_missing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """No time or no seed given (or None): the real one would be taken."""
+    given = [*args, *kwargs.values()]
+    return not given or given[0] is None
+
+
+def _second_missing(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> bool:
+    return len(args) < 2
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One name that is guarded.
+
+    Attributes:
+        module: where it is found; skipped while that module is not imported.
+        name: the attribute; `Class.method` for a method.
+        remedy: what to call instead.
+        deep: stopped also when a library calls it for the model.
+        when: for which arguments it reads the real world.
+    """
+
+    module: str
+    name: str
+    remedy: str
+    deep: bool = False
+    when: Condition = _always
+
+
+def _of(
+    module: str, names: str, remedy: str, *, deep: bool = False, when: Condition = _always
+) -> list[Source]:
+    return [Source(module, name, remedy, deep, when) for name in names.split()]
+
+
+SOURCES: tuple[Source, ...] = (
+    *_of("time", "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns", NOW),
+    *_of(
+        "time", "process_time process_time_ns thread_time thread_time_ns clock_gettime clock_gettime_ns", NOW
+    ),
+    *_of("time", "localtime gmtime ctime asctime", NOW, when=_first_missing),
+    *_of("time", "strftime", NOW, when=_second_missing),
+    *_of("time", "sleep", SLEEP),
+    *_of("datetime", "datetime.now datetime.utcnow datetime.today date.today", NOW),
+    *_of("random", "random uniform triangular randint choice randrange sample shuffle choices", RANDOM),
+    *_of("random", "normalvariate lognormvariate expovariate vonmisesvariate gammavariate gauss", RANDOM),
+    *_of("random", "betavariate binomialvariate paretovariate weibullvariate getrandbits randbytes", RANDOM),
+    *_of("random", "seed getstate setstate SystemRandom", RANDOM),
+    *_of("random", "Random", SEEDED, when=_first_missing),
+    *_of("os", "urandom getrandom", BYTES),
+    *_of("secrets", "token_bytes token_hex token_urlsafe randbits randbelow choice SystemRandom", BYTES),
+    *_of("uuid", "uuid1 uuid4 uuid6 uuid7", UUID),
+    *_of("numpy.random", "default_rng RandomState SeedSequence", NUMPY, when=_first_missing),
+    *_of("numpy.random", "MT19937 PCG64 PCG64DXSM Philox SFC64", NUMPY, when=_first_missing),
+    *_of(
+        "numpy.random", "seed get_state set_state rand randn randint random random_sample ranf sample", NUMPY
+    ),
+    *_of(
+        "numpy.random", "random_integers bytes choice shuffle permutation uniform normal beta binomial", NUMPY
+    ),
+    *_of("numpy.random", "chisquare dirichlet exponential f gamma geometric gumbel hypergeometric", NUMPY),
+    *_of("numpy.random", "laplace logistic lognormal logseries multinomial multivariate_normal", NUMPY),
+    *_of("numpy.random", "negative_binomial noncentral_chisquare noncentral_f pareto poisson power", NUMPY),
+    *_of("numpy.random", "rayleigh standard_cauchy standard_exponential standard_gamma standard_t", NUMPY),
+    *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY),
+    *_of("threading", "Thread.start", THREAD, deep=True),
+    *_of("_thread", "start_new_thread", THREAD),
+    *_of("trio", "to_thread.run_sync", THREAD, deep=True),
+    *_of(
+        "socket", "socket.__init__ getaddrinfo gethostbyname gethostbyname_ex getnameinfo", SOCKET, deep=True
+    ),
+    *_of("subprocess", "Popen.__init__", PROCESS, deep=True),
+    *_of("os", "fork forkpty system posix_spawn posix_spawnp execv execve", PROCESS, deep=True),
+    *_of("multiprocessing.process", "BaseProcess.start", PROCESS, deep=True),
+)
