@@ -14,8 +14,8 @@ from math import ceil, floor, log10
 
 WIDTH = 400
 COLOURS = 8  # --c0 … --c7 in the page's style
-_DASHES = ("none", "6 3", "2 2", "8 3 2 3")
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 24  # room for axis labels around a plot
+DASHES = ("none", "6 3", "2 2", "8 3 2 3")
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24  # room for axis labels around a plot
 
 Points = Sequence[tuple[int, int]]
 Hues = Mapping[str, int]  # which colour a name has, the same in all charts of a page
@@ -72,7 +72,7 @@ def flows(title: str, streams: Sequence[Stream], unit: str, hues: Hues) -> str:
     """Sources left, targets right, ribbons as wide as their amounts (a Sankey diagram of two columns)."""
     streams = [stream for stream in streams if stream.amount > 0]
     if not streams:
-        return _nothing(title)
+        return nothing(title)
     sources = _sums((s.source, s.amount) for s in streams)
     targets = _sums((s.target, s.amount) for s in streams)
     rows = max(len(sources), len(targets))
@@ -161,25 +161,25 @@ def lines(
     """Values over time. `stepped` values hold until the next point; times are in milliseconds."""
     series = [(name, points) for name, points in series if points]
     if not series:
-        return _nothing(title)
-    height, floor_y = 200.0, 200.0 - _BOTTOM
+        return nothing(title)
+    height, floor_y = 200.0, 200.0 - BOTTOM
     last = max(max(at for _, points in series for at, _ in points), until_ms or 0, 1)
     low, high, ticks = _scale([value for _, points in series for _, value in points])
 
     def x(at_ms: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(max(at_ms, 0), last) / last
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(at_ms, 0), last) / last
 
     def y(value: float) -> float:
-        return floor_y - (floor_y - _TOP) * (value - low) / (high - low)
+        return floor_y - (floor_y - TOP) * (value - low) / (high - low)
 
-    body = [_grid_y(y(tick), short(tick)) for tick in ticks]
-    body += [_tick_x(x(at), label, floor_y) for at, label in _times(last)]
+    body = [grid_y(y(tick), short(tick)) for tick in ticks]
+    body += [tick_x(x(at), label, floor_y) for at, label in _times(last)]
     body += [_mark(x(mark.at_ms), mark.label, floor_y) for mark in marks]
     for name, points in series:
         if stepped and until_ms is not None:
             points = [*points, (until_ms, points[-1][1])]
-        d = _path([(x(at), y(value)) for at, value in points], stepped)
-        dash = _DASHES[hues.get(name, 0) % len(_DASHES)]
+        d = polyline([(x(at), y(value)) for at, value in points], stepped)
+        dash = DASHES[hues.get(name, 0) % len(DASHES)]
         body.append(
             f'<path d="{d}" class="line" stroke="{colour(hues.get(name, 0))}" stroke-dasharray="{dash}">'
             f"<title>{esc(name)}</title></path>"
@@ -196,7 +196,8 @@ def legend(names: Sequence[str], hues: Hues) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _path(points: Sequence[tuple[float, float]], stepped: bool) -> str:
+def polyline(points: Sequence[tuple[float, float]], stepped: bool) -> str:
+    """The `d` of an SVG path through `points`."""
     path, (x, y) = [], points[0]
     path.append(f"M{x:.1f} {y:.1f}")
     for x, y in points[1:]:
@@ -204,22 +205,24 @@ def _path(points: Sequence[tuple[float, float]], stepped: bool) -> str:
     return "".join(path)
 
 
-def _grid_y(y: float, label: str) -> str:
+def grid_y(y: float, label: str) -> str:
+    """A line across the plot with its value at the left."""
     return (
-        f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end" class="dim">{esc(label)}</text>'
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+        f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end" class="dim">{esc(label)}</text>'
     )
 
 
-def _tick_x(x: float, label: str, floor_y: float) -> str:
+def tick_x(x: float, label: str, floor_y: float) -> str:
+    """A value below the plot."""
     return f'<text x="{x:.1f}" y="{floor_y + 15:.1f}" text-anchor="middle" class="dim">{esc(label)}</text>'
 
 
 def _mark(x: float, label: str, floor_y: float) -> str:
     right = x > WIDTH * 0.7  # then the label goes to the left of the line
     return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{floor_y}" class="mark"/>'
-        f'<text x="{x - 3 if right else x + 3:.1f}" y="{_TOP + 8}" class="marklabel" '
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{floor_y}" class="mark"/>'
+        f'<text x="{x - 3 if right else x + 3:.1f}" y="{TOP + 8}" class="marklabel" '
         f'text-anchor="{"end" if right else "start"}">{esc(label)}</text>'
     )
 
@@ -264,7 +267,7 @@ class Span:
 def spans(title: str, rows: Sequence[Span]) -> str:
     """For each row a bar to its median and a thin one on to its p99; the scale is logarithmic."""
     if not rows:
-        return _nothing(title)
+        return nothing(title)
     left, right, line = 76.0, float(WIDTH - 78), 34.0
     values = [max(v, 1) for row in rows for v in (row.p50_us, row.p99_us)]
     low, high = floor(log10(min(values))), ceil(log10(max(values)))
@@ -281,7 +284,7 @@ def spans(title: str, rows: Sequence[Span]) -> str:
         at = left + (right - left) * (power - low) / (high - low)
         body.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{height - 22:.1f}" class="grid"/>')
         if high - low <= 5 or (power - low) % 2 == 0:
-            body.append(_tick_x(at, duration(10**power) if power >= 0 else "", height - 22))
+            body.append(tick_x(at, duration(10**power) if power >= 0 else "", height - 22))
     for i, row in enumerate(rows):
         y = i * line + 8
         tip = esc(f"{row.name}: p50 {duration(row.p50_us)}, p99 {duration(row.p99_us)}, {row.count} measured")
@@ -304,5 +307,6 @@ def clip(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _nothing(title: str) -> str:
+def nothing(title: str) -> str:
+    """What stands where a chart would, if there is nothing to draw."""
     return f'<p class="dim">{esc(title)}: nothing was measured.</p>'
