@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ainp2p.ledger.rules.locks import Lock
-from ainp2p.ledger.rules.receipts import ReceiptBook, Release, SignedReceipt, read_receipt
+from ainp2p.ledger.rules.receipts import ReceiptBook, Release, read_receipt
 from ainp2p.ledger.rules.releases import Partial, ReleaseBook
-from ainp2p.ledger.wallets.wallet_store import WalletStore
+from ainp2p.ledger.wallets.wallet_store import KeptReceipt, WalletStore
 
 
 class Income:
@@ -23,7 +23,7 @@ class Income:
         self.book = ReceiptBook(network)
         self.releases = ReleaseBook(network)
         self._locks: dict[bytes, Lock] = {}  # those with parts of releases
-        self._unplaced_receipts: dict[bytes, SignedReceipt] = {}  # their Lock is not known yet
+        self._unplaced_receipts: dict[bytes, KeptReceipt] = {}  # their Lock is not known yet
         self._unplaced_parts: dict[bytes, list[Partial]] = {}
 
     def forget(self, lock: bytes) -> None:
@@ -43,7 +43,7 @@ class Income:
             self.book.watch(lock)
             kept = self._unplaced_receipts.pop(lock.id, None)
             if kept is not None:
-                self.book.restore(kept)
+                self.book.restore(kept.signed, verified=kept.was_verified(lock.authority[0]))
             return
         known = self._locks.get(lock.id)
         if known is not None and known.seq > lock.seq:
@@ -56,7 +56,9 @@ class Income:
         """Make durable what `book.accept` took; many at once cost one fsync."""
         unsaved = self.book.take_unsaved()
         for lock, best in unsaved:
-            self._store.put_receipt(lock, best)
+            known = self.book.lock(lock)
+            assert known is not None  # `accept` took a receipt for it
+            self._store.put_receipt(lock, best, known.authority[0])
         await self._store.synced()
         for lock, _ in unsaved:
             self._note(lock)

@@ -7,7 +7,7 @@ commit, only the highest of each Lock. Balances are not kept: they are learnt ag
     operations   ours and whatever concerned us; without a certificate while it is pending
     notes        the caller's word for a payment, so that a repeated call finds the first one
     snapshot     what the operations that are `folded` came to, so that a start reads only the rest
-    receipts     the highest of each Lock, while it is open
+    receipts     the highest of each Lock, while it is open; its mark says by which key it was verified
     releases     what verifiers signed for Locks that need k of them
     committees   the chain of COMMITTEEs, each with its certificate; what does not fit is asked for again
 """
@@ -26,7 +26,8 @@ from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.ledger.rules.releases import Partial
 from ainp2p.ledger.serving.messages import Decided
 from ainp2p.ledger.wallets.purse_snapshot import Row
-from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.codec import decode, encode, fast_decoder
+from ainp2p.protocol.identity import digest
 from ainp2p.protocol.storage import FILES, Storage
 
 FILE_NAME = "wallet.sqlite"
@@ -44,8 +45,9 @@ CREATE TABLE IF NOT EXISTS releases (lock BLOB, body BLOB, key BLOB, part BLOB N
     PRIMARY KEY (lock, body, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS committees (epoch INTEGER PRIMARY KEY, operation BLOB NOT NULL,
     certificate BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL, mark BLOB) WITHOUT ROWID;
 """
+_read_receipt = fast_decoder(SignedReceipt)
 _SELECT = "SELECT id, signed, certificate, at_ms, received, spent FROM operations"
 
 
@@ -65,6 +67,27 @@ class Recorded:
     at_ms: int
     received: int
     spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReceipt:
+    """A receipt as it was found on the disk.
+
+    Attributes:
+        mark: a digest over its bytes and the key that it was verified with; empty in earlier releases' files.
+    """
+
+    signed: SignedReceipt
+    raw: bytes
+    mark: bytes
+
+    def was_verified(self, authority: bytes) -> bool:
+        """Whether just these bytes were found good under this key before they were written.
+
+        It finds damage, as a signature would, in a fortieth of the time. Whoever can write the file could
+        make one up, and as well the balances beside it: the validators would not pay for it.
+        """
+        return self.mark == _mark(authority, self.raw)
 
 
 class WalletStore:
@@ -118,11 +141,17 @@ class WalletStore:
         self._disk.put("DELETE FROM operations WHERE id = ? AND certificate IS NULL", (parsed.id,))
         self._disk.put("DELETE FROM notes WHERE operation = ?", (parsed.id,))
 
-    def put_receipt(self, lock: bytes, receipt: SignedReceipt) -> None:
-        """Keep a Lock's highest receipt; only the last of those put since the last commit is written."""
+    def put_receipt(self, lock: bytes, receipt: SignedReceipt, authority: bytes) -> None:
+        """Keep a Lock's highest receipt; only the last of those put since the last commit is written.
+
+        Args:
+            authority: the key under which its signature was verified.
+        """
+        raw = encode(receipt)
         self._disk.put(
-            "INSERT INTO receipts VALUES (?, ?) ON CONFLICT (lock) DO UPDATE SET signed = excluded.signed",
-            (lock, encode(receipt)),
+            "INSERT INTO receipts VALUES (?, ?, ?) ON CONFLICT (lock) DO UPDATE SET"
+            " signed = excluded.signed, mark = excluded.mark",
+            (lock, raw, _mark(authority, raw)),
             replaces=("receipt", lock),
         )
 
@@ -213,10 +242,10 @@ class WalletStore:
         rows = self._disk.read_now("SELECT note, operation, place FROM notes")
         return {note: (operation, place) for note, operation, place in rows}
 
-    def receipts(self) -> dict[bytes, SignedReceipt]:
+    def receipts(self) -> dict[bytes, KeptReceipt]:
         """Lock → its highest receipt."""
-        rows = self._disk.read_now("SELECT lock, signed FROM receipts")
-        return {lock: decode(signed, SignedReceipt) for lock, signed in rows}
+        rows = self._disk.read_now("SELECT lock, signed, mark FROM receipts")
+        return {lock: KeptReceipt(_read_receipt(raw), raw, mark or b"") for lock, raw, mark in rows}
 
     def release_parts(self) -> dict[bytes, list[Partial]]:
         """Lock → what its verifiers signed."""
@@ -224,6 +253,10 @@ class WalletStore:
         for lock, part in self._disk.read_now("SELECT lock, part FROM releases"):
             found.setdefault(lock, []).append(decode(part, Partial))
         return found
+
+
+def _mark(authority: bytes, raw: bytes) -> bytes:
+    return digest(b"ainp2p/mark/1", authority, raw)
 
 
 def _recorded(
@@ -249,5 +282,7 @@ async def open_wallet_store(directory: Path | None, storage: Storage = FILES) ->
         # Files of earlier releases: nothing is folded there.
         if "folded" not in {row[1] for row in disk.read_now("PRAGMA table_info(operations)")}:
             disk.read_now("ALTER TABLE operations ADD COLUMN folded INTEGER NOT NULL DEFAULT 0")
+        if "mark" not in {row[1] for row in disk.read_now("PRAGMA table_info(receipts)")}:
+            disk.read_now("ALTER TABLE receipts ADD COLUMN mark BLOB")
         disk.read_now("CREATE INDEX IF NOT EXISTS unfolded ON operations (n) WHERE folded = 0")
         yield WalletStore(disk)

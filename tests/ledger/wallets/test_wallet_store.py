@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ainp2p.errors import StorageError
+from ainp2p.errors import BadSignature, StorageError
+from ainp2p.ledger.rules import receipts
 from ainp2p.ledger.rules.operations import ParsedOperation, parse
-from ainp2p.ledger.wallets.wallet_store import FILE_NAME, Recorded, open_wallet_store
+from ainp2p.ledger.wallets.income import Income
+from ainp2p.ledger.wallets.wallet_store import FILE_NAME, KeptReceipt, Recorded, open_wallet_store
+from ainp2p.protocol.identity import verify
 from ainp2p.protocol.storage import INLINE
 
 from ..world import World
@@ -80,9 +85,78 @@ async def test_only_the_highest_receipt_of_each_lock_is_kept(tmp_path: Path) -> 
     lock = world.open_lock()
     async with open_wallet_store(tmp_path, storage=INLINE) as store:
         for cumulative in (10, 20, 30):
-            store.put_receipt(lock.id, world.receipt(lock, cumulative))
+            store.put_receipt(lock.id, world.receipt(lock, cumulative), lock.authority[0])
     async with open_wallet_store(tmp_path, storage=INLINE) as store:
-        assert store.receipts() == {lock.id: world.receipt(lock, 30)}
+        ((id_, kept),) = store.receipts().items()
+        assert (id_, kept.signed) == (lock.id, world.receipt(lock, 30))
+        assert kept.was_verified(lock.authority[0])
+        assert not kept.was_verified(b"k" * 32)
+
+
+# --- receipts that were verified before -----------------------------------------------------------------
+
+
+async def verified_at_start(path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many signatures a start verifies, and what it believes to be owed, after a change of the file."""
+    world = World()
+    lock = world.open_lock()
+    async with open_wallet_store(path, storage=INLINE) as store:
+        income = Income(world.network, store, lambda lock: None)
+        income.place(lock)
+        income.book.accept(world.receipt(lock, 400), world.now)
+        await income.save()
+    with closing(sqlite3.connect(path / FILE_NAME)) as database, database:
+        database.execute(change)
+    verified = 0
+
+    def count(*args: Any) -> None:
+        nonlocal verified
+        verified += 1
+        verify(*args)
+
+    monkeypatch.setattr(receipts, "verify", count)
+    async with open_wallet_store(path, storage=INLINE) as store:
+        income = Income(world.network, store, lambda lock: None)
+        income.restore()
+        assert income.unsettled(lock.id) == 0  # nothing counts before its Lock is there
+        income.place(lock)
+        return verified, income.unsettled(lock.id)
+
+
+UNCHANGED = "SELECT 1"
+DAMAGED = "UPDATE receipts SET signed = CAST(substr(signed, 1, length(signed) - 1) || x'00' AS BLOB)"
+
+
+async def test_what_was_verified_before_it_was_written_is_not_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await verified_at_start(tmp_path, UNCHANGED, monkeypatch) == (0, 400)
+
+
+@pytest.mark.parametrize("change", ["mark = NULL", "mark = x'00'", "mark = zeroblob(32)"])
+async def test_a_receipt_without_its_mark_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    assert await verified_at_start(tmp_path, f"UPDATE receipts SET {change}", monkeypatch) == (1, 400)
+
+
+async def test_b4_a_receipt_whose_bytes_changed_is_verified_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadSignature):
+        await verified_at_start(tmp_path, DAMAGED, monkeypatch)
+
+
+async def test_b4_mutant_a_mark_that_is_not_compared_believes_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeptReceipt, "was_verified", lambda self, authority: bool(self.mark))
+    assert await verified_at_start(tmp_path, DAMAGED, monkeypatch) == (0, 400)
+
+
+async def test_b6_a_file_without_marks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = "ALTER TABLE receipts DROP COLUMN mark"
+    assert await verified_at_start(tmp_path, change, monkeypatch) == (1, 400)
 
 
 async def test_a_store_belongs_to_one_account_on_one_network(tmp_path: Path) -> None:
