@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from ainp2p.simulation.errors import Mixed as Mixed
     from ainp2p.simulation.errors import SimulationError as SimulationError
     from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
+    from ainp2p.simulation.executors import PoolExecutor as PoolExecutor
     from ainp2p.simulation.guards import allowed as allowed
     from ainp2p.simulation.guards import guarded as guarded
     from ainp2p.simulation.kernel import run_virtual as run_virtual
+    from ainp2p.simulation.model_files import ModelFile as ModelFile
+    from ainp2p.simulation.results import Result as Result
+    from ainp2p.simulation.sweeping import ReplicateFailed as ReplicateFailed
+    from ainp2p.simulation.sweeping import load_sweep as load_sweep
+    from ainp2p.simulation.sweeping import sweep as sweep
+    from ainp2p.simulation.tables import Table as Table
     from ainp2p.simulation.trace import Difference as Difference
     from ainp2p.simulation.trace import Trace as Trace
 
@@ -33,14 +40,21 @@ _WHERE = {
     "EPOCH_MS": "clock",
     "InvariantViolated": "errors",
     "Mixed": "errors",
+    "ModelFile": "model_files",
+    "PoolExecutor": "executors",
+    "ReplicateFailed": "sweeping",
+    "Result": "results",
     "SimulationError": "errors",
+    "Table": "tables",
     "Timer": "clock",
     "Trace": "trace",
     "VersionMismatch": "errors",
     "VirtualClock": "clock",
     "allowed": "guards",
     "guarded": "guards",
+    "load_sweep": "sweeping",
     "run_virtual": "kernel",
+    "sweep": "sweeping",
 }
 __all__ = sorted(_WHERE)
 

@@ -1,6 +1,6 @@
-"""A result as one HTML page with pictures: no script, no other file, in light or dark as the reader likes it.
+"""A result as one HTML page with pictures: no script, no other file, light or dark as the system is.
 
-Whatever it shows is in the result's tables too. It looks like the swarm's report and is made of the same pieces.
+Whatever it shows is in the result's tables too. It is made of the same pieces as the swarm's report.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def page(result: Result) -> str:
             _pair(_trades(result), _prices(result)),
             _pair(_wealth(result), _payments(result)),
             _pair(_elapsed(result), _messages(result)),
-            _measured(result),
-            _pair(_lives(result), _marks(result)),
+            _pair(*_measured(result), _lives(result), _marks(result)),
             _pair(_numbers(numbers), _parameters(result)),
             _agents(result),
         ],
@@ -199,11 +198,11 @@ def _messages(result: Result) -> str:
 # --- the model's own ------------------------------------------------------------------------------
 
 
-def _measured(result: Result) -> str:
+def _measured(result: Result) -> list[str]:
     points: dict[str, list[tuple[float, float]]] = {}
     for at, name, value in result.metrics.rows():
         points.setdefault(str(name), []).append((at, value))  # type: ignore[arg-type]  # columns of floats
-    parts = [
+    return [
         section(
             clean(name),
             "Measured by the model.",
@@ -218,7 +217,6 @@ def _measured(result: Result) -> str:
         )
         for name in sorted({*points} - {summary.SURPLUS, summary.OPTIMUM})[:PICTURES_MAX]
     ]
-    return _pair(*parts) if parts else ""
 
 
 def _lives(result: Result) -> str:
@@ -298,4 +296,5 @@ def _hues(names: Iterable[str]) -> charts.Hues:
 
 
 def _pair(*parts: str) -> str:
+    """Sections side by side where there is room."""
     return f'<div class="pair">{"".join(parts)}</div>'

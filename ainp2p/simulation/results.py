@@ -212,7 +212,8 @@ class Diff:
 def diff(ours: Result, theirs: Result) -> Diff:
     """Where two results differ (`Result.diff`)."""
     pairs = [(name, table, theirs.tables[name]) for name, table in ours.tables.items()]
-    trace = ours.trace.first_difference(theirs.trace) if ours.trace and theirs.trace else None
+    a_trace, b_trace = ours.trace, theirs.trace
+    comparable = a_trace is not None and b_trace is not None and a_trace.every == b_trace.every != 0
     return Diff(
         hashes=(ours.hash, theirs.hash) if ours.hash != theirs.hash else None,
         settings=tuple(_settings(ours, theirs)),
@@ -222,7 +223,7 @@ def diff(ours: Result, theirs: Result) -> Diff:
             for name, a, b in pairs
             if (index := a.first_difference(b)) is not None
         ),
-        trace=trace,
+        trace=a_trace.first_difference(b_trace) if a_trace and b_trace and comparable else None,
     )
 
 

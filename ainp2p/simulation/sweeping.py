@@ -110,7 +110,8 @@ def sweep(
         measure: what a row says of a run; `Result.summary` if left out.
         on_failure: "raise" ends the sweep with the first failure; "row" puts it into the column `error`.
         progress: whether to show a bar on standard error; only on a terminal if left out.
-        run: what runs one replicate, called as ``run(model, seed=…, **parameters)``; `sim.run` if left out.
+        run: what runs one replicate, called as ``run(model, seed=…, **parameters)``; `sim.run` if left out,
+            or with settings of its own ``functools.partial(sim.run, signed="keyed")``.
 
     Returns:
         Columns `seed`, the parameters, `hash`, `duration_s`, the metrics, `error`; by grid, then seed.
@@ -220,7 +221,7 @@ def replicate_once(work: Work, replicate: Replicate) -> Outcome:
 
 
 def _sim_run() -> Runner:
-    from ainp2p.simulation.world import run
+    from ainp2p.simulation.running import run
 
     return run
 
