@@ -1,12 +1,14 @@
-"""The contract of `Network`, on both implementations.
+"""The contract of `Network`, on all implementations.
 
-The clock is the real one, since sockets know no other; waits have generous limits and no test depends on
-speed. What takes long (heartbeats, cuts, pauses) is tested in test_memory.py, on a clock that jumps.
+For sockets, and beside them in memory, the clock is the real one; waits have generous limits and no test
+depends on speed. The simulated network runs in virtual time. What takes long (heartbeats, cuts, pauses) is
+tested in test_memory.py and tests/simulation/test_wire_faults.py, on clocks that jump.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -15,36 +17,72 @@ import trio.testing
 
 from ainp2p.errors import Broken, Closed, InvalidInput, NetworkError, Refused, TimedOut, Unreachable
 from ainp2p.protocol.caller import Caller
+from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.linked_network import LinkedNetwork
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
 from ainp2p.protocol.network import BODY_SIZE_MAX, Call, Network, PeerChange, Published
+from ainp2p.simulation.clock import VirtualClock
+from ainp2p.simulation.draws import Draws
+from ainp2p.simulation.ends import End
+from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.network import SimNetwork
+from ainp2p.simulation.trace import Trace
+from ainp2p.simulation.wire import Wire
 
 ECHO = "/test/echo/1"
 COUNT = "/test/count/1"
 HANG = "/test/hang/1"
 SOON_S = 30.0  # a real network's answers are awaited so long
 
-Opener = Callable[[int], Awaitable[LinkedNetwork]]
+Net = LinkedNetwork | SimNetwork
+Opener = Callable[[int], Awaitable[Net]]
 
 
-@pytest.fixture(params=["memory", "libp2p"])
+def in_virtual_time(main: Callable[[], Awaitable[Any]], *, clock: Any, instruments: Any) -> Any:
+    """What pytest-trio runs a simulated test with."""
+
+    async def with_instruments() -> Any:
+        for instrument in instruments:
+            trio.lowlevel.add_instrument(instrument)
+        return await main()
+
+    assert clock is None
+    return run_virtual(with_instruments, seed=1)
+
+
+def opening_of(kind: str) -> Callable[[Key], AbstractAsyncContextManager[Any]]:
+    """How a peer's network is opened; all of one test can reach each other."""
+    if kind == "libp2p":
+        return open_network
+    if kind == "memory":
+        hub = MemoryHub()
+        return lambda key: open_memory_network(hub, key)
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, VirtualClock)
+    draws = Draws(1)
+    wire = Wire(clock, draws, Trace(clock, draws))
+    return lambda key: wire.open(key, Context.seeded(key.peer_id, clock.now_ms))
+
+
+SIMULATION = pytest.param("simulation", marks=pytest.mark.trio(run=in_virtual_time))
+
+
+@pytest.fixture(params=["memory", "libp2p", SIMULATION])
 async def open_peer(request: Any) -> AsyncIterator[Opener]:
     """Opens the network of the n-th peer; all are closed at the end of the test."""
-    hub, stop = MemoryHub(), trio.Event()
+    opening, stop = opening_of(request.param), trio.Event()
 
     async def hold(n: int, task_status: Any) -> None:
-        key = Key(bytes([n]) * 32)
-        opening = open_memory_network(hub, key) if request.param == "memory" else open_network(key)
-        async with opening as network:
+        async with opening(Key(bytes([n]) * 32)) as network:
             task_status.started(network)
             await stop.wait()
 
     async with trio.open_nursery() as nursery:
 
-        async def opener(n: int) -> LinkedNetwork:
-            network: LinkedNetwork = await nursery.start(hold, n)
+        async def opener(n: int) -> Net:
+            network: Net = await nursery.start(hold, n)
             return network
 
         yield opener
@@ -52,7 +90,7 @@ async def open_peer(request: Any) -> AsyncIterator[Opener]:
 
 
 @pytest.fixture
-async def pair(open_peer: Opener) -> tuple[LinkedNetwork, LinkedNetwork]:
+async def pair(open_peer: Opener) -> tuple[Net, Net]:
     """Alice, and Bob who serves; Alice knows Bob's address."""
     alice, bob = await open_peer(1), await open_peer(2)
     bob.serve(ECHO, echo)
@@ -82,13 +120,13 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
-def test_both_networks_have_every_method_of_the_interface() -> None:
+def test_all_networks_have_every_method_of_the_interface() -> None:
     from ainp2p.protocol.libp2p import Libp2pNetwork
     from ainp2p.protocol.memory import MemoryNetwork
 
     names = [name for name in vars(Network) if not name.startswith("_")]
     assert len(names) > 12
-    for network in (Libp2pNetwork, MemoryNetwork):
+    for network in (Libp2pNetwork, MemoryNetwork, SimNetwork):
         assert [name for name in names if not hasattr(network, name)] == []
 
 
@@ -392,6 +430,7 @@ async def test_one_way_messages_are_held_back_while_their_handlers_are_busy(pair
 
 async def test_cancelled_requests_do_no_harm(pair: Any) -> None:
     alice, bob = pair
+    await alice.connect(bob.addresses[0], timeout_s=SOON_S)
     for n in range(600):  # more than a channel holds open
         with trio.move_on_after(0):
             await alice.request(bob.peer_id, HANG, b"%d" % n)
@@ -419,7 +458,7 @@ async def test_a_cancelled_request_cancels_its_handler(pair: Any) -> None:
         await ended.wait()
 
 
-async def use_everything(alice: LinkedNetwork, bob: LinkedNetwork) -> None:
+async def use_everything(alice: Net, bob: Net) -> None:
     """One of everything that awaits, for cancelling it anywhere."""
     await alice.request(bob.peer_id, ECHO, bytes(150_000), timeout_s=SOON_S)
     await alice.send(bob.peer_id, ECHO, b"one way")
@@ -449,7 +488,7 @@ class CancelAtStep(trio.abc.Instrument):
                 self.scope.cancel()
 
 
-async def cancelled_at(step: int, alice: LinkedNetwork, bob: LinkedNetwork) -> bool:
+async def cancelled_at(step: int, alice: Net, bob: Net) -> bool:
     """Use everything, cancelled at the given step; whether there was such a step."""
     with trio.CancelScope() as scope:
         instrument = CancelAtStep(trio.lowlevel.current_task(), scope, step)
@@ -478,6 +517,8 @@ async def test_g3_mutant_a_caller_that_forgets_to_cancel_fills_the_channel(
 ) -> None:
     alice, bob = pair
     monkeypatch.setattr(Caller, "cancel", lambda self, call: None)
+    monkeypatch.setattr(End, "forget", lambda self, asked: None)
+    await alice.connect(bob.addresses[0], timeout_s=SOON_S)
     for n in range(600):
         with trio.move_on_after(0):
             await alice.request(bob.peer_id, HANG, b"%d" % n)
@@ -596,7 +637,7 @@ async def test_peers_that_dial_each_other_at_once_both_get_through(open_peer: Op
         one.serve(ECHO, echo)
         one.add_addresses(other.peer_id, other.addresses)
 
-    async def ask(one: LinkedNetwork, other: LinkedNetwork) -> None:
+    async def ask(one: Net, other: Net) -> None:
         for n in range(200):
             assert await one.request(other.peer_id, ECHO, b"%d" % n, timeout_s=SOON_S) == b"%d" % n
 
@@ -612,7 +653,7 @@ async def test_many_callers_share_one_dial(pair: Any) -> None:
 
     async def ask() -> None:
         await alice.request(bob.peer_id, ECHO, b"")
-        links.append(id(alice._links[bob.peer_id]))
+        links.append(id((alice.links if isinstance(alice, SimNetwork) else alice._links)[bob.peer_id]))
 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
@@ -628,7 +669,7 @@ async def hear(chunks: AsyncIterator[Published]) -> Published:
         return await anext(chunks)
 
 
-async def publish_until_heard(source: LinkedNetwork, feed: Any, topic: str, data: bytes) -> Published:
+async def publish_until_heard(source: Net, feed: Any, topic: str, data: bytes) -> Published:
     """Gossip is best effort: a subscription takes a moment to be known."""
     heard: list[Published] = []
 
