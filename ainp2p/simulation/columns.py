@@ -6,6 +6,7 @@ None is a plain list: such tables (agents, sweeps) are short.
 
 from __future__ import annotations
 
+import numbers
 import operator
 import types
 import typing
@@ -79,7 +80,7 @@ class Texts:
         """Forget what was added after the first `length` texts."""
         if self._codes is not None:
             del self._codes[length:]
-        else:
+        elif length < len(self._ends):
             del self._blob[self._ends[length - 1] if length else 0 :]
             del self._ends[length:]
 
@@ -165,7 +166,7 @@ def fitted(kind: str, value: object) -> Cell:
 
 
 def _number(base: str, value: Any) -> int | float | None:
-    if base == "float" and isinstance(value, float):
+    if base == "float" and isinstance(value, numbers.Real) and not isinstance(value, int):
         return float(value)
     try:
         whole = operator.index(value)
