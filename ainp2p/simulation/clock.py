@@ -74,7 +74,7 @@ class VirtualClock(trio.abc.Clock):
         self._runner: Runner | None = None
         self._end: Callable[[], object] | None = None
         self._idle: Callable[[], object] | None = None
-        self._upkeep: Callable[[], int] | None = None  # called at a step of its choice; says the next one
+        self._upkeep: Callable[[], int] | None = None
         self._upkeep_at = 0
 
     # --- what a world uses ----------------------------------------------------------------------
@@ -123,6 +123,10 @@ class VirtualClock(trio.abc.Clock):
             self.error = error
             if self._end is not None:
                 self._end()
+
+    def upkeep(self, work: Callable[[], int] | None, at_step: int) -> None:
+        """Call `work` at that step, while every task waits; it says at which step again."""
+        self._upkeep, self._upkeep_at = work, at_step
 
     @property
     def pending(self) -> int:

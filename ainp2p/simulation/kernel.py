@@ -12,7 +12,6 @@ tasks then run in the seeded one).
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import threading
 import traceback
@@ -27,11 +26,10 @@ from ainp2p.errors import InvalidInput
 from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
 from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.errors import Deadlock
+from ainp2p.simulation.garbage import collecting
 
 T = TypeVar("T")
 _PERSON = b"ainp2p/sim/sched"
-YOUNG_STEPS = 2_000  # steps of the clock between two collections of what is young
-FULL_STEPS = 200_000  # and of everything, at first; then a quarter more each time
 _PLUMBING = {__file__, trio.lowlevel.wait_task_rescheduled.__code__.co_filename}  # frames that tell nothing
 _one_at_a_time = threading.Lock()  # the scheduler's randomness is the process's
 
@@ -58,14 +56,18 @@ def run_virtual(
         with trio.CancelScope() as scope:
             clock._end = scope.cancel
             clock._idle = lambda: _deadlocked(clock)
-            return await main(*args)
+            generators.watch()
+            try:
+                return await main(*args)
+            finally:
+                await generators.close()
         assert clock.error is not None
         raise clock.error
 
     if not _one_at_a_time.acquire(blocking=False):
         raise InvalidInput("a virtual run is under way in this process: one at a time, or one per process")
     try:
-        with _seeded(seed), _collecting(clock):
+        with _seeded(seed), collecting(clock) as generators:
             value = trio.run(root, clock=clock)
     except Exception as exc:
         if clock.error is None or clock.error is exc:
@@ -90,39 +92,6 @@ def _seeded(seed: int | str) -> Iterator[None]:
     finally:
         _run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]
         _run._r.setstate(state)
-
-
-@contextmanager
-def _collecting(clock: VirtualClock) -> Iterator[None]:
-    """Cyclic garbage is collected at steps of the clock, and none from before the run.
-
-    What is finalised wakes tasks (abandoned async generators do), and Python's own moment for it depends on
-    what the process allocated before.
-    """
-    full_at = YOUNG_STEPS
-
-    def upkeep() -> int:
-        nonlocal full_at
-        if clock.steps < full_at:
-            gc.collect(1)
-        else:  # seldom: it takes a second where there are ten thousand agents
-            gc.collect()
-            full_at = max(clock.steps + FULL_STEPS, clock.steps * 5 // 4)
-        return clock.steps + YOUNG_STEPS
-
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
-    gc.disable()
-    if not frozen:
-        gc.freeze()
-    clock._upkeep, clock._upkeep_at = upkeep, YOUNG_STEPS
-    try:
-        yield
-    finally:
-        clock._upkeep = None
-        if not frozen:
-            gc.unfreeze()
-        if enabled:
-            gc.enable()
 
 
 def _deadlocked(clock: VirtualClock) -> None:

@@ -1,0 +1,424 @@
+"""One seed, one schedule, in any process; and every way in which a run can end."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import inspect
+import random
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import trio
+from trio._core import _run
+
+from ainp2p.errors import InvalidInput
+from ainp2p.simulation import kernel
+from ainp2p.simulation.clock import VirtualClock
+from ainp2p.simulation.errors import Deadlock
+from ainp2p.simulation.garbage import Generators
+from ainp2p.simulation.kernel import run_virtual
+from tests.blocks import ROOT
+from tests.simulation.programs import PROGRAMS, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # generators are abandoned on purpose
+
+VERSION = importlib.metadata.version("trio")
+
+# What the simulation uses of trio's inside, and what for. Where a name is gone: find in trio/_core/_run.py
+# what has taken its place, use that in ainp2p/simulation/{kernel,clock,garbage}.py, and change this table.
+PRIVATE = {
+    "_ALLOW_DETERMINISTIC_SCHEDULING": "kernel._seeded sets it: a batch of tasks is sorted, then shuffled",
+    "_r": "kernel._seeded seeds it: what shuffles the batch",
+    "in_trio_run": "kernel.run_virtual refuses to start inside a run",
+    "GLOBAL_RUN_CONTEXT": "clock.start_clock takes the runner from it",
+    "Runner.runq": "clock: whether a callback has woken a task",
+    "Runner.deadlines": "clock: the next cancel scope's deadline",
+    "Runner.entry_queue": "clock: what trio's own wake-ups have queued",
+    "Runner.waiting_for_idle": "clock: whether somebody waits for all tasks to block",
+    "Runner.asyncgens": "garbage: the async generators that are left at the end",
+    "AsyncGenerators.alive": "garbage: the same",
+    "AsyncGenerators._finalize_one": "garbage: ends one as trio would",
+    "Deadlines.next_deadline": "clock: the next cancel scope's deadline",
+    "Task._counter": "kernel._tasks: tasks in the order in which they were started",
+    "Task._cancel_status": "kernel._deadlocked: ends tasks that shield themselves",
+    "CancelStatus._scope": "kernel._deadlocked",
+    "CancelStatus._parent": "kernel._deadlocked",
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_is_private_to_trio_and_used_here_is_still_there(name: str) -> None:
+    found: Any = _run
+    for step in name.split("."):
+        fields = [field.name for field in getattr(found, "__attrs_attrs__", ())]
+        assert hasattr(found, step) or step in fields, (
+            f"trio {VERSION} has no {name} any more; it was used for: {PRIVATE[name]}."
+            " See the comment above PRIVATE in this file"
+        )
+        found = getattr(found, step, None)
+
+
+def test_trio_orders_a_batch_of_tasks_as_the_kernel_expects() -> None:
+    source = inspect.getsource(_run.unrolled_run)
+    for line in ("if _ALLOW_DETERMINISTIC_SCHEDULING:", "key=lambda t: t._counter", "_r.shuffle(batch)"):
+        assert line in source, (
+            f"trio {VERSION} orders tasks in another way: {line!r} is gone from unrolled_run;"
+            " find what orders them now, seed it in ainp2p/simulation/kernel.py:_seeded, and change this test"
+        )
+
+
+# --- one seed, one schedule ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_same_seed_gives_the_same_trace(name: str) -> None:
+    assert len({run(name, seed=7) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_another_seed_gives_another_schedule_of_the_same_draws(name: str) -> None:
+    assert len({run(name, seed) for seed in range(6)}) >= 5
+
+
+def test_seeds_may_be_text_and_are_not_their_numbers() -> None:
+    world_seed: Any = "7"
+    assert run("channels", world_seed) != run("channels", 7)
+
+
+def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
+    here = " ".join(f"{name}={run(name, 7)}" for name in PROGRAMS)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.simulation.programs", "7", *past],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hash_seed, past in [("0", []), ("1", ["11"]), ("random", ["5000"])]
+    ]
+    assert [process.communicate(timeout=90)[0].strip() for process in processes] == [here] * 3
+
+
+def test_mutant_where_generators_end_as_they_are_found_runs_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generators, "_number", id)
+    assert len({run("generators", seed=7) for _ in range(6)}) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "generators"])
+def test_mutant_without_the_seeded_scheduler_runs_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_seeded", lambda seed: contextlib.nullcontext())
+    monkeypatch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
+    monkeypatch.setattr(_run, "_r", random.Random())
+    assert len({run(name, seed=7) for _ in range(6)}) > 1
+
+
+def test_mutant_where_python_chooses_when_to_collect_garbage_runs_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernel, "collecting", lambda clock: contextlib.nullcontext(Generators()))
+    before = gc.get_threshold()
+    hashes = set()
+    try:
+        for threshold in (50, 300, 5000):
+            gc.set_threshold(threshold)
+            hashes.add(run("generators", seed=7))
+    finally:
+        gc.set_threshold(*before)
+    assert len(hashes) > 1
+
+
+def test_an_epoch_is_exported_with_the_kernel() -> None:
+    assert kernel.EPOCH_MS == 1_800_000_000_000
+
+
+# --- how a run ends -----------------------------------------------------------------------------
+
+
+def state() -> tuple[object, ...]:
+    """What a run touches outside itself."""
+    return (
+        _run._ALLOW_DETERMINISTIC_SCHEDULING,
+        _run._r.getstate(),
+        gc.isenabled(),
+        gc.get_freeze_count(),
+        _run.in_trio_run(),
+        kernel._one_at_a_time.locked(),
+        sys.get_asyncgen_hooks(),
+        signal.getsignal(signal.SIGINT),
+    )
+
+
+async def returns() -> str:
+    await trio.sleep(1)
+    return "value"
+
+
+async def raises() -> None:
+    await trio.sleep(1)
+    raise LookupError("the model's own")
+
+
+async def deadlocks() -> None:
+    await trio.sleep(1)
+    await trio.sleep_forever()
+
+
+async def interrupted() -> None:
+    await trio.sleep(1)
+    signal.raise_signal(signal.SIGINT)
+    await trio.sleep(1)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+@pytest.mark.parametrize(
+    ("main", "ends_with"),
+    [(returns, None), (raises, LookupError), (deadlocks, Deadlock), (interrupted, KeyboardInterrupt)],
+)
+def test_nothing_leaks_out_of_a_run(
+    main: Any, ends_with: type[BaseException] | None, flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", flag)
+    before = state()
+    expected = pytest.raises(ends_with) if ends_with else contextlib.nullcontext()
+    with expected:
+        assert run_virtual(main, seed=1) == "value"
+    assert state() == before
+
+
+def test_a_run_that_ended_badly_does_not_change_the_next() -> None:
+    before = run("locks", 7)
+    for main in (raises, deadlocks, interrupted):
+        with pytest.raises(BaseException):  # noqa: B017, PT011  # whichever
+            run_virtual(main, seed=1)
+        assert run("locks", 7) == before
+
+
+def test_arguments_are_handed_over_and_the_value_comes_back() -> None:
+    async def add(one: int, two: int) -> int:
+        return one + two
+
+    assert run_virtual(add, 1, 2, seed=1) == 3
+
+
+def test_garbage_collection_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        run_virtual(returns, seed=1)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_an_exception_in_a_callback_ends_the_run_with_it() -> None:
+    clock = VirtualClock()
+    cleaned: list[object] = []
+
+    async def main() -> None:
+        clock.call_at(2.0, [].pop)
+        clock.call_at(9.0, cleaned.append, "never")
+        try:
+            await trio.sleep(100)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)  # cleaning up takes virtual time as ever
+            cleaned.append(trio.current_time())
+
+    with pytest.raises(IndexError, match="empty"):
+        run_virtual(main, seed=1, clock=clock)
+    assert cleaned == [3.0]
+
+
+def test_the_first_of_two_failing_callbacks_is_reported() -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        clock.call_at(2.0, int, "first")
+        clock.call_at(2.0, int, "second")
+        await trio.sleep(100)
+
+    with pytest.raises(ValueError, match="first"):
+        run_virtual(main, seed=1, clock=clock)
+
+
+def test_an_exception_in_a_callback_is_raised_even_if_main_returns_all_the_same() -> None:
+    clock = VirtualClock()
+
+    async def main() -> str:
+        clock.call_at(2.0, int, "x")
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3)
+        return "not this"
+
+    with pytest.raises(ValueError, match="x"):
+        run_virtual(main, seed=1, clock=clock)
+
+
+def test_what_fails_while_a_failed_run_is_cancelled_is_its_cause() -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        clock.call_at(2.0, int, "x")
+        try:
+            await trio.sleep(100)
+        finally:
+            raise LookupError("while cleaning")
+
+    with pytest.raises(ValueError, match="x") as caught:
+        run_virtual(main, seed=1, clock=clock)
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_failing_by_hand_ends_the_run() -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            clock.fail(LookupError("said so"))
+
+    with pytest.raises(LookupError, match="said so"):
+        run_virtual(main, seed=1, clock=clock)
+
+
+# --- deadlock -----------------------------------------------------------------------------------
+
+
+async def waits_for_a_bell(bell: trio.Event) -> None:
+    await bell.wait()  # nobody rings
+
+
+def test_a_deadlock_is_reported_with_the_stack_of_every_task() -> None:
+    async def main() -> None:
+        bell = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for name in ("alice", "bob"):
+                nursery.start_soon(waits_for_a_bell, bell, name=name)
+            await trio.sleep(2.5)
+            await bell.wait()  # main waits too
+
+    with pytest.raises(Deadlock) as caught:
+        run_virtual(main, seed=1)
+    text = str(caught.value)
+    assert caught.value.at_s == 2.5
+    assert "2.500000 s" in text
+    assert text.count("\ntask ") == 3
+    line = inspect.getsourcelines(waits_for_a_bell)[1] + 1
+    for expected in ("task alice", "task bob", f"{__file__}:{line}", "await bell.wait()  # main waits too"):
+        assert expected in text
+    assert text.count("await bell.wait()  # nobody rings") == 2
+
+
+def test_a_pending_timer_is_no_deadlock() -> None:
+    clock = VirtualClock()
+
+    async def main() -> float:
+        bell = trio.Event()
+        clock.call_at(10.0, lambda: clock.call_later(5.0, bell.set))
+        await bell.wait()
+        return clock.now
+
+    assert run_virtual(main, seed=1, clock=clock) == 15.0
+
+
+def test_a_deadlock_behind_a_shield_is_reported_as_the_first_one() -> None:
+    async def main() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    with pytest.raises(Deadlock) as caught:
+        run_virtual(main, seed=1)
+    assert "in main: await trio.sleep_forever()" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_deadlock_that_cannot_be_cancelled_is_reported_too() -> None:
+    before = state()
+
+    async def main() -> None:
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    with pytest.raises(Deadlock):
+        run_virtual(main, seed=1)
+    gc.collect()
+    assert state() == before
+
+
+def test_mutant_without_the_report_of_deadlocks_a_run_would_sleep_for_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def says_how_long(self: VirtualClock, deadline: float) -> float:
+        self._idle = None
+        asked.append(original(self, deadline))
+        self.fail(LookupError("enough"))
+        return 0.0
+
+    original = VirtualClock.deadline_to_sleep_time
+    monkeypatch.setattr(VirtualClock, "deadline_to_sleep_time", says_how_long)
+    with pytest.raises(LookupError):
+        run_virtual(trio.sleep_forever, seed=1)
+    assert max(asked) == 86_400
+
+
+# --- refusals and interrupts --------------------------------------------------------------------
+
+
+def test_a_keyboard_interrupt_ends_a_world_of_callbacks_only() -> None:
+    clock = VirtualClock()
+
+    def tick(n: int) -> None:
+        if n == 5000:
+            signal.raise_signal(signal.SIGINT)
+        clock.call_later(0.0 if n % 2 else 1.0, tick, n + 1)
+
+    async def main() -> None:
+        tick(0)
+        await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(main, seed=1, clock=clock)
+    assert clock.steps < 10_000
+
+
+def test_a_keyboard_interrupt_ends_callbacks_that_never_leave_their_instant() -> None:
+    clock = VirtualClock()
+
+    def tick(n: int) -> None:
+        if n == 1500:
+            signal.raise_signal(signal.SIGINT)
+        clock.call_later(0.0, tick, n + 1)
+
+    async def main() -> None:
+        tick(0)
+        await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_virtual(main, seed=1, clock=clock)
+
+
+def test_a_run_inside_a_run_is_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(InvalidInput, match="inside a trio run"):
+            run_virtual(returns, seed=1)
+
+    run_virtual(main, seed=1)
+    trio.run(main)
+
+
+def test_a_second_run_at_the_same_time_is_refused() -> None:
+    with kernel._one_at_a_time, pytest.raises(InvalidInput, match="one at a time"):
+        run_virtual(returns, seed=1)
+
+
+def test_a_clock_has_one_run() -> None:
+    clock = VirtualClock()
+    run_virtual(returns, seed=1, clock=clock)
+    with pytest.raises(InvalidInput, match="make another"):
+        run_virtual(returns, seed=1, clock=clock)
