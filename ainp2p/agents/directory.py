@@ -56,6 +56,7 @@ SYNC_ROUNDS_MAX = 64
 BYTES_PER_S = 256.0 * 1024
 BYTES_AT_ONCE = 8.0 * 1024 * 1024
 COMPARING_COST = 64 * 1024  # bytes
+LOOK_AGAIN_S = 1.0  # a wait for offers asks the DHT again after this, then after half as much more, …
 PROVIDE_S = 3600.0  # DHT records live for a day or more
 
 
@@ -185,7 +186,7 @@ class Directory:
         name, asked, offers = skill.encode(), set[PeerId](), list[Offer]()
         with trio.move_on_after(timeout_s):
             async with _background() as nursery:
-                nursery.start_soon(self._look_up, name, asked)
+                nursery.start_soon(self._look_up_forever, name, asked)
                 while True:
                     changed = self._changed
                     await self._wake(filter(fits, self._offers(name)), asked)
@@ -228,6 +229,14 @@ class Directory:
                         self._network.add_addresses(offer.peer, addresses)
                         nursery.start_soon(self._ask_card, offer.peer)
 
+    async def _look_up_forever(self, skill: bytes, asked: set[PeerId]) -> None:
+        """Ask the DHT again, ever less often: whoever starts now has no record there yet."""
+        pause_s = LOOK_AGAIN_S
+        while True:
+            await self._look_up(skill, asked)
+            await trio.sleep(pause_s)
+            pause_s *= 1.5
+
     async def _look_up(self, skill: bytes, asked: set[PeerId]) -> None:
         """Ask the DHT who offers a skill, when the table knows nobody who is connected.
 
@@ -242,7 +251,7 @@ class Directory:
             return
         async with trio.open_nursery() as nursery:
             for peer in found:
-                if len(asked) < PROBES_MAX and peer != self._network.peer_id:
+                if len(asked) < PROBES_MAX and peer not in asked and peer != self._network.peer_id:
                     asked.add(peer)
                     nursery.start_soon(self._ask_found, peer)
 

@@ -22,15 +22,23 @@ if TYPE_CHECKING:
     from ainp2p.simulation.executors import PoolExecutor as PoolExecutor
     from ainp2p.simulation.guards import allowed as allowed
     from ainp2p.simulation.guards import guarded as guarded
+    from ainp2p.simulation.invariants import money_is_conserved as money_is_conserved
+    from ainp2p.simulation.invariants import nobody_is_overdrawn as nobody_is_overdrawn
+    from ainp2p.simulation.invariants import validators_agree as validators_agree
     from ainp2p.simulation.kernel import run_virtual as run_virtual
     from ainp2p.simulation.model_files import ModelFile as ModelFile
+    from ainp2p.simulation.node import Node as Node
     from ainp2p.simulation.results import Result as Result
+    from ainp2p.simulation.running import run as run
+    from ainp2p.simulation.sweep import sweep as sweep
     from ainp2p.simulation.sweeping import ReplicateFailed as ReplicateFailed
     from ainp2p.simulation.sweeping import load_sweep as load_sweep
-    from ainp2p.simulation.sweeping import sweep as sweep
     from ainp2p.simulation.tables import Table as Table
     from ainp2p.simulation.trace import Difference as Difference
     from ainp2p.simulation.trace import Trace as Trace
+    from ainp2p.simulation.weather import Weather as Weather
+    from ainp2p.simulation.weather import lognormal as lognormal
+    from ainp2p.simulation.world import World as World
 
 _WHERE = {
     "Ambient": "errors",
@@ -41,6 +49,7 @@ _WHERE = {
     "InvariantViolated": "errors",
     "Mixed": "errors",
     "ModelFile": "model_files",
+    "Node": "node",
     "PoolExecutor": "executors",
     "ReplicateFailed": "sweeping",
     "Result": "results",
@@ -50,11 +59,18 @@ _WHERE = {
     "Trace": "trace",
     "VersionMismatch": "errors",
     "VirtualClock": "clock",
+    "Weather": "weather",
+    "World": "world",
     "allowed": "guards",
     "guarded": "guards",
     "load_sweep": "sweeping",
+    "lognormal": "weather",
+    "money_is_conserved": "invariants",
+    "nobody_is_overdrawn": "invariants",
+    "run": "running",
     "run_virtual": "kernel",
-    "sweep": "sweeping",
+    "sweep": "sweep",
+    "validators_agree": "invariants",
 }
 __all__ = sorted(_WHERE)
 

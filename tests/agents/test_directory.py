@@ -202,6 +202,21 @@ async def test_a_seller_that_nobody_near_knows_is_found_in_the_dht(
         assert offer.agent == agent(1)
 
 
+async def test_who_waits_for_offers_finds_a_seller_that_starts_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub, found = MemoryHub(11), []
+    async with peer(hub, 1) as (_, seller), peer(hub, 2) as (_, buyer), trio.open_nursery() as nursery:
+
+        async def find() -> None:
+            found.extend(await buyer.find("summarise"))
+
+        nursery.start_soon(find)
+        await trio.sleep(2)  # the DHT was asked, and knew nobody
+        await seller.announce(draft(1))
+    assert [offer.agent for offer in found] == [agent(1)]
+
+
 async def test_a_dead_seller_does_not_hold_up_those_that_live(autojump_clock: trio.testing.MockClock) -> None:
     hub = MemoryHub(12)
     async with AsyncExitStack() as stack:

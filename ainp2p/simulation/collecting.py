@@ -1,0 +1,106 @@
+"""What happens in a world, written into the tables of its result while it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ainp2p.protocol.identity import id_text
+from ainp2p.simulation.results import new_table
+
+if TYPE_CHECKING:
+    from ainp2p.agents.job import Job
+    from ainp2p.simulation.node import Node
+
+MINUTE_S = 60.0
+
+
+class Collector:
+    """The five tables, as they grow.
+
+    Attributes:
+        trades, metrics, marks: rows and counts so far.
+    """
+
+    def __init__(self, world: Any) -> None:
+        self.trades, self.metrics = new_table("trades"), new_table("metrics")
+        self.marks: Counter[str] = Counter()
+        self._world = world
+        self._names: dict[bytes, str] = {}  # agent id → node
+        self._earned: Counter[str] = Counter()
+        self._spent: Counter[str] = Counter()
+        self._bought: Counter[str] = Counter()
+        self._sold: Counter[str] = Counter()
+        self._messages: dict[tuple[float, str, str], list[int]] = {}
+        self._jobs = 0
+
+    def knows(self, node: Node, agent_id: bytes) -> None:
+        """This agent is that node."""
+        self._names[agent_id] = node.name
+
+    def on_job(self, node: Node) -> Callable[[Job], None]:
+        """What the agent of a node is to call with each job that it bought."""
+
+        def ended(job: Job) -> None:
+            self._bought[node.name] += 1
+            self._jobs += 1
+            units = amount = elapsed_ms = 0
+            seller = price = ""
+            for leg in job.legs:
+                seller, price = self._names.get(leg.seller) or id_text(leg.seller), leg.price
+                units, amount, elapsed_ms = (
+                    units + leg.units,
+                    amount + leg.amount,
+                    elapsed_ms + leg.elapsed_ms,
+                )
+                self._earned[seller] += leg.amount
+                self._sold[seller] += not leg.failure
+            self._spent[node.name] += amount
+            failure = "" if job.finish is not None else _why(job)
+            self._world.trace.note("trade", node.name, seller, units, amount, failure)
+            self.trades.append_row(
+                (
+                    self._world.now, node.name, seller, job.skill, units, amount, price, elapsed_ms, failure,
+                    f"{node.name}/{self._bought[node.name]}",
+                )
+            )  # fmt: skip
+
+        return ended
+
+    def message(self, message: Any) -> None:
+        """An observer of the wire."""
+        minute = message.at_s // MINUTE_S * MINUTE_S
+        counts = self._messages.setdefault((minute, message.protocol, message.kind), [0, 0])
+        counts[0] += 1
+        counts[1] += message.size
+
+    def tables(self, nodes: list[Node], balances: dict[str, int]) -> dict[str, Any]:
+        """All five, at the end."""
+        agents, messages, marks = new_table("agents"), new_table("messages"), new_table("marks")
+        for node in nodes:
+            if node.role == "validator":
+                continue
+            name = node.name
+            agents.append_row(
+                (
+                    name, node.role, node.balance, balances.get(name, 0), self._earned[name],
+                    self._spent[name], self._bought[name], self._sold[name], node.born_s, node.died_s,
+                )
+            )  # fmt: skip
+        for (at_s, protocol, kind), (count, size) in sorted(self._messages.items()):
+            messages.append_row((at_s, protocol, kind, count, size))
+        for name, count in sorted(self.marks.items()):
+            marks.append_row((name, count))
+        return {
+            "trades": self.trades,
+            "agents": agents,
+            "messages": messages,
+            "metrics": self.metrics,
+            "marks": marks,
+        }
+
+
+def _why(job: Job) -> str:
+    failure = job.failure
+    return type(failure).__name__ if failure is not None else "failed"

@@ -1,0 +1,74 @@
+"""Runs a model in a world of its own: one call, one seed, one result."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Any
+
+from ainp2p.errors import InvalidInput
+from ainp2p.simulation.guards import guarded
+from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.results import Result, label
+from ainp2p.simulation.signatures import Mode, signatures
+from ainp2p.simulation.world import World
+
+ModelFunction = Callable[..., Awaitable[Any]]
+"""`async def model(world, *, name=default, …)`: spawns agents, breaks things, and lets time pass."""
+
+
+def run(
+    model: ModelFunction,
+    seed: int = 0,
+    *,
+    world: dict[str, Any] | None = None,
+    signed: Mode = "cached",
+    guard: bool = True,
+    **parameters: Any,
+) -> Result:
+    """Run a model from a seed; the same call gives the same result, in any process.
+
+    Args:
+        world: arguments of `World`, such as ``{"weather": Weather(latency=0.05)}``.
+        signed: how keys sign: "ed25519", "cached" (the same, verified once) or "keyed" (cheap; `signatures`).
+        guard: stop a model that reads the wall clock, or anything else that no seed decides.
+        parameters: the model's own keyword arguments.
+
+    Raises:
+        InvariantViolated, Deadlock, Ambient: see `ainp2p.simulation.errors`.
+        BaseException: what the model raised.
+    """
+    bound = bind(model, parameters)
+    made = World(seed, **(world or {}))
+    with signatures(signed, secret=made.draws.derive("signatures")), guarded() if guard else nullcontext():
+        tables = run_virtual(functools.partial(made.live, model, bound), seed=seed, clock=made.clock)
+    return Result(
+        seed=seed,
+        parameters={name: label(value) for name, value in bound.items()},
+        hash=made.trace.hash,
+        duration_s=made.now,
+        model=f"{model.__module__}:{getattr(model, '__qualname__', repr(model))}",
+        trace=made.trace,
+        **tables,
+    )
+
+
+def bind(model: ModelFunction, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The model's parameters, defaults included.
+
+    Raises:
+        InvalidInput: it has no such parameter, or one is missing.
+    """
+    signature = inspect.signature(model)
+    try:
+        bound = signature.bind(None, **parameters)
+    except TypeError as exc:
+        names = ", ".join(list(signature.parameters)[1:]) or "none"
+        raise InvalidInput(
+            f"the model {getattr(model, '__name__', model)!r}: {exc}; it has: {names}"
+        ) from exc
+    bound.apply_defaults()
+    first = next(iter(signature.parameters))
+    return {name: value for name, value in bound.arguments.items() if name != first}
