@@ -9,6 +9,7 @@ had been reset. A dial into a cut waits for the mending. Nothing here is a task;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,14 +22,22 @@ from ainp2p.protocol.network import PeerId
 if TYPE_CHECKING:
     from ainp2p.simulation.clock import Timer
     from ainp2p.simulation.ends import End
+    from ainp2p.simulation.links import Links
     from ainp2p.simulation.network import SimNetwork
 
 
 class Dial:
     """A dial under way, and those who wait for it."""
 
-    def __init__(self, network: SimNetwork, peer: PeerId, addresses: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        network: SimNetwork,
+        peer: PeerId,
+        addresses: tuple[str, ...],
+        on_over: Callable[[Dial], None],
+    ) -> None:
         self.network, self.peer, self.addresses = network, peer, addresses
+        self._on_over = on_over
         self.live = True  # neither up nor given up
         self.fault: Error | None = None
         self.end: End | None = None  # ours, once the peer has taken it
@@ -46,7 +55,7 @@ class Dial:
             return
         self.live, self.fault = False, fault
         self._timer.cancel()
-        self.network.dial_over(self)
+        self._on_over(self)
         if self.end is not None and fault is not None:
             self.end.close(fault)
         for task, timer in self.waiting.items():
@@ -80,8 +89,8 @@ _FOREVER_S = 1e15
 class Bootstrap:
     """Peers that a network wants to stay connected with. It has a timer only while one of them is missing."""
 
-    def __init__(self, network: SimNetwork, peers: list[PeerId]) -> None:
-        self._network, self._peers = network, peers
+    def __init__(self, links: Links, network: SimNetwork, peers: list[PeerId]) -> None:
+        self._links, self._network, self._peers = links, network, peers
         self._timer: Timer | None = None
 
     async def first(self) -> None:
@@ -91,7 +100,7 @@ class Bootstrap:
 
             async def dial(peer: PeerId) -> None:
                 try:
-                    await self._network.linked(peer, DIAL_TIMEOUT_S)
+                    await self._links.linked(peer, DIAL_TIMEOUT_S)
                 except Error:
                     failed.append(peer)
                 if peer not in failed or len(failed) == len(self._peers):
@@ -114,19 +123,18 @@ class Bootstrap:
         return self._peers
 
     def _missing(self) -> list[PeerId]:
-        linked = self._network.links
-        return [peer for peer in self._peers if peer not in linked]
+        return [peer for peer in self._peers if peer not in self._links.up]
 
     def _redial(self) -> None:
         """Dial lost bootstrap peers; when alone, some remembered peers too."""
         self._timer = None
         network = self._network
         wanted = self._missing()
-        if not network.links:
-            strangers = [peer for peer in network.known if peer not in self._peers]
+        if not self._links.up:
+            strangers = [peer for peer in self._links.known if peer not in self._peers]
             network.context.rng.shuffle(strangers)
             wanted += strangers[:REDIALS_WHEN_ALONE]
         for peer in wanted:
-            if peer not in network.dials:
-                network.dial(peer)
+            if peer not in self._links.dials:
+                self._links.dial(peer)
         self.check()

@@ -1,110 +1,51 @@
-"""One end of a simulated link: messages in order, credit, and the calls of both directions.
+"""One end of a simulated link: the calls of both directions, and their credit.
 
-A link is two ends that know each other; each owns the way *to* the other. It has no frames, no tasks and no
-heartbeat: a message is one timer, and only a link that is cut off is given up, by one timer too. Credit works
-as on a channel (ainp2p.protocol.channel): a call counts until its handler has ended, a chunk until it was
-taken.
-
-    open ──▶ held (the way to us is cut) ──▶ open | closed
-      … ──▶ closed (`reason`): nothing is heard any more, all calls have ended
+A link is two ends that know each other (way.py tells how messages get across). It has no frames, no tasks and
+no heartbeat. Credit works as on a channel (ainp2p.protocol.channel): a call counts until its
+handler has ended, a chunk until it was taken. Once `reason` is set all calls have ended and nothing is heard.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ainp2p.errors import Broken, Closed, Refused
 from ainp2p.protocol import frames as f
 from ainp2p.protocol.bodies import check_call
-from ainp2p.protocol.channel import DEAD_AFTER_S
 from ainp2p.protocol.network import BODY_SIZE_MAX, PeerId
 from ainp2p.simulation.asked import Asked, AskedStream
 from ainp2p.simulation.incoming import Incoming
 from ainp2p.simulation.lies import Sent, told
+from ainp2p.simulation.way import CLOSED, KINDS, OPENED, Way
 
 if TYPE_CHECKING:
-    import random
-
     from ainp2p.simulation.network import SimNetwork
 
-OPENED: Final = 16  # what a channel does with its connection's own means
-CLOSED: Final = 17
 CALL_RETURN = f.LIMITS.call_window // 4  # bytes of finished calls before the caller hears of it
 CHUNK_RETURN = f.LIMITS.chunk_window // 4
 LARGE_RESERVE = f.LIMITS.call_window // 4  # credit that large calls leave to small ones
-KINDS: Final = {
-    f.REQUEST: "request",
-    f.STREAM: "stream",
-    f.ONE_WAY: "send",
-    f.ANSWER: "answer",
-    f.CHUNK: "chunk",
-    f.END: "end",
-    f.REFUSE: "refuse",
-    f.CANCEL: "cancel",
-    f.CREDIT: "credit",
-    f.CHUNK_CREDIT: "chunk-credit",
-    f.CALL_CREDIT: "call-credit",
-    OPENED: "opened",
-    CLOSED: "closed",
-}
 
 
-class End:
-    """Our end of the link with `peer`; everything is called by this end's own network, but `arrive`."""
+class End(Way):
+    """Our end of the link with `peer`; everything is called by this end's own network, but what arrives."""
 
     __slots__ = (
-        "call_credit", "calls_returned", "chunk_credit", "chunks_returned", "cut", "held", "holds", "large",
-        "last_at", "network", "open_calls", "other", "peer", "reason", "rng", "small", "wire",
+        "call_credit", "calls_returned", "chunk_credit", "chunks_returned", "large", "open_calls", "small",
     )  # fmt: skip
 
     other: End
 
     def __init__(self, network: SimNetwork, peer: PeerId) -> None:
-        self.network, self.wire, self.peer = network, network.wire, peer
-        self.reason: Exception | None = None  # why it is over
-        self.rng: random.Random | None = None  # the dice of the way to the peer
-        self.last_at = 0.0  # when the last message to the peer arrives
-        self.cut = False  # nothing gets to us now
-        self.held: list[tuple[int, Any, Any]] | None = None  # what arrived meanwhile
-        self.holds = 0  # counts the changes of `cut`
-        self.open_calls = (
-            0  # of ours; what is open stands in the network's tables, so that an idle link is small
-        )
+        super().__init__(network, peer)
+        self.open_calls = 0  # of ours; what is open stands in the network's tables, so an idle link is small
         self.small: deque[Asked] | None = None  # calls that wait for room, in order;
         self.large: deque[Asked] | None = None  # two queues, so that a large body blocks no small one
         self.call_credit, self.chunk_credit = f.LIMITS.call_window, f.LIMITS.chunk_window
         self.calls_returned = self.chunks_returned = 0
 
-    # --- messages -------------------------------------------------------------------------------
-
-    def send(self, kind: int, asked: Asked | None, body: Any = b"") -> None:
-        """A message to the other end: it arrives after what was sent before it."""
-        wire = self.wire
-        at_s = wire.clock.now + (wire.calm_s if wire.calm_s is not None else wire.delay_s(self))
-        if at_s > self.last_at:
-            self.last_at = at_s
-            if at_s == _NEVER:
-                return self.break_()
-        wire.clock.call_at(self.last_at, self.other.arrive, kind, asked, body)
-        return None
-
-    def arrive(self, kind: int, asked: Any, body: Any) -> None:
-        """A message of the other end's, at its time."""
-        if self.held is not None:
-            self.held.append((kind, asked, body))
-            return
-        if self.reason is not None:
-            self.network.wire.unheard(self, kind)
-            return
-        self.wire.note(KINDS[kind], self.other, self, asked, body)
-        _ON[kind](self, asked, body)
-
-    def break_(self) -> None:
-        """The connection is lost; both ends are told at once."""
-        for end in (self, self.other):
-            end.close(Broken("the connection was lost"), tell=False)
+    # --- life ---
 
     def close(self, reason: Exception, *, tell: bool = True) -> None:
         """End it: handlers are cancelled, callers get `Broken`, or `Closed` if that is the reason."""
@@ -124,38 +65,15 @@ class End:
             incoming.caller_gone(fault)
         self.small = self.large = self.held = None
 
+    def hear(self, kind: int, asked: Any, body: Any) -> None:
+        """A message of the other end's."""
+        _ON[kind](self, asked, body)
+
     def fault(self) -> Exception:
         """What a call over this link fails of, now that it is over."""
         if isinstance(self.reason, Closed):
             return Closed(str(self.reason))
         return Broken(f"the connection to {self.peer} ended: {self.reason}")
-
-    # --- cuts of the way to us ------------------------------------------------------------------
-
-    def look_at_way(self) -> None:
-        """A fault of the wire has begun or ended: hold what arrives from now on, or let it through."""
-        cut = self.wire.is_cut(self.peer, self.network.peer_id)
-        if cut == self.cut or self.reason is not None:
-            return
-        self.cut = cut
-        self.holds += 1
-        clock = self.wire.clock
-        if cut:
-            self.held = [] if self.held is None else self.held
-            clock.call_later(DEAD_AFTER_S, self._silent, self.holds)
-        else:  # what was sent in vain meanwhile is repeated, and gets through
-            delay_s = self.wire.delay_s(self.other)
-            clock.call_later(min(delay_s, DEAD_AFTER_S), self._release, self.holds)
-
-    def _silent(self, holds: int) -> None:
-        if holds == self.holds:
-            self.close(Broken(f"nothing heard for {DEAD_AFTER_S:g} s"))
-
-    def _release(self, holds: int) -> None:
-        if holds == self.holds and self.held is not None:
-            held, self.held = self.held, None
-            for message in held:
-                self.arrive(*message)
 
     # --- calls of ours --------------------------------------------------------------------------
 
@@ -339,7 +257,7 @@ class End:
     # --- the link itself ------------------------------------------------------------------------
 
     def _on_opened(self, _: None, __: bytes) -> None:
-        self.network.dialled(self)
+        self.network.adopt(self)
 
     def _on_closed(self, _: None, __: bytes) -> None:
         self.close(Broken("the peer closed the connection"), tell=False)
@@ -350,7 +268,6 @@ class End:
         return told(rewrite, Sent(KINDS[kind], asked.protocol, self.peer, body))
 
 
-_NEVER = float("inf")
 _ON: dict[int, Callable[[End, Any, Any], None]] = {
     f.REQUEST: End._on_call,
     f.STREAM: End._on_call,

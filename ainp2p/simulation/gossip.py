@@ -152,7 +152,7 @@ def _arrive(ends: list[End], rumour: Rumour) -> None:
         if end.cut or network.closed:
             rumour.reached.discard(network.peer_id)
             continue
-        end.wire.note_gossip(end.other, end, message)
+        end.wire.note("gossip", end.other.network, network, message.topic, message.data)
         feeds = network.topics.get(message.topic)
         if feeds:
             for feed in feeds:

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import Abort, reschedule, wait_task_rescheduled
 
-from ainp2p.errors import Broken, Closed, InvalidInput, Unreachable
+from ainp2p.errors import Broken, Closed, InvalidInput
 from ainp2p.protocol.frames import ONE_WAY, REQUEST, STREAM
 from ainp2p.protocol.linked_network import (
-    ADDRESSES_PER_PEER_MAX,
     DIAL_TIMEOUT_S,
-    PEERS_REMEMBERED_MAX,
-    Feed,
     peer_of,
 )
 from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Handler, PeerChange, PeerId, Published
 from ainp2p.simulation import gossip
 from ainp2p.simulation.asked import Asked, AskedStream
-from ainp2p.simulation.dialling import Bootstrap, Dial
 from ainp2p.simulation.ends import End
 from ainp2p.simulation.handlers import LOG_LINES_PER_S_MAX
 from ainp2p.simulation.incoming import Incoming
 from ainp2p.simulation.lies import Rewrite
+from ainp2p.simulation.links import Links
 
 if TYPE_CHECKING:
     from ainp2p.protocol.context import Context
@@ -43,14 +40,13 @@ class SimNetwork:
     """The Network of one simulated peer.
 
     Attributes:
-        wire, links, dials, known, asked, serving, stalled, topics, handling, rewrite, closed: for the other
-            modules of the wire; code above knows the interface `ainp2p.protocol.network.Network` only.
+        wire, links, asked, serving, stalled, topics, handling, rewrite, closed: for the other modules of the
+            wire; code above knows the interface `ainp2p.protocol.network.Network` only.
     """
 
     __slots__ = (
-        "_bootstrap", "_context", "_leaving", "_logged", "_peer_id", "_watchers", "address", "asked",
-        "closed", "dials", "handlers", "handling", "known", "links", "name", "rewrite", "serving", "stalled",
-        "topics", "variables", "wire",
+        "_context", "_leaving", "_links", "_logged", "_peer_id", "address", "asked", "closed", "handlers",
+        "handling", "links", "name", "rewrite", "serving", "stalled", "topics", "variables", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, peer_id: PeerId, address: str, context: Context) -> None:
@@ -58,9 +54,8 @@ class SimNetwork:
         self.name = peer_id[-8:]  # in traces
         self.variables = contextvars.copy_context()  # what handlers see
         self.handlers: dict[str, Handler] = {}
-        self.links: dict[PeerId, End] = {}
-        self.dials: dict[PeerId, Dial] = {}
-        self.known: dict[PeerId, tuple[str, ...]] = {}
+        self._links = Links(self)
+        self.links = self._links.up  # the same dict: every call looks here
         self.asked: dict[Asked, None] = {}  # our open calls, on all links
         self.serving: dict[Asked, Incoming] = {}  # the peers' calls
         self.stalled: dict[Incoming, None] = {}  # streams whose chunks wait for credit
@@ -68,8 +63,6 @@ class SimNetwork:
         self.handling = 0  # handlers that run
         self.rewrite: Rewrite | None = None  # the peer lies
         self.closed = False
-        self._watchers: list[Feed[PeerChange]] = []
-        self._bootstrap: Bootstrap | None = None
         self._leaving: trio.lowlevel.Task | None = None  # waits for the last handler
         self._logged: dict[PeerId, tuple[float, int]] = {}
 
@@ -109,7 +102,7 @@ class SimNetwork:
         end = self.links.get(peer)
         if end is None:
             start_s = self.wire.clock.now
-            end = await self.linked(peer, timeout_s)
+            end = await self._links.linked(peer, timeout_s)
             timeout_s -= self.wire.clock.now - start_s
         return await end.ask(Asked(end, REQUEST, protocol, timeout_s), body)
 
@@ -117,11 +110,11 @@ class SimNetwork:
         self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """One question, many chunks."""
-        return _Stream(self, peer, protocol, body, timeout_s)
+        return OpenedStream(self._links, peer, protocol, body, timeout_s)
 
     async def send(self, peer: PeerId, protocol: str, body: bytes) -> None:
         """One-way; waits for room only."""
-        end = self.links.get(peer) or await self.linked(peer, DIAL_TIMEOUT_S)
+        end = self.links.get(peer) or await self._links.linked(peer, DIAL_TIMEOUT_S)
         asked = Asked(end, ONE_WAY, protocol, _FOREVER_S)
         end.begin(asked, body)
         if asked.sent:
@@ -139,41 +132,25 @@ class SimNetwork:
         """Dial a multiaddr that ends in ``/p2p/<peer id>``."""
         peer = peer_of(address)
         self.add_addresses(peer, (address,))
-        await self.linked(peer, timeout_s)
+        await self._links.linked(peer, timeout_s)
         return peer
 
     def add_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """Remember where a peer can be dialled; the newest are tried first."""
-        if peer == self._peer_id or not addresses:
-            return
-        known = self.known.pop(peer, addresses)
-        if known != addresses:
-            known = tuple(dict.fromkeys((*addresses, *known)))[:ADDRESSES_PER_PEER_MAX]
-        self.known[peer] = known
-        if len(self.known) > PEERS_REMEMBERED_MAX:
-            del self.known[next(iter(self.known))]
+        self._links.add_addresses(peer, addresses)
 
     @property
     def known_addresses(self) -> dict[PeerId, tuple[str, ...]]:
         """Peers and where they were last known to be."""
-        return dict(self.known)
+        return dict(self._links.known)
 
     def peers(self) -> tuple[PeerId, ...]:
         """Peers with a live channel, sorted."""
         return tuple(sorted(self.links))
 
-    @asynccontextmanager
-    async def watch_peers(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
+    def watch_peers(self) -> AbstractAsyncContextManager[AsyncIterator[PeerChange]]:
         """Peers that come and go: first those connected now, then each change."""
-        self.check_open()
-        feed: Feed[PeerChange] = Feed()
-        for peer in self.peers():
-            feed.put(PeerChange(peer, connected=True))
-        self._watchers.append(feed)
-        try:
-            yield feed
-        finally:
-            self._watchers.remove(feed)
+        return self._links.watch()
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close the channel to a peer; no error if there is none."""
@@ -188,17 +165,7 @@ class SimNetwork:
         Raises:
             InvalidInput: one of them is not an address that ends in ``/p2p/<peer id>``.
         """
-        listed = [(peer_of(address), address) for address in addresses]
-        for peer, address in listed:
-            self.add_addresses(peer, (address,))
-        peers = [peer for peer in dict.fromkeys(peer for peer, _ in listed) if peer != self._peer_id]
-        if peers:
-            self.check_open()
-            if self._bootstrap is not None:
-                peers = list(dict.fromkeys(self._bootstrap.stop() + peers))
-            self._bootstrap = Bootstrap(self, peers)
-            await self._bootstrap.first()
-            self._bootstrap.check()
+        await self._links.bootstrap(addresses)
 
     # --- gossip and provider records ------------------------------------------------------------
 
@@ -227,79 +194,19 @@ class SimNetwork:
             self.add_addresses(peer, (address,))
         return [peer for peer, _ in found]
 
-    # --- links: for the other modules of the wire -----------------------------------------------
-
-    async def linked(self, peer: PeerId, timeout_s: float) -> End:
-        """The link to a peer, dialled if need be. One dial serves all who wait for it."""
-        self.check_open()
-        if peer == self._peer_id:
-            raise Unreachable("that is this peer itself")
-        until_s = self.wire.clock.now + timeout_s
-        while (end := self.links.get(peer)) is None:
-            dial = self.dials.get(peer) or self.dial(peer)
-            if dial.live:
-                await dial.wait(until_s)
-            else:
-                await trio.lowlevel.checkpoint()
-            self.check_open()
-            if dial.fault is not None:
-                raise Unreachable(f"{peer}: {dial.fault}") from dial.fault
-            if dial.live:
-                raise Unreachable(f"no connection to {peer} within {timeout_s:g} s")
-        return end
-
-    def dial(self, peer: PeerId) -> Dial:
-        """Begin to dial; the result is told to those who wait on it."""
-        addresses = self.known.get(peer, ())
-        dial = self.dials[peer] = Dial(self, peer, addresses)
-        if addresses:
-            self.wire.knock(dial)
-        else:
-            dial.over(Unreachable(f"no address of {peer} is known: connect to it, or add_addresses"))
-        return dial
-
-    def dial_over(self, dial: Dial) -> None:
-        """It is up or has failed."""
-        if self.dials.get(dial.peer) is dial:
-            del self.dials[dial.peer]
-        if self._bootstrap is not None and not self.closed:
-            self._bootstrap.check()
+    # --- for the other modules of the wire ------------------------------------------------------
 
     def accept(self, theirs: SimNetwork) -> End:
-        """A peer's dial has arrived: the link is up here, and replaces one that the peer has lost."""
-        peer = theirs.peer_id
-        self.add_addresses(peer, theirs.addresses)
-        end = End(self, peer)
-        self._adopt(end)
-        return end
+        """A peer's dial has arrived."""
+        return self._links.accept(theirs)
 
-    def dialled(self, end: End) -> None:
-        """Our dial was taken by the peer: the link is up here too."""
-        self._adopt(end)
-
-    def _adopt(self, end: End) -> None:
-        old = self.links.get(end.peer)
-        if old is not None:
-            self.links[end.peer] = end
-            old.close(Broken("connected anew"))
-        else:
-            self.links[end.peer] = end
-            self._tell(end.peer, connected=True)
-        dial = self.dials.get(end.peer)
-        if dial is not None:
-            dial.over(None)  # also one of ours that the peer's has overtaken
+    def adopt(self, end: End) -> None:
+        """Our dial was taken by the peer."""
+        self._links.adopt(end)
 
     def forget(self, end: End) -> None:
         """A link is over."""
-        if self.links.get(end.peer) is end:
-            del self.links[end.peer]
-            self._tell(end.peer, connected=False)
-            if self._bootstrap is not None and not self.closed:
-                self._bootstrap.check()
-
-    def _tell(self, peer: PeerId, *, connected: bool) -> None:
-        for watcher in self._watchers:  # unread news of this peer are outdated: the queue stays bounded
-            watcher.replace(PeerChange(peer, connected), PeerChange(peer, not connected))
+        self._links.forget(end)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -313,14 +220,7 @@ class SimNetwork:
         if self.closed:
             return
         self.closed = True
-        if self._bootstrap is not None:
-            self._bootstrap.stop()
-        for end in list(self.links.values()):
-            end.close(Closed("this network was closed"), tell=tell)
-        for dial in list(self.dials.values()):
-            dial.over(Unreachable("this network is being closed"))
-        for watcher in self._watchers:
-            watcher.close()
+        self._links.close_all(tell=tell)
         for feeds in self.topics.values():
             for feed in feeds:
                 feed.close()
@@ -352,20 +252,18 @@ class SimNetwork:
         return lines < LOG_LINES_PER_S_MAX
 
 
-class _Stream:
+class OpenedStream:
     """A stream of ours, until its block is left."""
 
-    __slots__ = ("_args", "_asked", "_network")
+    __slots__ = ("_args", "_asked", "_links")
 
-    def __init__(
-        self, network: SimNetwork, peer: PeerId, protocol: str, body: bytes, timeout_s: float
-    ) -> None:
-        self._network, self._args = network, (peer, protocol, body, timeout_s)
+    def __init__(self, links: Links, peer: PeerId, protocol: str, body: bytes, timeout_s: float) -> None:
+        self._links, self._args = links, (peer, protocol, body, timeout_s)
         self._asked: AskedStream | None = None
 
     async def __aenter__(self) -> AskedStream:
         peer, protocol, body, timeout_s = self._args
-        end = self._network.links.get(peer) or await self._network.linked(peer, timeout_s)
+        end = self._links.up.get(peer) or await self._links.linked(peer, timeout_s)
         asked = AskedStream(end, STREAM, protocol, timeout_s)
         end.begin(asked, body)
         self._asked = asked

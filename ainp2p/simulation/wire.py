@@ -17,24 +17,24 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainp2p.errors import Broken, InvalidInput, Unreachable
+from ainp2p.errors import Broken, InvalidInput
 from ainp2p.protocol.channel import DEAD_AFTER_S, HEARTBEAT_S
-from ainp2p.protocol.network import PeerId, Published
-from ainp2p.simulation.asked import Asked
+from ainp2p.protocol.network import PeerId
 from ainp2p.simulation.clock import VirtualClock
+from ainp2p.simulation.cuts import Cuts
 from ainp2p.simulation.deadlines import Deadlines
-from ainp2p.simulation.dialling import Dial
 from ainp2p.simulation.draws import Draws
-from ainp2p.simulation.ends import CLOSED, OPENED, End
 from ainp2p.simulation.handlers import Handlers
+from ainp2p.simulation.knocking import Knocking
 from ainp2p.simulation.lies import Rewrite
 from ainp2p.simulation.network import SimNetwork
+from ainp2p.simulation.records import Records
 from ainp2p.simulation.trace import Trace
+from ainp2p.simulation.way import CLOSED, Way
 from ainp2p.simulation.weather import CALM, Weather
 
 if TYPE_CHECKING:
@@ -55,20 +55,12 @@ class Message(msgspec.Struct, frozen=True):
     size: int
 
 
-@dataclass(slots=True)
-class _Wall:
-    """A partition: nothing gets from one side to the other."""
-
-    sources: set[PeerId]
-    targets: set[PeerId]
-    holes: set[tuple[PeerId, PeerId]]  # paths that were mended
-
-
 class Wire:
     """All peers of a world, the paths between them, and their faults.
 
     Attributes:
         observers: each is told of every delivery; they must not send.
+        networks, crashed, deadlines, handlers, protocols, calm_s: for the other modules of the wire.
     """
 
     def __init__(
@@ -80,15 +72,15 @@ class Wire:
         self.deadlines = Deadlines(clock)
         self.handlers = Handlers(clock)
         self.protocols: dict[str, None] = {}  # protocol ids that were found good
-        self._networks: dict[PeerId, SimNetwork] = {}
+        self.networks: dict[PeerId, SimNetwork] = {}
         self._numbers: dict[PeerId, int] = {}  # the n of an address, kept over restarts
-        self._crashed: set[PeerId] = set()  # machines that answer nothing
-        self._cuts: set[tuple[PeerId, PeerId]] = set()
-        self._walls: list[_Wall] = []
-        self._paused: set[PeerId] = set()
+        self.crashed: set[PeerId] = set()  # machines that answer nothing
+        self._cuts = Cuts()
+        self.is_cut = self._cuts.is_cut  # (source, target): whether nothing gets through at the moment
         self._rewrites: dict[PeerId, Rewrite] = {}
-        self._stuck: dict[Dial, None] = {}  # dials that wait for a mending
-        self._records: dict[bytes, dict[PeerId, str]] = {}
+        self._knocking = Knocking(self)
+        self.knock = self._knocking.knock  # sends a Dial on its way
+        self._records = Records()
 
     # --- peers ----------------------------------------------------------------------------------
 
@@ -107,14 +99,14 @@ class Wire:
             await network.handlers_gone()
 
     def _join(self, peer: PeerId, context: Context) -> SimNetwork:
-        if peer in self._networks:
+        if peer in self.networks:
             raise InvalidInput(f"{peer} is on this wire already")
         network = SimNetwork(self, peer, self.address(peer), context)
         network.rewrite = self._rewrites.get(peer)
-        self._networks[peer] = network
-        if peer in self._crashed:
-            self._crashed.discard(peer)
-            for other in self._networks.values():  # their heartbeats are answered by a reset
+        self.networks[peer] = network
+        if peer in self.crashed:
+            self.crashed.discard(peer)
+            for other in self.networks.values():  # their heartbeats are answered by a reset
                 if (ghost := other.links.get(peer)) is not None:
                     self.clock.call_later(HEARTBEAT_S, ghost.close, Broken("the peer was started anew"))
         return network
@@ -125,8 +117,8 @@ class Wire:
 
     def left(self, network: SimNetwork) -> None:
         """A network was closed."""
-        if self._networks.get(network.peer_id) is network:
-            del self._networks[network.peer_id]
+        if self.networks.get(network.peer_id) is network:
+            del self.networks[network.peer_id]
 
     # --- weather --------------------------------------------------------------------------------
 
@@ -141,20 +133,20 @@ class Wire:
         latency = weather.latency
         self.calm_s = float(latency) if isinstance(latency, (int, float)) and weather.calm else None
 
-    def dice(self, end: End) -> random.Random:
+    def dice(self, end: Way) -> random.Random:
         """The dice of the way from an end to its peer: what happens elsewhere changes no throw."""
         if end.rng is None:
-            end.rng = self._dice(end.network.peer_id, end.peer)
+            end.rng = self.path_dice(end.network.peer_id, end.peer)
         return end.rng
 
-    def _dice(self, source: PeerId, target: PeerId) -> random.Random:
+    def path_dice(self, source: PeerId, target: PeerId) -> random.Random:
         return self._draws.stream("path", source, target)
 
-    def travel_s(self, end: End) -> float:
+    def travel_s(self, end: Way) -> float:
         """How long one packet from an end takes now."""
         return self._weather.delay_s(self.dice(end), end.network.peer_id, end.peer)
 
-    def delay_s(self, end: End) -> float:
+    def delay_s(self, end: Way) -> float:
         """How long a message of a connection takes now, with its repetitions; inf: it breaks."""
         if self.calm_s is not None:
             return self.calm_s
@@ -165,51 +157,39 @@ class Wire:
 
     def cut(self, source: PeerId, target: PeerId, oneway: bool = False) -> None:
         """Deliver nothing from `source` to `target`, nor back unless `oneway`."""
-        self._cuts.add((source, target))
-        if not oneway:
-            self._cuts.add((target, source))
+        self._cuts.cut(source, target, oneway=oneway)
         self._look_between(source, target)
 
     def partition(self, side_a: Iterable[PeerId], side_b: Iterable[PeerId], oneway: bool = False) -> None:
         """Cut every path from one side to the other, and back unless `oneway`."""
-        here, there = set(side_a), set(side_b)
-        self._walls.append(_Wall(here, there, set()))
-        if not oneway:
-            self._walls.append(_Wall(set(there), set(here), set()))
+        self._cuts.partition(side_a, side_b, oneway=oneway)
         self._look_everywhere()
 
     def heal(self, a: PeerId | None = None, b: PeerId | None = None) -> None:
         """Mend every cut, those around `a`, or those between `a` and `b`; paused peers stay paused."""
         if a is None:
-            self._cuts.clear()
-            self._walls.clear()
+            self._cuts.heal_all()
             self._look_everywhere()
         elif b is None:
-            self._cuts = {path for path in self._cuts if a not in path}
-            for wall in self._walls:
-                wall.sources.discard(a)
-                wall.targets.discard(a)
+            self._cuts.heal_around(a)
             self._look_around(a)
         else:
-            for path in ((a, b), (b, a)):
-                self._cuts.discard(path)
-                for wall in self._walls:
-                    wall.holes.add(path)
+            self._cuts.heal_between(a, b)
             self._look_between(a, b)
 
     def pause(self, peer: PeerId) -> None:
         """Stop what goes to and from a peer, as if its process were stopped."""
-        self._paused.add(peer)
+        self._cuts.pause(peer)
         self._look_around(peer)
 
     def resume(self, peer: PeerId) -> None:
         """Let a paused peer go on."""
-        self._paused.discard(peer)
+        self._cuts.resume(peer)
         self._look_around(peer)
 
     def reset(self, one: PeerId, other: PeerId) -> None:
         """Break the connection between two peers now."""
-        for network, peer in ((self._networks.get(one), other), (self._networks.get(other), one)):
+        for network, peer in ((self.networks.get(one), other), (self.networks.get(other), one)):
             if network is not None and (end := network.links.get(peer)) is not None:
                 end.break_()
 
@@ -218,11 +198,11 @@ class Wire:
 
         With `reset` others hear of it as of a crashed process; else, as of a crashed machine, by silence.
         """
-        network = self._networks.get(peer)
+        network = self.networks.get(peer)
         if network is None:
             return
         if not reset:
-            self._crashed.add(peer)
+            self.crashed.add(peer)
             for end in network.links.values():
                 words = f"nothing heard for {DEAD_AFTER_S:g} s"
                 self.clock.call_later(DEAD_AFTER_S, end.other.close, Broken(words))
@@ -234,90 +214,36 @@ class Wire:
             self._rewrites.pop(peer, None)
         else:
             self._rewrites[peer] = rewrite
-        if (network := self._networks.get(peer)) is not None:
+        if (network := self.networks.get(peer)) is not None:
             network.rewrite = rewrite
 
-    def is_cut(self, source: PeerId, target: PeerId) -> bool:
-        """Whether nothing gets from `source` to `target` at the moment."""
-        if self._paused and (source in self._paused or target in self._paused):
-            return True
-        return (source, target) in self._cuts or any(
-            source in wall.sources and target in wall.targets and (source, target) not in wall.holes
-            for wall in self._walls
-        )
-
     def _look_between(self, one: PeerId, other: PeerId) -> None:
-        for network, peer in ((self._networks.get(one), other), (self._networks.get(other), one)):
+        for network, peer in ((self.networks.get(one), other), (self.networks.get(other), one)):
             if network is not None and (end := network.links.get(peer)) is not None:
                 end.look_at_way()
                 end.other.look_at_way()
-        self._retry()
+        self._knocking.retry()
 
     def _look_around(self, peer: PeerId) -> None:
-        network = self._networks.get(peer)
+        network = self.networks.get(peer)
         for end in list(network.links.values()) if network is not None else []:
             end.look_at_way()
             end.other.look_at_way()
-        self._retry()
+        self._knocking.retry()
 
     def _look_everywhere(self) -> None:
-        for network in list(self._networks.values()):
+        for network in list(self.networks.values()):
             for end in list(network.links.values()):
                 end.look_at_way()
                 end.other.look_at_way()
-        self._retry()
+        self._knocking.retry()
 
-    # --- dials ----------------------------------------------------------------------------------
+    # --- what was said to the dead -------------------------------------------------------------
 
-    def knock(self, dial: Dial) -> None:
-        """Send a dial on its way, or keep it until its way is mended."""
-        us, peer = dial.network.peer_id, dial.peer
-        if self.is_cut(us, peer):
-            self._stuck[dial] = None
-        else:
-            self._packet(us, peer, self._knocked, dial)
-
-    def _packet(self, source: PeerId, target: PeerId, then: Callable[..., None], *args: Any) -> None:
-        """A packet outside of any connection, with its repetitions; hopeless ones vanish."""
-        weather, delay_s = self._weather, self.calm_s
-        if delay_s is None:
-            dice = self._dice(source, target)
-            delay_s = weather.delay_s(dice, source, target) + (weather.late_s(dice) if weather.loss else 0.0)
-        if delay_s <= DEAD_AFTER_S:
-            self.clock.call_later(delay_s, then, *args)
-
-    def _retry(self) -> None:
-        """Dials whose way was mended go on."""
-        for dial in list(self._stuck):
-            if not dial.live or not self.is_cut(dial.network.peer_id, dial.peer):
-                del self._stuck[dial]
-                if dial.live:
-                    self.knock(dial)
-
-    def _knocked(self, dial: Dial) -> None:
-        """A dial has arrived, if it was not given up meanwhile."""
-        us, peer = dial.network.peer_id, dial.peer
-        if not dial.live:
-            return
-        if self.is_cut(us, peer):
-            self._stuck[dial] = None
-            return
-        network = self._networks.get(peer)
-        if network is not None and network.address in dial.addresses:
-            self._note("dial", dial.network, network, "", 0, 0)
-            ours, theirs = End(dial.network, peer), network.accept(dial.network)
-            ours.other, theirs.other = theirs, ours
-            dial.end = ours
-            theirs.look_at_way()
-            ours.look_at_way()
-            theirs.send(OPENED, None)
-        elif peer not in self._crashed and not self.is_cut(peer, us):
-            words = f"nobody listens at {', '.join(dial.addresses)}"
-            self._packet(peer, us, dial.over, Unreachable(words))
-
-    def unheard(self, end: End, kind: int) -> None:
+    def unheard(self, end: Way, kind: int) -> None:
         """A message came to an end that is closed. One that did not say so may be a machine started anew."""
-        if kind != CLOSED and end.network.peer_id in self._networks and end.other.reason is None:
+        now_there = self.networks.get(end.network.peer_id)
+        if kind != CLOSED and now_there not in (None, end.network) and end.other.reason is None:
             end.send(CLOSED, None)
 
     # --- provider records -----------------------------------------------------------------------
@@ -327,43 +253,34 @@ class Wire:
         weather = self._weather
         if self.calm_s is None:
             us = network.peer_id
-            await self.clock.sleep(weather.delay_s(self._dice(us, "dht"), us, us))
+            await self.clock.sleep(weather.delay_s(self.path_dice(us, "dht"), us, us))
         else:
             await self.clock.sleep(self.calm_s)
 
     def provide(self, key: bytes, network: SimNetwork) -> None:
-        """Keep a record: it outlives its provider."""
-        self._records.setdefault(key, {})[network.peer_id] = network.address
+        """Keep a record."""
+        self._records.add(key, network.peer_id, network.address)
 
     def providers(self, key: bytes, network: SimNetwork, limit: int) -> list[tuple[PeerId, str]]:
-        """Records of `key` that are not beyond a cut; a choice of them if there are more than `limit`."""
+        """Others' records of `key` that are not beyond a cut."""
         us = network.peer_id
-        found = [
-            record for record in self._records.get(key, {}).items()
-            if record[0] != us and not self.is_cut(record[0], us)
-        ]  # fmt: skip
-        return found if len(found) <= limit else self._dice(us, "dht").sample(found, max(0, limit))
+        return self._records.find(
+            key,
+            limit,
+            lambda peer: peer != us and not self.is_cut(peer, us),
+            lambda: self.path_dice(us, "dht"),
+        )
 
     # --- what happened --------------------------------------------------------------------------
 
-    def note(self, kind: str, source: End, target: End, asked: Asked | None, body: Any) -> None:
-        """A message was delivered."""
-        protocol = asked.protocol if asked is not None else ""
+    def note(self, kind: str, source: SimNetwork, target: SimNetwork, protocol: str, body: Any) -> None:
+        """A message was delivered; `body` is bytes, an amount of credit, or a refusal's words."""
         if isinstance(body, bytes):
-            self._note(kind, source.network, target.network, protocol, len(body), zlib.crc32(body))
+            size, mark = len(body), zlib.crc32(body)
         elif isinstance(body, tuple):
-            self._note(kind, source.network, target.network, protocol, 0, zlib.crc32(repr(body).encode()))
+            size, mark = 0, zlib.crc32(repr(body).encode())
         else:
-            self._note(kind, source.network, target.network, protocol, 0, body)
-
-    def note_gossip(self, source: End, target: End, message: Published) -> None:
-        """A gossip message was delivered."""
-        data = message.data
-        self._note("gossip", source.network, target.network, message.topic, len(data), zlib.crc32(data))
-
-    def _note(
-        self, kind: str, source: SimNetwork, target: SimNetwork, protocol: str, size: int, mark: int
-    ) -> None:
+            size, mark = 0, body
         if self._trace is not None:
             self._trace.note(kind, source.name, target.name, protocol, size, mark)
         if self.observers:
