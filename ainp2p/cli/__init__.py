@@ -26,6 +26,7 @@ _MODULES = {
     "ask": "agent",
     "plan": "agent",
     "swarm": "swarm",
+    "sim": "sim",
     "key": "key",
     "network": "network",
     "wallet": "wallet",
@@ -38,6 +39,7 @@ _EXAMPLES = """examples:
   ainp2p swarm docs/ README.md         agents with real models work for pay on your documents
   ainp2p serve examples/echo.py:echo   offer a skill to other agents
   ainp2p ask summarise --input @notes.md --budget 600
+  ainp2p sim run market.py --seed 7    a model of an economy in virtual time, from a seed
   ainp2p key new alice                 make a key for an agent of your own
 """
 

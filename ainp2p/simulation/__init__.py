@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ainp2p.simulation.node import Node as Node
     from ainp2p.simulation.results import Result as Result
     from ainp2p.simulation.running import run as run
-    from ainp2p.simulation.sweep import sweep as sweep
     from ainp2p.simulation.sweeping import ReplicateFailed as ReplicateFailed
     from ainp2p.simulation.sweeping import load_sweep as load_sweep
+    from ainp2p.simulation.sweeping import sweep as sweep
     from ainp2p.simulation.tables import Table as Table
     from ainp2p.simulation.trace import Difference as Difference
     from ainp2p.simulation.trace import Trace as Trace
@@ -69,7 +69,7 @@ _WHERE = {
     "nobody_is_overdrawn": "invariants",
     "run": "running",
     "run_virtual": "kernel",
-    "sweep": "sweep",
+    "sweep": "sweeping",
     "validators_agree": "invariants",
 }
 __all__ = sorted(_WHERE)

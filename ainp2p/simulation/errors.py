@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ainp2p.errors import Error
+from ainp2p.errors import Error, InvalidInput
 
 
 class SimulationError(Error):
@@ -83,5 +83,5 @@ class VersionMismatch(SimulationError):
         self.found, self.expected = found, expected
 
 
-class Mixed(SimulationError):
+class Mixed(SimulationError, InvalidInput):
     """A sweep would mix seeds or parameters, drop rows, or overwrite results; nothing was written."""

@@ -75,6 +75,7 @@ class Result:
         hash: of everything that happened, in order: equal hashes, equal runs.
         duration_s: virtual seconds from start to end.
         model: the model's file, or ``module:function``.
+        signed: how keys signed (`ainp2p.simulation.signatures`).
         trace: the events that `hash` is of; `diff` finds the first different one by it. May be None.
     """
 
@@ -88,6 +89,7 @@ class Result:
     metrics: Table = field(default_factory=partial(new_table, "metrics"))
     marks: Table = field(default_factory=partial(new_table, "marks"))
     model: str = ""
+    signed: str = "cached"
     trace: Trace | None = field(default=None, compare=False, repr=False)
     version: int = VERSION
 
@@ -231,7 +233,7 @@ _ABSENT = "(not set)"
 
 
 def _settings(ours: Result, theirs: Result) -> Iterable[tuple[str, Any, Any]]:
-    for what in ("model", "seed", "duration_s", "version"):
+    for what in ("model", "seed", "signed", "duration_s", "version"):
         if (a := getattr(ours, what)) != (b := getattr(theirs, what)):
             yield what, a, b
     for name in sorted({*ours.parameters, *theirs.parameters}):

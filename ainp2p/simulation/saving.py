@@ -64,6 +64,7 @@ def load(directory: str | os.PathLike[str]) -> Result:
         hash=said["hash"],
         duration_s=said["duration_s"],
         model=said["model"],
+        signed=said["signed"],
         trace=_trace(directory / TRACE) if TRACE in said["files"] else None,
         **tables,
     )
@@ -94,13 +95,14 @@ def manifest(directory: Path) -> dict[str, Any]:
     return said
 
 
-_FIELDS = ("model", "seed", "parameters", "hash", "duration_s", "format", "rows", "files")
+_FIELDS = ("model", "seed", "signed", "parameters", "hash", "duration_s", "format", "rows", "files")
 
 
 def _manifest(result: Result, format_: str, files: Mapping[str, str]) -> dict[str, Any]:
     return {
         "version": result.version,
         "model": result.model,
+        "signed": result.signed,
         "seed": result.seed,
         "parameters": dict(result.parameters),
         "hash": result.hash,

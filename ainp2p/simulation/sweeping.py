@@ -44,8 +44,10 @@ class ReplicateFailed(SimulationError):
 
     def __init__(self, seed: int, parameters: Mapping[str, Cell], error: str, trace: str = "") -> None:
         given = "".join(f", {name}={value!r}" for name, value in parameters.items())
-        super().__init__(f"the run with seed={seed}{given} failed: {error}{trace and chr(10) + trace}")
+        super().__init__(f"the run with seed={seed}{given} failed: {error}")
         self.seed, self.parameters = seed, dict(parameters)
+        if trace:
+            self.add_note(f"where it was run:\n{trace}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,418 @@
+"""`ainp2p sim`: a model of an economy run in virtual time, swept, run again, compared, shown.
+
+A model's parameters are options of the command: they are read from the signature of the file's `model`, so
+the file comes before them, and a second parser takes all that follows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainp2p.cli import exit_codes
+from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.output import emit, note
+from ainp2p.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from ainp2p.cli.command import Subparsers
+    from ainp2p.simulation.model_files import ModelFile, Parameter
+    from ainp2p.simulation.results import Result
+
+SIGNED = ("ed25519", "cached", "keyed")  # ainp2p.simulation.signatures
+# What `sim.run` and the two commands call their own options.
+_RESERVED = (
+    *("world", "seed", "signed", "guard", "json", "debug", "help"),
+    *("report", "format", "seeds", "out", "processes", "keep_failures"),
+)
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the group to the command line."""
+    commands = add_group(
+        subparsers,
+        "sim",
+        "run models of agent economies in virtual time, from a seed",
+        "ainp2p sim run market.py --agents 1000 --hours 1 --seed 7 --report out/\n"
+        "ainp2p sim sweep market.py --agents 10 100 1000 --seeds 1-30 --out runs/",
+    )
+    run = add_command(
+        commands,
+        "run",
+        "run the model of a file once; the same seed and parameters give the same hash",
+        _run,
+        "ainp2p sim run market.py --agents 1000 --hours 1 --seed 7 --report out/\n"
+        "ainp2p sim run market.py --help      # the model's own parameters",
+    )
+    sweep = add_command(
+        commands,
+        "sweep",
+        "run a model for every combination of parameters, once with each seed",
+        _sweep,
+        "ainp2p sim sweep market.py --agents 10 100 1000 --loss 0 0.1 --seeds 1-30 --out runs/",
+    )
+    for parser, add in ((run, _add_run), (sweep, _add_sweep)):
+        add(parser)
+        _add_file(parser, add)
+    _register_saved(commands)
+
+
+def _register_saved(commands: Subparsers) -> None:
+    replay = add_command(
+        commands,
+        "replay",
+        "run a saved result's model again and tell whether the same happened, or where it parted",
+        _replay,
+        "ainp2p sim replay out/\nainp2p sim replay out/ --file market.py",
+    )
+    replay.add_argument("result", metavar="DIR", help="what `sim run --report DIR` has saved")
+    replay.add_argument("--file", metavar="FILE", help="the model's file, if it is not where it was")
+    diff = add_command(
+        commands, "diff", "tell where two saved results differ", _diff, "ainp2p sim diff out-1/ out-2/"
+    )
+    diff.add_argument("ours", metavar="A", help="a saved result")
+    diff.add_argument("theirs", metavar="B", help="another one")
+    show = add_command(
+        commands,
+        "show",
+        "print the numbers of a saved result, or draw its report",
+        _show,
+        "ainp2p sim show out/\nainp2p sim show out/ --page market.html",
+    )
+    show.add_argument("result", metavar="DIR", help="what `sim run --report DIR` has saved")
+    show.add_argument("--page", metavar="FILE", help="write the report to this new file")
+
+
+def _add_file(parser: argparse.ArgumentParser, add: Any) -> None:
+    """FILE and all that follows it; `parser_of` makes the parser of what follows."""
+    parser.add_argument(
+        "file", metavar="FILE", help="a Python file that defines `async def model(world, *, …)`"
+    )
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="…", help="the model's parameters, see its --help"
+    )
+    parser.set_defaults(parser_of=lambda file: _model_parser(parser.prog, file, add))
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything follows from (0)")
+    _add_signed(parser)
+    parser.add_argument(
+        "--report", metavar="DIR", help="save the result here, with report.html; nothing is overwritten"
+    )
+    parser.add_argument(
+        "--format", choices=("csv", "parquet"), default="csv", help="of the saved tables (csv)"
+    )
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seeds", nargs="+", default=["1-10"], metavar="N", help="seeds and ranges of seeds (1-10)"
+    )
+    _add_signed(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", help="save rows as they come; an interrupted sweep goes on from there"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="at once; default: one per core")
+    parser.add_argument(
+        "--keep-failures", action="store_true", help="a run that fails is a row; otherwise it ends the sweep"
+    )
+
+
+def _add_signed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--signed",
+        choices=SIGNED,
+        default="cached",
+        help="how keys sign: really, really but verified once, or by a cheap keyed hash (cached)",
+    )
+
+
+# --- run and sweep --------------------------------------------------------------------------------
+
+
+def _run(first: argparse.Namespace) -> int:
+    from ainp2p.simulation import running
+
+    file, args, parameters = _parsed(first)
+    target = None if args.report is None else Path(args.report)
+    if target is not None:
+        _check_target(target, file, args, parameters)
+    result = running.run(file.load(), args.seed, signed=args.signed, **parameters)
+    result = dataclasses.replace(result, model=file.path, signed=args.signed)
+    if target is not None:
+        _save(result, target, args.format)
+    emit(args, _plain(result), _data(result))
+    if target is not None:
+        note(args, f"report: {target / 'report.html'}")
+    return exit_codes.OK
+
+
+def _sweep(first: argparse.Namespace) -> int:
+    from functools import partial
+
+    from ainp2p.simulation import running
+    from ainp2p.simulation.sweeping import sweep
+
+    file, args, grid = _parsed(first, many=True)
+    table = sweep(
+        file,
+        grid,
+        _seeds(args.seeds),
+        processes=args.processes,
+        out=args.out,
+        on_failure="row" if args.keep_failures else "raise",
+        progress=False if args.json else None,
+        run=partial(running.run, signed=args.signed),
+    )
+    failed = sum(bool(error) for error in table["error"])
+    if args.json:
+        for row in table.dicts():
+            emit(args, "", {name: _finite(value) for name, value in row.items()})
+    else:
+        emit(args, _sweep_text(table, list(grid)), {})
+        note(args, f"{len(table)} runs, {failed} failed" + (f": {args.out}/sweep.csv" if args.out else ""))
+    return exit_codes.FAILED if failed else exit_codes.OK
+
+
+def _parsed(
+    first: argparse.Namespace, *, many: bool = False
+) -> tuple[ModelFile, argparse.Namespace, dict[str, Any]]:
+    """The file, the standard options, and the parameters that were given (lists of values if `many`)."""
+    from ainp2p.simulation.model_files import ModelFile, check_names
+
+    if first.file.startswith("-"):
+        first.parser.error(f"FILE comes before the model's parameters: {first.file}")
+    file = ModelFile.read(first.file)
+    parser, known = first.parser_of(file)
+    for parameter in known.values():
+        _add_parameter(parser, parameter, many)
+    args = parser.parse_args(first.rest, namespace=argparse.Namespace(**_standard(first)))
+    given = {name: getattr(args, f"model_{name}") for name in known if hasattr(args, f"model_{name}")}
+    check_names(file.load(), given)
+    return file, args, given
+
+
+def _standard(first: argparse.Namespace) -> dict[str, Any]:
+    """Options that stood before FILE hold as well; those after it win."""
+    return {k: v for k, v in vars(first).items() if k not in ("file", "rest", "parser_of", "run", "parser")}
+
+
+def _model_parser(
+    prog: str, file: ModelFile, add: Any
+) -> tuple[argparse.ArgumentParser, dict[str, Parameter]]:
+    """The parser of what follows FILE, and the model's parameters, which are not in it yet."""
+    from ainp2p.simulation.model_files import parameters_of
+
+    model = file.load()
+    words = (model.__doc__ or "").strip()
+    parser = argparse.ArgumentParser(
+        prog=f"{prog} {file.path}",
+        description=words,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    add(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # the first parser has the defaults, and what stood before FILE
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    known, _ = parameters_of(model)
+    for name in known:
+        if name in _RESERVED:
+            raise InvalidInput(f"{file.path}: a parameter cannot be called {name!r}: there is such an option")
+    return parser, known
+
+
+def _add_parameter(parser: argparse.ArgumentParser, parameter: Parameter, many: bool) -> None:
+    from ainp2p.simulation.model_files import REQUIRED
+
+    if parameter.type is None:
+        return  # a strategy, say: only programs can give it
+    said = "needed" if parameter.default is REQUIRED else str(parameter.default)
+    options: dict[str, Any] = {
+        "dest": f"model_{parameter.name}",
+        "type": _reader(parameter),
+        "help": f"parameter of the model ({said})",
+        "metavar": "|".join(map(str, parameter.choices)) or parameter.type.__name__.upper(),
+    }
+    if many:
+        options["nargs"] = "+"
+    parser.add_argument(f"--{parameter.name.replace('_', '-')}", **options)
+
+
+def _reader(parameter: Parameter) -> Any:
+    """The function that makes a parameter's value of an argument."""
+
+    def read(text: str) -> Any:
+        if parameter.optional and text == "none":
+            return None
+        if parameter.type is bool:
+            value: Any = {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
+        else:
+            value = (parameter.type or str)(text)
+        if parameter.choices and value not in parameter.choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(map(str, parameter.choices))}")
+        return value
+
+    def read_or_refuse(text: str) -> Any:
+        try:
+            return read(text)
+        except (KeyError, ValueError):
+            kind = "true or false" if parameter.type is bool else getattr(parameter.type, "__name__", "")
+            raise argparse.ArgumentTypeError(f"{text!r} is no {kind}") from None
+
+    return read_or_refuse
+
+
+def _seeds(words: list[str]) -> list[int]:
+    """``1-3 7`` → [1, 2, 3, 7]."""
+    seeds: list[int] = []
+    for word in words:
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        if found is None:
+            raise InvalidInput(f"{word!r} is neither a seed nor a range of seeds, such as 1-30")
+        low, high = int(found[1]), int(found[2] or found[1])
+        if high < low:
+            raise InvalidInput(f"the range of seeds {word} is empty")
+        seeds += range(low, high + 1)
+    return seeds
+
+
+# --- saved results --------------------------------------------------------------------------------
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from ainp2p.simulation import running
+    from ainp2p.simulation.model_files import ModelFile
+    from ainp2p.simulation.results import Result
+
+    saved = Result.load(args.result)
+    file = ModelFile.read(args.file or saved.model)
+    note(args, f"running {file.path} again, seed {saved.seed} …")
+    signed: Any = saved.signed
+    again = running.run(file.load(), saved.seed, signed=signed, **_callable(saved.parameters))
+    again = dataclasses.replace(again, model=saved.model, signed=saved.signed)
+    differs = saved.diff(again)
+    verdict = f"the same: {saved.hash}" if not differs else f"not the same\n{differs}"
+    emit(args, verdict, {"same": not differs, "seed": saved.seed, "hash": saved.hash, "again": again.hash})
+    return exit_codes.FAILED if differs else exit_codes.OK
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from ainp2p.simulation.results import Result
+
+    found = Result.load(args.ours).diff(Result.load(args.theirs))
+    emit(args, str(found), {"same": not found, "difference": str(found) if found else None})
+    return exit_codes.FAILED if found else exit_codes.OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    from ainp2p.simulation.results import Result
+
+    result = Result.load(args.result)
+    if args.page is not None:
+        result.report(args.page)
+        note(args, f"report: {args.page}")
+    emit(args, _plain(result), _data(result))
+    return exit_codes.OK
+
+
+def _callable(parameters: Any) -> dict[str, Any]:
+    """Saved parameters as a model takes them: names of functions cannot be called again."""
+    for name, value in parameters.items():
+        if isinstance(value, str) and re.fullmatch(r"[\w.]+:[\w.]+", value):
+            raise InvalidInput(f"parameter {name!r} was the function {value}: run it again from a program")
+    return dict(parameters)
+
+
+def _check_target(
+    target: Path, file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]
+) -> None:
+    """Refuse before the run what could not be saved after it; the same run may be there already."""
+    from ainp2p.simulation.files import check_free
+    from ainp2p.simulation.results import label
+    from ainp2p.simulation.running import bind
+    from ainp2p.simulation.saving import MANIFEST, manifest
+
+    if not (target / MANIFEST).exists():
+        check_free(target)
+        return
+    said = manifest(target)
+    labels = {name: label(value) for name, value in bind(file.load(), parameters).items()}
+    ours = {"model": file.path, "seed": args.seed, "signed": args.signed, "parameters": labels}
+    if differ := [name for name, value in ours.items() if said[name] != value]:
+        raise InvalidInput(f"{target} holds another run (its {differ[0]} differ): it is not overwritten")
+
+
+def _save(result: Result, target: Path, format_: str) -> None:
+    from ainp2p.simulation.saving import MANIFEST, manifest
+
+    if not (target / MANIFEST).exists():
+        result.save(target, format=format_, report=True)
+        return
+    if (kept := manifest(target)["hash"]) != result.hash:
+        raise InvalidInput(
+            f"{target} holds this run with the hash {kept}, and now it is {result.hash}: the code changed,"
+            f" or something is not decided by the seed. Nothing was overwritten; `ainp2p sim replay {target}`"
+            " tells where they part"
+        )
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _data(result: Result) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "seed": result.seed,
+        "hash": result.hash,
+        "duration_s": result.duration_s,
+        "parameters": dict(result.parameters),
+        "metrics": {name: _finite(value) for name, value in result.summary().items()},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for infinity, nor for what is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(result: Result) -> str:
+    from ainp2p.simulation.pictures import said_s
+    from ainp2p.simulation.report import said
+
+    head = [("model", result.model), ("seed", str(result.seed)), ("hash", result.hash)]
+    head += [("virtual time", said_s(result.duration_s))]
+    rows = [*head, *((name, said(value)) for name, value in result.summary().items())]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+_SWEEP_SHOWN = ("trades", "fill_rate", "price_mean", "price_dispersion", "welfare", "gini", "cheats_share")
+_OWN_SHOWN = 4  # columns of what the model measured; all are in sweep.csv
+
+
+def _sweep_text(table: Any, parameters: list[str]) -> str:
+    """One line for each point of the grid: the means over its seeds."""
+    from ainp2p.simulation.report import said
+
+    points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in table.dicts():
+        points.setdefault(tuple(row[name] for name in parameters), []).append(row)
+    own = table.names[table.names.index("bytes") + 1 : -1]  # what the model measured follows the summary's
+    metrics = [*_SWEEP_SHOWN, *own[:_OWN_SHOWN]] if "bytes" in table.names else []
+    lines = [[*parameters, "runs", *metrics]]
+    for point, rows in points.items():
+        known = [[row[name] for row in rows if row[name] is not None] for name in metrics]
+        means = [said(sum(values) / len(values) if values else None) for values in known]
+        lines.append([*map(str, point), str(len(rows)), *means])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True)) for line in lines
+    )
