@@ -101,6 +101,7 @@ SOURCES: tuple[Source, ...] = (
         "socket", "socket.__init__ getaddrinfo gethostbyname gethostbyname_ex getnameinfo", SOCKET, deep=True
     ),
     *_of("subprocess", "Popen.__init__", PROCESS, deep=True),
+    *_of("trio", "run_process lowlevel.open_process", PROCESS, deep=True),
     *_of("os", "fork forkpty system posix_spawn posix_spawnp execv execve", PROCESS, deep=True),
     *_of("multiprocessing.process", "BaseProcess.start", PROCESS, deep=True),
 )

@@ -30,7 +30,6 @@ from ainp2p.simulation.errors import Ambient
 
 _OURS = str(Path(__file__).parent.parent) + "/"
 _PACKAGES = ("/site-packages/", "/dist-packages/")
-_CALLABLES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 _LIBRARIES = tuple(
     {
         path + "/"
@@ -263,12 +262,10 @@ def _stand_in(original: type, check: Callable[[tuple[Any, ...], dict[str, Any]],
 def _swap_names(module: types.ModuleType, guards: dict[Any, Any], puts: list[Put]) -> None:
     """Globals, class attributes and default arguments of one of the model's modules."""
     for name, value in list(vars(module).items()):
-        if not isinstance(value, _CALLABLES):
-            continue
         guard = _lookup(guards, value)
         if guard is not None:
             _put(puts, module, name, value, guard)
-        elif getattr(value, "__module__", None) == module.__name__:
+        elif isinstance(value, type | types.FunctionType) and value.__module__ == module.__name__:
             members = list(vars(value).items()) if isinstance(value, type) else []
             for inner, member in members:
                 function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
@@ -296,11 +293,11 @@ def _swap_defaults(function: object, guards: dict[Any, Any], puts: list[Put]) ->
 
 
 def _lookup(guards: dict[Any, Any], value: object) -> Any:
-    if not isinstance(value, _CALLABLES):
+    if not callable(value):
         return None
     try:
-        return guards.get(value)
-    except TypeError:  # a class whose metaclass cannot be hashed
+        return guards.get(value)  # by equality: `datetime.now` is another object each time
+    except Exception:  # what cannot be hashed or compared is nothing that is guarded
         return None
 
 
