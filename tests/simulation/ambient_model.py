@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import multiprocessing
 import os
@@ -102,7 +101,7 @@ READS: dict[str, tuple[Callable[[], object], str]] = {
     "socket.create_connection": (lambda: socket.create_connection(("127.0.0.1", 9)), "network"),
     "socket.getaddrinfo": (lambda: socket.getaddrinfo("localhost", 80), "network"),
     "urllib": (lambda: urllib.request.urlopen("http://127.0.0.1:9/"), "network"),
-    "asyncio.run": (lambda: asyncio.new_event_loop(), "network"),
+    "socket.socketpair": (lambda: socket.socketpair(), "network"),
     "subprocess.run": (lambda: subprocess.run(["true"], check=True), "world.spawn"),
     "os.system": (lambda: os.system("true"), "world.spawn"),
     "os.fork": (lambda: os.fork(), "world.spawn"),

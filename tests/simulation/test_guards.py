@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import inspect
 import logging
@@ -38,14 +37,11 @@ from tests.simulation.ambient_model import AWAITED, READS, harmless
 from tests.simulation.programs import run
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # half an asyncio loop dies
 @pytest.mark.parametrize("name", READS)
 def test_a_model_that_reads_the_real_world_is_stopped_at_that_line(name: str) -> None:
     read, remedy = READS[name]
     with guarded(), pytest.raises(Ambient) as caught:
         read()
-    if name == "asyncio.run":
-        gc.collect()
     _, line = inspect.getsourcelines(read)
     if name == "a default argument":
         line = inspect.getsourcelines(ambient_model.by_default)[1] + 1
@@ -270,7 +266,6 @@ def test_isinstance_of_sockets_threads_and_generators_is_untouched() -> None:
         assert isinstance(generator, np.random.Generator)
         assert isinstance(sock, socket.socket)
         assert isinstance(threading.current_thread(), threading.Thread)
-    gc.collect()
 
 
 # --- mutants ------------------------------------------------------------------------------------
