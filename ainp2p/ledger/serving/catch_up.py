@@ -218,8 +218,11 @@ class CatchUp:
         ours = self._core.heights()
         # First the logs, then what is said of our own: a validator votes when it has caught up.
         for theirs in answer.heights:
-            if theirs.validator != self._own_key and theirs.height > ours.get(theirs.validator, 2**62):
-                await self._fetch_log(peer, theirs.validator, ours[theirs.validator] + 1)
+            height = ours.get(theirs.validator, 2**62)
+            if theirs.validator == self._own_key or theirs.height <= height:
+                continue
+            if not await self._fetch_log(peer, theirs.validator, height + 1):
+                break  # it does not have what it says: this round does not wait for all of it in turn
         for theirs in answer.heights:
             if theirs.validator == self._own_key and member is not None:
                 await _tolerating(self._core.take_height(member, theirs.height, answer.epoch))

@@ -30,12 +30,14 @@ from ainp2p.ledger.serving.messages import (
 from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.effects import FrontierWanted, Wanted
+from ainp2p.protocol.codec import INT_MAX
 from ainp2p.protocol.network import PeerId
 
 CERTAIN_MAX = 65_536  # operations asked for at once; above it the core asks again later
 DIFFERENCES_MAX = 131_072  # heads of one frontier: who differs by more is not judged by operations
 PATIENCE_S = 5.0  # for a frontier; whatever is news adds a little
 NEWS_PATIENCE_S = 0.25
+NO_NEWS_S = 0.05  # what an answer without any takes of it, however soon it comes
 FEW = 64  # heads; an answer that names fewer is no reason to wait for as many more as one likes
 AT_ONCE = 4  # members that are asked for operations
 
@@ -146,7 +148,7 @@ class EpochFetcher:
             answer = await self._validators.ask(peer, ReconcileFrontier(handoff, message), Reconciled)
             message, _, _ = reconciler.continue_(answer.message)
             patience_s -= trio.current_time() - asked_s
-            news_s = NEWS_PATIENCE_S * min(1.0, (len(theirs) - known) / FEW)
+            news_s = NEWS_PATIENCE_S * min(1.0, (len(theirs) - known) / FEW) or -NO_NEWS_S
             patience_s = min(PATIENCE_S, patience_s + news_s)
         return {id_: _head(id_, value) for id_, value in theirs.items()}
 
@@ -159,4 +161,9 @@ class EpochFetcher:
 
 
 def _head(id_: bytes, value: bytes | None) -> Head:
-    return (int.from_bytes(value[:8], "big"), value[8:]) if value is not None else (0, id_)
+    if value is None:
+        return 0, id_
+    seq = int.from_bytes(value[:8], "big")
+    if seq > INT_MAX:
+        raise Malformed("a slot that nobody can reach")
+    return seq, value[8:]

@@ -45,6 +45,7 @@ NEED_MAX = 65_536  # objects of one comparison; the next one finds the rest
 SLACK = 4_096  # operations that others may have applied in another order than we
 PATIENCE_S = 5.0  # for a comparison and for a stream; whatever brings news adds a little
 NEWS_PATIENCE_S = 0.25
+NO_NEWS_S = 0.02  # what a page of known operations takes of it, however soon it comes; SLACK has 64 of them
 ENDED_MAX = 1_024  # Locks of one comparison that the other may have seen end
 WAITING_MAX = 8_192  # operations that came before what they depend on
 
@@ -186,6 +187,8 @@ class ObjectSync:
                 patience_s -= trio.current_time() - asked_s
                 if await self._take(page.operations):
                     patience_s = min(PATIENCE_S, patience_s + NEWS_PATIENCE_S)
+                else:
+                    patience_s -= NO_NEWS_S
 
     async def _take(self, operations: Sequence[Decided]) -> int:
         return await self._core.take_decided(operations) if operations else 0

@@ -44,6 +44,7 @@ MESSAGE_SIZE_MAX = 60_000  # bytes; fits a frame, with what it travels in
 MESSAGE_SIZE_LEAST = 2_000  # bytes; a split of one range must fit, at the widest bounds
 RANGES_MAX = 4_096
 ROUNDS_MAX = 2_000  # of one initiator; a node that starts from nothing learns 800 keys in each
+LOOKS_MAX = 4  # at each of our items by one initiator; without changes meanwhile it is one or two
 BRANCHES = 16
 LEAF = 4  # items; so many or fewer are sent as they are
 PART = 3  # items; nothing is cut finer
@@ -105,7 +106,7 @@ class Reconciler:
             raise InvalidInput(f"messages have {MESSAGE_SIZE_LEAST} to {MESSAGE_SIZE_MAX} bytes")
         self._index = items if isinstance(items, ReconcileIndex) else ReconcileIndex(items)
         self._size_max = message_size_max
-        self._rounds = 0
+        self._rounds = self._looks = 0
         self.theirs: dict[bytes, bytes | None] = {}
         self._have: dict[bytes, None] = {}
         self._need: dict[bytes, None] = {}
@@ -149,6 +150,9 @@ class Reconciler:
 
     def _note(self, range_: Range, have: list[bytes], need: list[bytes]) -> None:
         ours, theirs = dict(_own_items(self._index, range_)), dict(range_.items)
+        self._looks += len(ours)
+        if self._looks > LOOKS_MAX * (len(self._index) + RANGES_MAX):
+            raise Malformed("the same items again and again")
         for key in ours.keys() | theirs.keys():
             if ours.get(key) != theirs.get(key):
                 self.theirs[key] = theirs.get(key)

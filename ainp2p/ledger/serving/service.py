@@ -536,11 +536,11 @@ class ValidatorService:
         if follower is None:
             raise Refused("busy", "too many streams are followed; try another validator")
         try:
-            await call.send(encode(Finals((), self._validator.epoch)))
-            while not follower.dropped:
+            chunk = Finals((), self._validator.epoch)
+            while await self._sent(call, chunk) and not follower.dropped:
                 with trio.move_on_after(FOLLOW_BEAT_S):
                     await follower.news.wait()
-                await call.send(encode(await self._finals(follower)))
+                chunk = await self._finals(follower)
         finally:
             self._followers.remove(follower)
 

@@ -180,7 +180,7 @@ class Watchtower:
             await trio.sleep(RETRY_AFTER_MS / 1000)  # several that are handed over together are one change
 
     async def _follow(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
-        with suppress(NetworkError, RemoteError):
+        with suppress(NetworkError, RemoteError, LedgerError):
             question, timeout_s = Follow(ids), 3 * FOLLOW_BEAT_S
             async with self._validators.stream(peer, question, Finals, timeout_s=timeout_s) as chunks:
                 async for finals in chunks:
