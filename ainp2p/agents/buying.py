@@ -94,9 +94,7 @@ class Buyer:
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
         self._directory, self._choosing, self._countering = directory, choosing, countering
-        self.deposits = Deposits(
-            network, vault, wallet, genesis.parameters, genesis.network_id, nursery, on_receipt
-        )
+        self.deposits = Deposits(network, vault, wallet, genesis.network_id, nursery, on_receipt)
 
     @asynccontextmanager
     async def hire(

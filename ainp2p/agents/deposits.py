@@ -8,15 +8,14 @@ import trio
 
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.vault import Vault
-from ainp2p.errors import InsufficientFunds
-from ainp2p.ledger.rules.genesis import Parameters
+from ainp2p.errors import InsufficientFunds, InvalidInput
 from ainp2p.ledger.wallets.wallet import LockState, Wallet
 from ainp2p.protocol.network import Network, PeerId
 
 BUDGETS_PER_DEPOSIT = 10  # a Lock holds so many budgets, if the purse and the policy allow it
 LIFE_MS = 24 * 3_600_000  # or as long as the network allows
 STEPS_PER_DEPOSIT = 10  # a SETTLE pays at least a tenth, so a Lock's prepaid fee is small
-FEE_RESERVE = 64  # uain kept back for the fee of the SPEND that opens a Lock, and of the next one
+FEES_RESERVED = 64  # least fees, kept back for the SPEND that opens a Lock, and for the next one
 
 
 @dataclass(slots=True)
@@ -39,14 +38,13 @@ class Deposits:
         network: Network,
         vault: Vault,
         wallet: Wallet,
-        parameters: Parameters,
         network_id: bytes,
         nursery: trio.Nursery,
         on_receipt: OnReceipt | None = None,
     ) -> None:
         self._on_receipt = on_receipt
         self._network, self._vault, self._wallet, self._nursery = network, vault, wallet, nursery
-        self._parameters, self._network_id = parameters, network_id
+        self._network_id = network_id
         self._by_seller: dict[bytes, list[Deposit]] = {}
         self._opening: dict[bytes, _Opening] = {}
 
@@ -57,8 +55,11 @@ class Deposits:
             InsufficientFunds: the purse does not hold the budget.
             PolicyRefused: a deposit of this size is above a bound.
             NotFinal, TimedOut: the ledger did not decide in time.
+            InvalidInput: the network's rules leave no time to settle any Lock.
         """
-        margin = self._parameters.margin(self._life_ms) * 2
+        margin = self._wallet.parameters.margin(self._life_ms) * 2
+        if margin >= self._life_ms:  # else one Lock after the other is opened, and none is used
+            raise InvalidInput("Locks live too short on this network to be settled in time")
         while True:
             for deposit in self._by_seller.get(seller, []):
                 if deposit.usable(budget, margin):
@@ -78,7 +79,8 @@ class Deposits:
 
     @property
     def _life_ms(self) -> int:
-        return min(LIFE_MS, self._parameters.lock_life_ms_max)
+        # Not the genesis's: a COMMITTEE may change them, and a Lock that lives too long is refused.
+        return min(LIFE_MS, self._wallet.parameters.lock_life_ms_max)
 
     async def _open(self, seller: bytes, key: bytes, peer: PeerId, opening: _Opening) -> None:
         """A task of its own: what fails is told to those who wait."""
@@ -116,10 +118,11 @@ class Deposits:
     async def _size(self, budget: int) -> int:
         """Ten budgets, if the policy and half the purse allow it; the budget at least."""
         available = (await self._wallet.balance()).available
-        if available < budget + FEE_RESERVE:
-            raise InsufficientFunds(available, budget + FEE_RESERVE)
+        reserve = FEES_RESERVED * self._wallet.parameters.fee_floor
+        if available < budget + reserve:
+            raise InsufficientFunds(available, budget + reserve)
         cap = self._vault.policy.per_lock
-        wanted = min(BUDGETS_PER_DEPOSIT * budget, (available - FEE_RESERVE) // 2)
+        wanted = min(BUDGETS_PER_DEPOSIT * budget, (available - reserve) // 2)
         return max(budget, min(wanted, cap) if cap is not None else wanted)
 
     def _drop_old(self) -> None:

@@ -91,7 +91,7 @@ class Seller:
         self.skills = {skill.name.encode(): skill for skill in skills}
         self.models = tuple(models)
         self._network, self._wallet, self._signer, self._nursery = network, wallet, signer, nursery
-        self._tills = Tills(wallet, signer.public, genesis.parameters)
+        self._tills = Tills(wallet, signer.public)
         self._negotiation = Negotiation(
             signer,
             network=genesis.network_id,

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import trio
 
 from ainp2p.errors import Error, InvalidReceipt, NotFinal, Refused, Unpaid
-from ainp2p.ledger.rules.genesis import Parameters
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt
 from ainp2p.ledger.wallets.wallet import LockState, Wallet
@@ -104,9 +103,9 @@ class Till:
 class Tills:
     """All Locks from which buyers pay us, as far as they are in use; the rest is the wallet's."""
 
-    def __init__(self, wallet: Wallet, key: bytes, parameters: Parameters) -> None:
+    def __init__(self, wallet: Wallet, key: bytes) -> None:
         """`key`: ours, which closes the Locks that we accept."""
-        self._wallet, self._key, self._parameters = wallet, key, parameters
+        self._wallet, self._key = wallet, key
         self._tills: OrderedDict[bytes, Till] = OrderedDict()
         self._known: OrderedDict[bytes, None] = OrderedDict()  # buyers that have paid before
 
@@ -196,7 +195,7 @@ class Tills:
             )
         if payees != {self._wallet.account_id} or lock.closer != self._key:
             raise InvalidReceipt("payee", "the Lock does not pay us alone, or we cannot close it")
-        if lock.ended or life < 2 * self._parameters.margin(life):
+        if lock.ended or life < 2 * self._wallet.parameters.margin(life):
             raise InvalidReceipt("expired", "the Lock has ended, or ends too soon to settle in time")
 
     def _forget_old(self) -> None:

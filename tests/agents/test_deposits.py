@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,12 +14,22 @@ from ainp2p.agents.agent import Agent
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.policy import Policy
-from ainp2p.errors import BudgetExceeded, InsufficientFunds, InvalidReceipt, PolicyRefused, Refused
+from ainp2p.errors import (
+    BudgetExceeded,
+    InsufficientFunds,
+    InvalidInput,
+    InvalidReceipt,
+    NoOffers,
+    PolicyRefused,
+    Refused,
+)
+from ainp2p.ledger.rules.parameters import DEVELOPMENT
+from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.delivery import Terms
 from ainp2p.protocol.messages import TEXT, Chunk, Finished
 from ainp2p.protocol.price import Price
 
-from .market_world import Market, buy, found_market, write, writer
+from .market_world import Market, buy, found_market, words, write, writer
 
 Clock = trio.testing.MockClock
 ITEMS = Price.parse("10/item")
@@ -40,6 +51,58 @@ def deposits_of(agent: Agent) -> Deposits:
 async def claim(buyer: Agent, seller: Agent, budget: int) -> Deposit:
     key = seller._open_parts.vault.public
     return await deposits_of(buyer).claim(seller.id, key, seller.peer_id, budget)
+
+
+# --- rules that change ------------------------------------------------------------------------------
+
+
+def rule(monkeypatch: pytest.MonkeyPatch, agent: Agent, **changes: int) -> None:
+    """From now on these rules hold for an agent's wallet, as if it had followed a COMMITTEE with them."""
+    changed = msgspec.structs.replace(DEVELOPMENT, **changes)
+    wallet = agent.wallet
+    monkeypatch.setattr(Wallet, "parameters", property(lambda w: changed if w is wallet else DEVELOPMENT))
+
+
+async def test_a_lock_lives_no_longer_than_the_epoch_that_runs_allows(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buyer_and_seller() as (_, bob, alice):
+        rule(monkeypatch, bob, lock_life_ms_max=60_000)
+        deposit = await claim(bob, alice, 600)
+        now_ms = bob.wallet.now_ms()
+        assert now_ms < deposit.lock.expiry <= now_ms + 60_000
+        assert (await buy(bob, await bob.find("write"))).text == words(50)
+
+
+async def test_the_fees_that_are_kept_back_grow_with_the_least_fee(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buyer_and_seller() as (_, bob, alice):
+        rule(monkeypatch, bob, fee_floor=1_000)
+        with pytest.raises(InsufficientFunds):
+            await claim(bob, alice, 950_000)
+
+
+async def test_a_seller_wants_the_margin_of_the_epoch_that_runs(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buyer_and_seller() as (_, bob, alice):
+        deposit = await claim(bob, alice, 600)
+        deposit.release(600)
+        rule(monkeypatch, alice, margin_ms=10 * DEVELOPMENT.lock_life_ms_max)
+        bought = await buy(bob, await bob.find("write"))
+        assert isinstance(bought.failure, NoOffers)
+        assert bought.job.paid == 0
+
+
+async def test_no_lock_is_opened_where_none_could_be_settled_in_time(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buyer_and_seller() as (_, bob, alice):
+        rule(monkeypatch, bob, margin_ms=DEVELOPMENT.lock_life_ms_max)
+        with pytest.raises(InvalidInput, match="too short"):
+            await claim(bob, alice, 600)
+        assert deposits_of(bob).all() == []
 
 
 # --- how large, how many ----------------------------------------------------------------------------
