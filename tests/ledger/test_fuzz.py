@@ -62,7 +62,7 @@ from tests.ledger.accused import (
     newview,
     refund,
 )
-from tests.ledger.voting.test_evidence import GUILTY
+from tests.ledger.offences import GUILTY
 
 TYPED = (Error,)  # whose fault it is can be seen from the class
 MEMORY_MAX = 2 << 20  # bytes, for any frame

@@ -62,10 +62,8 @@ from tests.ledger.accused import (
 )
 from tests.ledger.bench import Bench
 from tests.ledger.committee_world import CommitteeWorld, Faults
-from tests.ledger.voting.test_evidence import BROKEN, later
-from tests.ledger.world import changed, key_of
-
-ALICE = key_of("alice").public
+from tests.ledger.offences import ALICE, BROKEN, later
+from tests.ledger.world import changed
 
 
 class Desk:
@@ -116,6 +114,18 @@ class Desk:
 GUILTY = KEYS[CULPRIT].public
 
 
+def other_refund() -> SignedOperation:
+    """Of the same slot as `refund()`, and another operation."""
+    return SignedOperation(changed(parse(refund()).operation, "anybody", previous=b"q" * 32).raw, (), None)
+
+
+def contested() -> tuple[Desk, Log]:
+    """A slot with two operations that need no owner, and a member who may vote for both."""
+    desk = Desk()
+    desk.hold(refund(), other_refund())
+    return desk, Log()
+
+
 def test_two_locks_are_found_when_the_second_operation_comes_last() -> None:
     desk, log = Desk(), Log()
     desk.hold(FIRST)
@@ -135,21 +145,14 @@ def test_two_locks_are_found_when_the_operations_are_known() -> None:
         assert desk.offences == [(TWO_LOCKS, GUILTY)]
 
 
-def other_refund() -> SignedOperation:
-    """Of the same slot as `refund()`, and another operation."""
-    return SignedOperation(changed(parse(refund()).operation, "anybody", previous=b"q" * 32).raw, (), None)
-
-
 def test_two_locks_are_found_in_one_batch() -> None:
-    desk = Desk()
-    desk.hold(refund(), other_refund())
-    desk.hear(Log().says(lock(refund()), lock(other_refund())))
+    desk, log = contested()
+    desk.hear(log.says(lock(refund()), lock(other_refund())))
     assert desk.offences == [(TWO_LOCKS, GUILTY)]
 
 
 def test_justified_locks_count_too() -> None:
-    desk, log = Desk(), Log()
-    desk.hold(refund(), other_refund())
+    desk, log = contested()
     desk.hear(log.says(lock(refund(), 1, b"j" * 32)), log.says(lock(other_refund(), 1, b"k" * 32)))
     assert desk.offences == [(TWO_LOCKS, GUILTY)]
 
@@ -231,8 +234,7 @@ def test_a_lock_for_malformed_bytes_is_found_when_they_are_fetched() -> None:
 
 
 def test_each_offence_is_told_once() -> None:
-    desk, log = Desk(), Log()
-    desk.hold(refund(), other_refund())
+    desk, log = contested()
     for view in range(5):
         desk.hear(log.says(lock(refund(), view), lock(other_refund(), view)))
     assert desk.offences == [(TWO_LOCKS, GUILTY)]
@@ -242,8 +244,7 @@ def test_each_offence_is_told_once() -> None:
 
 
 def test_correct_votes_in_a_contested_slot_are_none() -> None:
-    desk, log = Desk(), Log()
-    desk.hold(refund(), other_refund())
+    desk, log = contested()
     desk.hear(
         log.says(lock(refund()), lock(refund())),
         log.says(commit(refund())),
@@ -336,8 +337,7 @@ def test_uncontested_votes_are_not_even_read(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_late_lock_in_a_decided_slot_is_noticed_for_a_while() -> None:
     for late in (False, True):
-        desk, log = Desk(), Log()
-        desk.hold(refund(), other_refund())
+        desk, log = contested()
         desk.hear(log.says(lock(refund())))
         desk.collector.forget((b"l" * 32, 2))
         if late:
