@@ -98,7 +98,12 @@ class VirtualClock(trio.abc.Clock):
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Run `callback(*args)` in `delay_s` seconds, which may be 0."""
-        return self.call_at(self.now + delay_s, callback, *args)
+        if not 0.0 <= delay_s < math.inf:
+            return self.call_at(self.now + delay_s, callback, *args)  # past, or refused
+        self._scheduled = order = self._scheduled + 1
+        timer = Timer(self, callback, args)
+        heappush(self._heap, (self.now + delay_s, order, timer))
+        return timer
 
     def now_ms(self) -> int:
         """The wall clock of this world, in integer milliseconds since 1970."""

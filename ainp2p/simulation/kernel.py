@@ -1,13 +1,11 @@
 """Runs one async program in virtual time, from a seed: the same seed, the same schedule, in any process.
 
 Everything that is touched (trio's scheduler flag and randomness, the garbage collector) is put back when
-the run ends, however it ends. What is private to trio and used here and in clock.py is listed in
-tests/simulation/test_kernel.py, which tells what to do when a name changes.
+the run ends, however it ends. What is private to trio and used here and in clock.py, garbage.py and
+cancelling.py is listed in tests/simulation/test_kernel.py, which tells what to do when a name changes.
 
 Left to the caller: no threads, sockets or ambient reads (guards.py), no iteration over sets of strings
-or objects, and an `abort_fn` given to `wait_task_rescheduled` does nothing but take its task out of
-where it waits: when one scope cancels many tasks, trio calls these functions in no fixed order (the
-tasks then run in the seeded one).
+or objects.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ import trio
 from trio._core import _run
 
 from ainp2p.errors import InvalidInput
+from ainp2p.simulation.cancelling import in_order
 from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
 from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.errors import Deadlock
@@ -67,7 +66,7 @@ def run_virtual(
     if not _one_at_a_time.acquire(blocking=False):
         raise InvalidInput("a virtual run is under way in this process: one at a time, or one per process")
     try:
-        with _seeded(seed), collecting(clock) as generators:
+        with _seeded(seed), in_order(), collecting(clock) as generators:
             value = trio.run(root, clock=clock)
     except Exception as exc:
         if clock.error is None or clock.error is exc:

@@ -158,8 +158,28 @@ async def generators(world: Small) -> None:
         await trio.sleep(7)
 
 
+async def aborts(world: Small) -> None:
+    """Calls that are given up together, by one scope and by deadlines that coincide, and say so at once."""
+
+    async def call(me: int, deadline: float) -> None:
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            world.trace.note("given up", me)
+            world.clock.call_later(world.tenths("answer", most=3), world.trace.note, "heard", me)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        with trio.move_on_at(deadline), trio.move_on_at(deadline):
+            await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    async with trio.open_nursery() as nursery:
+        for me in range(40):
+            nursery.start_soon(call, me, 0.5 if me % 2 else 2.0)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    await trio.sleep(3)
+
+
 PROGRAMS: dict[str, Callable[[Small], Awaitable[None]]] = {
-    program.__name__: program for program in (channels, nurseries, locks, timers, generators)
+    program.__name__: program for program in (channels, nurseries, locks, timers, aborts, generators)
 }
 
 
