@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ainp2p.errors import InvalidInput, Malformed, Overcharged, RemoteError
+from ainp2p.errors import InvalidInput, Malformed, Overcharged, Refused, RemoteError
 from ainp2p.protocol.delivery import FINISHES, LOOP, LockChain, Position, Tab, Terms, weight
 from ainp2p.protocol.messages import (
     BYTES,
@@ -36,6 +36,7 @@ class _Bought:
     started_ms: int
     taken: int
     told: int  # of `taken`, what the seller was told
+    after_n: int  # its chunks have higher numbers
     finished: Finished | None = None  # said by the seller, but not all chunks are here yet
 
 
@@ -63,7 +64,8 @@ class BuyerMeter:
         """
         if terms.job in self._jobs:
             raise InvalidInput("this job is open already: resume it")
-        self._jobs[terms.job] = _Bought(Tab(terms, units=units, ids=ids), now_ms, units, units)
+        after_n = 0 if units else self._chain.n
+        self._jobs[terms.job] = _Bought(Tab(terms, units=units, ids=ids), now_ms, units, units, after_n)
 
     @property
     def position(self) -> Position:
@@ -97,12 +99,14 @@ class BuyerMeter:
 
         Raises:
             Overcharged: it says more units than it has, or goes beyond limit, budget, deposit or reader.
+            Refused: ``lock``: the seller begins the Lock anew; it was restarted before it had a receipt.
             RemoteError: it breaks the order, or its job is unknown or over. Nothing of it was counted;
                 the Lock cannot go on with this seller.
         """
         if self._fault is not None:
             raise self._fault
         if chunk.n <= self._chain.n:
+            self._check_memory(chunk)
             return []
         self._bought(chunk.job)
         if self._waiting.setdefault(chunk.n, chunk) is not chunk:
@@ -126,6 +130,12 @@ class BuyerMeter:
             self._drop_waiting(chunk)
             raise RemoteError(f"chunk {self._chain.n + 1} is missing and too many came after it")
         return ready
+
+    def _check_memory(self, chunk: Chunk) -> None:
+        """Tell a repetition from a number that was given out before this job began."""
+        job = self._jobs.get(chunk.job)
+        if job is not None and chunk.n <= job.after_n:
+            raise Refused("lock", "the seller has forgotten what it delivered for this deposit")
 
     def finished(self, message: Finished) -> bool:
         """The seller's last word on a job; False: chunks are missing, it takes effect when they come.

@@ -46,9 +46,7 @@ class Committee:
             async with node.transport(context)(node.key) as network:
                 for member in genesis().validators:
                     if member.key != node.key.public:
-                        network.add_addresses(
-                            peer_id(member.key), tuple(a.decode() for a in member.addresses)
-                        )
+                        _introduce(network, member)
                 async with open_validator(network, genesis(), node.key, HOME / "validator") as service:
                     self._services[node.name] = service
                     try:

@@ -121,6 +121,20 @@ def test_a_window_below_the_step_is_refused() -> None:
         terms(step=8, window=4)
 
 
+def test_a_seller_that_begins_the_lock_anew_is_told_from_one_that_repeats_itself() -> None:
+    link = Link(terms(1))
+    link.produce(1, 1, 2)
+    link.arrive(1)
+    link.buyer.open_job(terms(2), 0)
+    repeated = link.seller.resume(job_id(1), 1)
+    assert [link.buyer.receive(chunk, 0) for chunk in repeated] == [[] for _ in repeated]
+    forgetful = Link(terms(2))
+    forgetful.produce(2, 1)
+    (chunk,) = forgetful.seller.resume(job_id(2), 1)
+    with pytest.raises(Refused, match="forgotten"):
+        link.buyer.receive(chunk, 0)
+
+
 def test_parallel_jobs_share_one_window_and_one_counter() -> None:
     link = Link(terms(1, step=4, window=8), terms(2, "3/token + 10/call", step=4, window=8))
     link.produce(1, 1, 2, 3)

@@ -1,0 +1,313 @@
+"""Worlds: unmodified agents that trade in virtual time, and what faults do to them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import ainp2p
+from ainp2p.agents.agent import Agent
+from ainp2p.agents.models.scripted import ScriptedModel
+from ainp2p.errors import Closed, InvalidInput, NetworkError
+from ainp2p.protocol.network import Call, Network
+from ainp2p.simulation import (
+    InvariantViolated,
+    Weather,
+    World,
+    money_is_conserved,
+    nobody_is_overdrawn,
+    run,
+    validators_agree,
+)
+from ainp2p.simulation.draws import Draws
+
+WINDY = {"weather": Weather(latency=(0.01, 0.05), loss=0.01)}
+ECHO = "/test/echo/1"
+
+
+@ainp2p.skill("work", price="2/item")
+async def work(job: Any, text: str) -> Any:
+    for word in text.split():
+        yield word
+
+
+async def buy(agent: Agent, text: str, *, find_s: float = 30) -> str:
+    """One job of `work`, read to its end."""
+    offers = await agent.find("work", timeout_s=find_s)
+    async with agent.hire(offers, text=text, budget=100) as job:
+        return "".join([str(piece) async for piece in job])
+
+
+def demand_the_ledger_s_invariants(world: World) -> None:
+    for invariant in (money_is_conserved, nobody_is_overdrawn, validators_agree):
+        world.check(invariant)
+
+
+async def market(world: World, *, sellers: int = 2, jobs: int = 3) -> None:
+    """Sellers, and one buyer that comes back."""
+    demand_the_ledger_s_invariants(world)
+    for i in range(sellers):
+        world.spawn(f"seller{i}", skills=[work])
+
+    async def shop(agent: Agent) -> None:
+        for i in range(jobs):
+            assert await buy(agent, f"a b {i}") == f"ab{i}"
+            await trio.sleep(world.rng("pauses").random())
+
+    await world.spawn("buyer", main=shop).ended()
+
+
+# --- the same seed, the same world ----------------------------------------------------------------------
+
+
+def test_unmodified_agents_find_one_another_trade_and_settle() -> None:
+    result = run(market, 7, world=WINDY)
+    assert [(row[1], row[4], row[5], row[8]) for row in result.trades.rows()] == [("buyer", 3, 6, "")] * 3
+    (buyer,) = [row for row in result.agents.rows() if row[0] == "buyer"]
+    assert (buyer[5], buyer[6]) == (18, 3)
+
+
+def test_a_seed_gives_the_same_world_again_and_another_seed_another() -> None:
+    first, again, other = (
+        run(market, 7, world=WINDY),
+        run(market, 7, world=WINDY),
+        run(market, 8, world=WINDY),
+    )
+    assert (first.hash, list(first.trades.rows())) == (again.hash, list(again.trades.rows()))
+    assert first.hash != other.hash
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
+def test_h1_a_seed_gives_the_same_world_in_any_process(hash_seed: str) -> None:
+    code = (
+        "from tests.simulation.test_world import WINDY, market, run\nprint(run(market, 7, world=WINDY).hash)"
+    )
+    environment = {"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin"}
+    root = Path(__file__).parents[2]
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == run(market, 7, world=WINDY).hash
+
+
+def test_a_model_s_parameters_are_in_its_result_defaults_included() -> None:
+    assert dict(run(market, 1, jobs=1).parameters) == {"sellers": 2, "jobs": 1}
+
+
+def test_a_parameter_that_a_model_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"'market'.*unexpected keyword argument 'buyers'.*sellers, jobs"):
+        run(market, 1, buyers=3)
+
+
+# --- faults ---------------------------------------------------------------------------------------------
+
+
+def test_c1_a_partition_keeps_agents_apart_until_it_is_healed() -> None:
+    async def model(world: World) -> None:
+        demand_the_ledger_s_invariants(world)
+        world.spawn("seller", skills=[work])
+        buyer = await world.spawn("buyer").ready()
+        assert await buy(buyer.agent, "before") == "before"
+        world.partition("buyer", [name for name in world.nodes if name != "buyer"])
+        with pytest.raises((NetworkError, ainp2p.errors.Error)):
+            await buy(buyer.agent, "during", find_s=5)
+        world.heal()
+        await world.run_for(30)
+        assert await buy(buyer.agent, "after") == "after"
+
+    assert run(model, 3).marks
+
+
+def test_c2_a_one_way_cut_lets_the_other_way_through() -> None:
+    heard: dict[str, list[bytes]] = {"a": [], "b": []}
+
+    async def model(world: World) -> None:
+        async def listen(network: Network) -> None:
+            name = "a" if network.peer_id == world.node("a").peer else "b"
+
+            async def handle(call: Call) -> bytes:
+                heard[name].append(call.body)
+                return b""
+
+            network.serve(ECHO, handle)
+            networks[name] = network
+            await trio.sleep_forever()
+
+        networks: dict[str, Network] = {}
+        for name in "ab":
+            await world.process(name, listen).ready()
+        await networks["a"].connect(networks["b"].addresses[0])
+        world.partition("a", "b", oneway=True)
+        await networks["a"].send(world.node("b").peer, ECHO, b"lost for now")
+        await networks["b"].send(world.node("a").peer, ECHO, b"arrives")
+        await world.run_for(1)
+        assert heard == {"a": [b"arrives"], "b": []}
+
+    run(model, 3)
+
+
+def test_a_seller_that_crashed_sells_again_after_its_restart() -> None:
+    async def model(world: World) -> None:
+        demand_the_ledger_s_invariants(world)
+        seller = await world.spawn("seller", skills=[work]).ready()
+        buyer = await world.spawn("buyer").ready()
+        assert await buy(buyer.agent, "a b") == "ab"
+        world.crash("seller")
+        with pytest.raises(Closed, match="seller is no open agent now"):
+            _ = seller.agent
+        await world.run_for(20)
+        await world.restart("seller").ready()
+        assert await buy(buyer.agent, "c", find_s=200) == "c"
+
+    result = run(model, 5)
+    assert [row[5] for row in result.trades.rows()] == [4, 2]
+
+
+def test_a1_a_validator_may_crash_with_its_power_and_the_ledger_goes_on() -> None:
+    async def model(world: World) -> None:
+        demand_the_ledger_s_invariants(world)
+        world.spawn("seller", skills=[work])
+        buyer = await world.spawn("buyer").ready()
+        await buy(buyer.agent, "a b")
+        world.crash("validator1", lose_unsynced=True)
+        await buy(buyer.agent, "c d")
+        await world.run_for(30)
+        await world.restart("validator1").ready()
+        await buyer.agent.wallet.send(world.node("seller").agent.id, 5)
+        await world.run_for(60)
+        heads = {tuple(sorted((k, a.head) for k, a in s.accounts.items())) for s in world.states.values()}
+        assert (len(world.states), len(heads)) == (4, 1)
+
+    run(model, 5, world=WINDY)
+
+
+def test_f1_a_buyer_whose_clock_is_a_day_off_loses_no_money() -> None:
+    async def model(world: World) -> None:
+        demand_the_ledger_s_invariants(world)
+        world.spawn("seller", skills=[work])
+        buyer = await world.spawn("buyer").ready()
+        await buy(buyer.agent, "a b")
+        world.skew("buyer", 86_400_000)
+        with pytest.raises(ainp2p.errors.Error):
+            await buy(buyer.agent, "c d", find_s=5)
+        world.skew("buyer", 0)
+        await world.run_for(60)
+        assert await buy(buyer.agent, "e f") == "ef"
+
+    run(model, 5)
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+def test_a_real_model_is_refused_with_the_remedy() -> None:
+    async def model(world: World) -> None:
+        world.spawn("seller", skills=[work], model="smollm2-135m")  # type: ignore[arg-type]
+
+    with pytest.raises(InvalidInput, match="ScriptedModel"):
+        run(model, 1)
+
+
+def test_a_scripted_model_answers_in_virtual_time() -> None:
+    @ainp2p.skill("talk", price="1/token")
+    async def talk(job: Any, text: str) -> Any:
+        async for token in job.model.stream(text):
+            yield token
+
+    async def model(world: World) -> None:
+        scripted = ScriptedModel({"hello": "one two three"}, tokens_per_second=1.0)
+        world.spawn("seller", skills=[talk], model=scripted)
+        buyer = await world.spawn("buyer").ready()
+        offers = await buyer.agent.find("talk")
+        began = world.now
+        async with buyer.agent.hire(offers, text="hello", budget=10) as job:
+            assert "".join([str(piece) async for piece in job]) == "one two three"
+        assert world.now - began >= 2
+
+    run(model, 1)
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    async def model(world: World) -> None:
+        world.spawn("alice")
+        world.spawn("alice")
+
+    with pytest.raises(InvalidInput, match="'alice' already"):
+        run(model, 1)
+
+
+def test_a_node_that_nobody_spawned_is_named_in_the_error() -> None:
+    async def model(world: World) -> None:
+        world.crash("bob")
+
+    with pytest.raises(InvalidInput, match="no node is called 'bob'; there are validator0"):
+        run(model, 1)
+
+
+def test_what_an_agent_dies_of_ends_the_world_as_it_is() -> None:
+    async def model(world: World) -> None:
+        async def fail(agent: Agent) -> None:
+            await trio.sleep(1)
+            raise ZeroDivisionError("mine")
+
+        world.spawn("alice", main=fail)
+        await world.run_for(100)
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        run(model, 1)
+
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+
+def test_a_violated_invariant_ends_the_run_with_seed_time_and_last_events() -> None:
+    def early(world: World) -> None:
+        assert world.now < 10, "it is late"
+
+    async def model(world: World) -> None:
+        world.check(early)
+        await world.run_for(100)
+
+    with pytest.raises(
+        InvariantViolated, match=r"'early' violated at 1\d\.\d* s, seed 4: it is late"
+    ) as caught:
+        run(model, 4)
+    assert caught.value.events
+
+
+def test_marks_and_metrics_are_in_the_result() -> None:
+    async def model(world: World) -> None:
+        world.every(10, lambda: world.measure("time", world.now))
+        world.at(15, world.sometimes, "half")
+        world.sometimes("never", False)
+        await world.run_for(35)
+
+    result = run(model, 1)
+    assert [row[2] for row in result.metrics.rows()] == [pytest.approx(n) for n in (10, 20, 30)]
+    assert {row[0]: row[1] for row in result.marks.rows()} == {"half": 1, "never": 0}
+
+
+def test_a_planted_coin_is_found_by_the_books() -> None:
+    async def model(world: World) -> None:
+        world.check(money_is_conserved)
+        world.at(5, lambda: setattr(world.states["validator2"], "burnt", 1))
+        await world.run_for(10)
+
+    with pytest.raises(InvariantViolated, match="validator2 counts 1000000000000001 uain"):
+        run(model, 1)
+
+
+def test_h1_a_mutant_whose_wire_draws_from_elsewhere_gives_another_world(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere, stream = random.Random(1), Draws.stream
+    monkeypatch.setattr(
+        Draws, "stream", lambda self, *names: elsewhere if names[0] == "path" else stream(self, *names)
+    )
+    assert run(market, 7, world=WINDY).hash != run(market, 7, world=WINDY).hash
