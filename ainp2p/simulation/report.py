@@ -54,7 +54,7 @@ def _headline(result: Result, numbers: dict[str, summary.Number]) -> str:
     ]
     facts = [
         ("virtual time", said_s(result.duration_s)),
-        ("agents", said(numbers["agents"])),
+        ("agents", said(numbers["population"])),
         ("trades", said(numbers["trades"])),
         ("fill rate", _share(numbers["fill_rate"])),
         ("volume", f"{said(numbers['volume'])} uain"),

@@ -8,7 +8,7 @@
     gini                            of what agents own at the end (validators are no market participants)
     cheats_share                    of all payments, to agents whose role is "cheat"
     lifetime_s                      the age that half of the agents do not outlive (Kaplan–Meier)
-    agents, messages, bytes         how many
+    population, messages, bytes     how many agents, messages, and bytes in them
 
 and the last value of everything else that the model measured, under its own name (``NAME_measured`` if the
 name is one of these). None where a number is undefined.
@@ -39,7 +39,7 @@ def summary(result: Result) -> dict[str, Number]:
         "gini": metrics.gini(owned(result)),
         "cheats_share": cheats_share(result),
         "lifetime_s": metrics.lifetime(lives(result)),
-        "agents": len(result.agents),
+        "population": len(result.agents),
         "messages": sum(result.messages["count"]),
         "bytes": sum(result.messages["bytes"]),
     }

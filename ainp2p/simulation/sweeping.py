@@ -326,6 +326,8 @@ def _take(
     if outcome.error and on_failure == "raise":
         raise ReplicateFailed(asked.seed, asked.labels, outcome.error, outcome.trace)
     first = next((other for other in outcomes.values() if other.metrics is not None), outcome)
+    if taken := [name for name in outcome.metrics or () if name in (*asked.parameters, *OWN_COLUMNS)]:
+        raise Mixed(f"{taken[0]!r} is a metric and a column of its own already: rename one of them")
     if differ := sorted(_names(outcome, first) ^ _names(first, outcome)):
         raise Mixed(
             f"the runs with seeds {first.seed} and {outcome.seed} have different columns: "
@@ -343,15 +345,13 @@ def tidy(replicates: Sequence[Replicate], outcomes: Mapping[int, Outcome]) -> Ta
     """The table of a sweep: a row for each replicate, in the plan's order.
 
     Raises:
-        Mixed: a replicate has no outcome, or a metric has the name of a parameter.
+        Mixed: a replicate has no outcome, or a metric has values of different kinds.
     """
     if dropped := [replicate for replicate in replicates if replicate.index not in outcomes]:
         raise Mixed(f"{len(dropped)} rows are missing, the first of seed {dropped[0].seed}")
     ordered = [outcomes[replicate.index] for replicate in replicates]
     names = list(next((outcome.metrics for outcome in ordered if outcome.metrics is not None), {}))
     parameters = list(ordered[0].parameters)
-    if taken := [name for name in names if name in parameters or name in OWN_COLUMNS]:
-        raise Mixed(f"{taken[0]!r} is a metric and a column of its own already: rename the metric")
     columns: list[tuple[str, Any]] = [("seed", int)]
     columns += [
         (name, _kind([o.parameters[name] for o in ordered], f"parameter {name!r}")) for name in parameters
