@@ -557,6 +557,20 @@ def test_mutant_each_drop_of_a_checkpoint_is_waited_for(
     assert start(pair, newcomer, network)[1] > 60
 
 
+def test_a_checkpoint_of_more_leaves_than_a_message_has_elements_is_read_from_the_wire(
+    pair: Pair, newcomer: PrunedDisk
+) -> None:
+    live(pair)
+    for _ in range(25):
+        pair.decide(pair.world.spend("alice", [("bob", 1)] * 60))
+    pair.turn()
+    pair.idle()
+    network = Peers(pair, {"honest": honest(pair)})
+    assert start(pair, newcomer, network)[0] == 1
+    assert newcomer.rows("ledger_credits") > 1_024
+    assert newcomer.reopen().root() == pair.world.state.root()
+
+
 def test_who_shows_an_old_checkpoint_only_delays_the_newest(pair: Pair, newcomer: PrunedDisk) -> None:
     lived(pair, 1)
     old = pages_of(pair)
