@@ -27,6 +27,7 @@ from ainp2p.swarm.pieces import (
 
 NAMES_MAX = 8  # curves or names in one picture; what is beyond them is summed up or left to the tables
 ROWS_MAX = 20  # of the agents' table
+NUMBERS_MAX = 60  # rows of the metrics' table
 PICTURES_MAX = 12  # of what the model measured
 STREAMS_MAX = 16  # ribbons in the picture of payments
 
