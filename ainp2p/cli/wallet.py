@@ -34,14 +34,7 @@ def register(subparsers: Subparsers) -> None:
         _balance,
         "ainp2p wallet balance               # of the only key there is\nainp2p wallet balance alice --json",
     )
-    send = add_command(
-        commands,
-        "send",
-        "pay somebody; returns once it is final",
-        _send,
-        "ainp2p wallet send alice bob 250\n"
-        "ainp2p wallet send alice ain:7Yx… 1.5ain --note rent-may   # again: still one payment",
-    )
+    _register_send(commands)
     history = add_command(
         commands,
         "history",
@@ -63,6 +56,21 @@ def register(subparsers: Subparsers) -> None:
         )
         add_network_option(parser)
         add_checkpoint_option(parser)
+    wallet_lock.register(commands)
+    wallet_keys.register(commands)
+    wallet_iou.register(commands)
+    history.add_argument("--limit", type=int, default=20, help="at most so many (20)")
+
+
+def _register_send(commands: Subparsers) -> None:
+    send = add_command(
+        commands,
+        "send",
+        "pay somebody; returns once it is final",
+        _send,
+        "ainp2p wallet send alice bob 250\n"
+        "ainp2p wallet send alice ain:7Yx… 1.5ain --note rent-may   # again: still one payment",
+    )
     send.add_argument("key", help="name of a key of yours: who pays")
     add_network_option(send)
     add_checkpoint_option(send)
@@ -71,10 +79,6 @@ def register(subparsers: Subparsers) -> None:
     send.add_argument(
         "--note", default="", help="names the payment, so that a repetition is not a second one"
     )
-    wallet_lock.register(commands)
-    wallet_keys.register(commands)
-    wallet_iou.register(commands)
-    history.add_argument("--limit", type=int, default=20, help="at most so many (20)")
 
 
 # --- commands -----------------------------------------------------------------------------------------

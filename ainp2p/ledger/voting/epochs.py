@@ -261,6 +261,11 @@ class Closing:
                 return changed_frontier(self.base, handing.heads)
         return None
 
+    def has(self, id_: bytes) -> bool:
+        """Whether a HANDOFF is here with its pages and its frontier, and was checked."""
+        handing = self._handings.get(id_)
+        return handing is not None and handing.handoff is not None and handing.heads is not None
+
     def shown(self, id_: bytes) -> Shown | None:
         """A HANDOFF with its pages and its frontier, once all of that is here and checked."""
         handing, frontier = self._handings.get(id_), self.frontier(id_)

@@ -52,7 +52,7 @@ class Examiner:
         found: list[Evidence] = []
         for id_, record in self._records.items():
             member, before = unpack_place(record)[0], self._missing.get(id_)
-            if before == 0 or self._collector.is_known(FORGOTTEN_COMMIT, member):
+            if before == 0 or not closing.has(id_) or self._collector.is_known(FORGOTTEN_COMMIT, member):
                 continue
             missing = sum(candidate.parsed is None for candidate, _, _ in self._counted(member))
             shown = closing.shown(id_) if before is None or missing < before else None
