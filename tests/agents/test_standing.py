@@ -12,7 +12,7 @@ import trio.testing
 
 from ainp2p.agents import standing
 from ainp2p.agents.standing import SESSION_PURPOSES, Standing, check_session
-from ainp2p.errors import BadSignature, Error, Expired, InvalidInput, NoOffers, Refused
+from ainp2p.errors import BadSignature, Error, Expired, InvalidInput, NoOffers, Refused, TimedOut
 from ainp2p.ledger.rules.operations import Inception, account_id, key_digest, plain_inception
 from ainp2p.ledger.wallets.delegation import Delegation, SignedDelegation, seal_delegation
 from ainp2p.ledger.wallets.watchtower import open_watchtower
@@ -230,6 +230,13 @@ async def test_an_agent_that_nobody_would_believe_does_not_open(
     async with found_market() as market:
         with pytest.raises(InvalidInput, match=told):
             async with market.agent("alice", home=tmp_path, **options):
+                pass
+
+
+async def test_an_agent_believes_nothing_before_its_checkpoint_is_shown(autojump_clock: Clock) -> None:
+    async with found_market() as market:
+        with pytest.raises(TimedOut, match="pinned checkpoint"):
+            async with market.agent("alice", checkpoint=b"p" * 32):
                 pass
 
 
