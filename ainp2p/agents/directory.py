@@ -41,7 +41,9 @@ from ainp2p.protocol.messages import Signed, Signer
 from ainp2p.protocol.network import Call, Network, PeerId
 from ainp2p.protocol.price import Price
 
-SYNC_S = 5.0  # between comparisons with one neighbour
+SYNC_S = 5.0  # between comparisons with one neighbour; doubled whenever one tells nothing new
+SYNC_QUIET_S = 80.0  # at most: twice a card's renewal, and less than its life
+STRANGER_S = 60.0  # a neighbour that knows no cards (a validator) is not asked again so soon
 FANOUT = 8  # neighbours that a new card is pushed on to
 FIND_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0  # for a peer that is not connected to show that it is alive
@@ -87,6 +89,9 @@ class Directory:
         self._sequence = 0
         self._provided: dict[bytes, float] = {}
         self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
+        self._strangers: dict[PeerId, float] = {}  # when a neighbour last refused to compare
+        self._sync_s = SYNC_S
+        self._announced = trio.Event()  # a new card of one's own
         self._changed = trio.Event()
         self._push_in, self._push_out = trio.open_memory_channel[tuple[Held, PeerId | None]](PUSH_QUEUE_MAX)
         self._syncs = trio.CapacityLimiter(SYNCS_AT_ONCE_MAX)
@@ -136,6 +141,7 @@ class Directory:
         except RemoteError as exc:
             raise InvalidInput(f"this card would be refused: {exc}") from exc
         self._own = held or Held(card, signed)
+        self._announced.set()
         return self._own
 
     async def _spread(self, held: Held) -> None:
@@ -358,23 +364,39 @@ class Directory:
 
     async def _sync_forever(self) -> None:
         while True:
-            await trio.sleep(SYNC_S * (0.5 + self._network.context.rng.random()))
-            peers = self._network.peers()
+            await trio.sleep(self._sync_s * (0.5 + self._network.context.rng.random()))
+            peers = [peer for peer in self._network.peers() if not self._is_stranger(peer)]
             if peers:
-                await self._sync(self._network.context.rng.choice(peers))
+                learned = await self._sync(self._network.context.rng.choice(peers))
+                self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
 
-    async def _sync(self, peer: PeerId) -> None:
-        """Fetch what a neighbour knows and we do not."""
+    def _avoid(self, peer: PeerId) -> None:
+        if len(self._strangers) >= CARDS_MAX:
+            self._strangers.clear()
+        self._strangers[peer] = trio.current_time()
+
+    def _is_stranger(self, peer: PeerId) -> bool:
+        return self._strangers.get(peer, -math.inf) > trio.current_time() - STRANGER_S
+
+    async def _sync(self, peer: PeerId) -> bool:
+        """Fetch what a neighbour knows and we do not; whether there was anything."""
+        learned = False
         async with self._syncs:
             for _ in range(SYNC_ROUNDS_MAX):
                 self._table.expire(self._network.context.now_ms())
                 try:
                     body = encode(CardsHeld(self._table.held()))
                     answer = decode_card_wire(await self._network.request(peer, PROTOCOL, body))
-                    if not self._take(answer, peer) or not (isinstance(answer, CardPush) and answer.more):
-                        return
-                except Error:
-                    return  # gone, or not an agent: there are others
+                    if not self._take(answer, peer):
+                        return learned
+                    learned = True
+                    if not (isinstance(answer, CardPush) and answer.more):
+                        return learned
+                except Error as exc:  # gone: there are others
+                    if isinstance(exc, Refused) and exc.code == "no-such-protocol":
+                        self._avoid(peer)
+                    return learned
+        return learned
 
     async def _renew_forever(self) -> None:
         while True:
@@ -388,15 +410,24 @@ class Directory:
     async def _provide_forever(self) -> None:
         """Keep a record per skill in the DHT; slow, and of use only to peers that know nobody near us."""
         while True:
+            self._announced = trio.Event()
+            failed = await self._provide()
+            due = min(self._provided.values(), default=math.inf) + PROVIDE_S
+            with trio.move_on_at(trio.current_time() + 1 if failed else due):
+                await self._announced.wait()
+
+    async def _provide(self) -> bool:
+        """Make the records that are due; whether one could not be made."""
+        failed = False
+        for skill in self._own.card.skills if self._own is not None else ():
             now = trio.current_time()
-            for skill in self._own.card.skills if self._own is not None else ():
-                if now - self._provided.get(skill.name, -math.inf) >= PROVIDE_S:
-                    try:
-                        await self._network.provide(skill_digest(self._network_id, skill.name))
-                    except Error:
-                        continue
+            if now - self._provided.get(skill.name, -math.inf) >= PROVIDE_S:
+                try:
+                    await self._network.provide(skill_digest(self._network_id, skill.name))
                     self._provided[skill.name] = now
-            await trio.sleep(1)
+                except Error:
+                    failed = True
+        return failed
 
 
 @asynccontextmanager

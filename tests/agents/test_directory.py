@@ -360,3 +360,24 @@ async def test_e5_mutant_without_a_limit_everything_is_answered(
 ) -> None:
     monkeypatch.setattr(directories, "BYTES_AT_ONCE", 1e12)
     assert await refused_as_busy(encode(CardsHeld(b"")), 160) == 0
+
+
+async def test_neighbours_that_tell_nothing_new_are_asked_ever_less_often(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    sync = Directory._sync
+
+    async def count(self: Directory, peer_: str) -> bool:
+        asked.append(peer_)
+        return await sync(self, peer_)
+
+    monkeypatch.setattr(Directory, "_sync", count)
+    hub = MemoryHub(14)
+    async with open_memory_network(hub, Key(b"v" * 32)) as validator:
+        async with peer(hub, 1) as (one, _), peer(hub, 2, one.addresses[0]) as (two, seller):
+            await two.connect(validator.addresses[0])
+            await seller.announce(draft(2))
+            await trio.sleep(600)
+    assert asked.count(validator.peer_id) <= 12  # not an agent: once a minute at most
+    assert len(asked) <= 60  # two directories for 600 s: 240 at a steady pace of 5 s
