@@ -351,16 +351,15 @@ def _check_target(
 
 
 def _save(result: Result, target: Path, format_: str) -> None:
-    from ainp2p.simulation.saving import MANIFEST, manifest
+    from ainp2p.simulation.results import Result
+    from ainp2p.simulation.saving import MANIFEST
 
     if not (target / MANIFEST).exists():
         result.save(target, format=format_, report=True)
-        return
-    if (kept := manifest(target)["hash"]) != result.hash:
+    elif differs := Result.load(target).diff(result):
         raise InvalidInput(
-            f"{target} holds this run with the hash {kept}, and now it is {result.hash}: the code changed,"
-            f" or something is not decided by the seed. Nothing was overwritten; `ainp2p sim replay {target}`"
-            " tells where they part"
+            f"{target} holds this run, and now another one came of it: the code changed, or something is not"
+            f" decided by the seed. Nothing was overwritten.\n{differs}"
         )
 
 

@@ -249,10 +249,10 @@ def _marks(result: Result) -> str:
 
 
 def _numbers(numbers: dict[str, summary.Number]) -> str:
-    rows = [(name, said(value)) for name, value in numbers.items()]
-    return section(
-        "Numbers", "The whole run; – where one is undefined.", data_table(("metric", "#value"), rows)
-    )
+    rows = [(name, said(value)) for name, value in numbers.items()][:NUMBERS_MAX]
+    beyond = f" The first {NUMBERS_MAX} of {len(numbers):,}." if len(numbers) > NUMBERS_MAX else ""
+    caption = f"The whole run; – where one is undefined.{beyond}"
+    return section("Numbers", caption, data_table(("metric", "#value"), rows))
 
 
 def _parameters(result: Result) -> str:

@@ -222,6 +222,7 @@ class World:
 
     def measure(self, name: str, value: float) -> None:
         """A number for the table of metrics, at the time that it is now."""
+        self.trace.note("measure", name, repr(float(value)))
         self._collector.metrics.append_row((self.now, name, float(value)))
 
     def check(self, invariant: Invariant, *, every_s: float = CHECK_S) -> None:
