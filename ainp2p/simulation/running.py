@@ -42,7 +42,8 @@ def run(
     """
     bound = bind(model, parameters)
     made = World(seed, **(world or {}))
-    with signatures(signed, secret=made.draws.derive("signatures")), guarded() if guard else nullcontext():
+    watched = guarded(report=made.clock.fail) if guard else nullcontext()  # the model may swallow exceptions
+    with signatures(signed, secret=made.draws.derive("signatures")), watched:
         tables = run_virtual(functools.partial(made.live, model, bound), seed=seed, clock=made.clock)
     return Result(
         seed=seed,

@@ -27,11 +27,13 @@ import trio
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol.context import Context
 from ainp2p.simulation import guards as guards_module
+from ainp2p.simulation import running
 from ainp2p.simulation.ambient import SOURCES
 from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.errors import Ambient
 from ainp2p.simulation.guards import allowed, guarded
 from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.world import World
 from tests.simulation import ambient_model
 from tests.simulation.ambient_model import AWAITED, READS, harmless
 from tests.simulation.programs import run
@@ -150,6 +152,16 @@ def test_a_violation_is_reported_even_if_the_model_swallows_it() -> None:
     with pytest.raises(Ambient, match=r"time\.time"):
         run_virtual(main, seed=1, clock=clock)
     assert clock.now < 100
+
+
+def test_a_world_ends_with_a_violation_that_its_model_swallowed() -> None:
+    async def model(world: World) -> None:
+        with contextlib.suppress(Exception):
+            time.time()
+        await world.run_for(100)
+
+    with pytest.raises(Ambient, match=r"time\.time"):
+        running.run(model, seed=1)
 
 
 def test_a_callback_is_the_model_too() -> None:
