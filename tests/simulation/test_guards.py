@@ -93,6 +93,8 @@ def test_trio_and_the_kernel_run_inside_guards() -> None:
     outside = run("locks", 7)
     with guarded():
         assert run("locks", 7) == outside
+    with guarded(strict=True):
+        assert run("locks", 7) == outside
 
 
 def test_pytest_and_its_helpers_work_inside_guards(capsys: pytest.CaptureFixture[str]) -> None:
