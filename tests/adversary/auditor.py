@@ -8,7 +8,7 @@ anybody else can, and each operation when it is made.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -35,6 +35,8 @@ from ainp2p.ledger.voting.votelog import VoteBatch
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import digest
 from tests.adversary.book import Book, Deposit, Purse, Refused, fits
+from tests.adversary.closings import Closings
+from tests.adversary.disks import Disks
 from tests.adversary.marks import sometimes
 from tests.adversary.violation import demand
 
@@ -98,9 +100,9 @@ class Log:
 class Votes:
     """One epoch: its committee by places of the genesis, and all that was voted in it."""
 
-    def __init__(self, epoch: int, opening: bytes, weights: dict[int, int]) -> None:
+    def __init__(self, epoch: int, opening: bytes, weights: dict[int, int], keys: Sequence[bytes]) -> None:
         self.epoch, self.opening, self.weights = epoch, opening, weights
-        self.places = sorted(weights)  # the genesis sorts by key, and so does every committee
+        self.places = sorted(weights, key=keys.__getitem__)  # every committee is sorted by key
         self.total = sum(weights.values())
         self.logs = {place: Log(0, opening) for place in self.places}
         self.lockers: dict[tuple[int, bytes], set[int]] = {}  # (view, operation) → members
@@ -137,11 +139,17 @@ class Life:
 class Auditor:
     """Judges one run. `honest` are the places of correct validators."""
 
-    def __init__(self, genesis: Genesis, honest: Iterable[int], honest_owners: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self,
+        genesis: Genesis,
+        honest: Iterable[int],
+        honest_owners: Iterable[bytes] = (),
+        followers: Iterable[bytes] = (),
+    ) -> None:
         self.genesis = genesis
         self.rules = genesis.parameters
         self.network = genesis.network_id
-        self.keys = [member.key for member in genesis.validators]
+        self.keys = [*(member.key for member in genesis.validators), *followers]  # by place
         self.honest = frozenset(honest)
         self.honest_owners = set(honest_owners)
         self.book = Book(genesis)
@@ -153,12 +161,14 @@ class Auditor:
         self.final: dict[bytes, int] = {}  # operation → view
         self.lives: dict[int, Life] = {}
         weights = {place: member.weight for place, member in enumerate(genesis.validators)}
-        self.votes = {0: Votes(0, self.network, weights)}
+        self.votes = {0: Votes(0, self.network, weights, self.keys)}
         self.written: set[bytes] = set()  # batches of correct validators that are on disk
         self.receipts: dict[bytes, dict[int, int]] = {}  # Lock → member → the highest receipt on its disk
         self.ending: dict[bytes, dict[int, int]] = {}  # Lock → member → lowest ending operation LOCKed
         self.protected: dict[bytes, int] = {}
         self.attachments: dict[bytes, bytes] = {}
+        self.closings = Closings(self)
+        self.disks = Disks()
 
     @property
     def epoch(self) -> Votes:
@@ -245,6 +255,7 @@ class Auditor:
             self.attached(raw)
         for batch in records.own:
             self._own_batch(member, batch, now)
+        self.disks.wrote(member, records, self.votes)
         # A LOCK that is older than a receipt may be written later; once its log was sealed none is left.
         life = self.lives[member]
         life.learned += operations
@@ -257,8 +268,15 @@ class Auditor:
         """A correct validator lets others see a batch."""
         demand(raw in self.written, "fsync, then send", f"validator {member} sends what is not on its disk")
 
-    def forged(self, member: int, records: Records) -> None:
-        """A faulty validator writes: its votes count, whatever it tells whom."""
+    def forged(self, member: int, records: Records, silent: Collection[int] = ()) -> None:
+        """A faulty validator writes: its votes count, whatever it tells whom.
+
+        Args:
+            silent: epochs in which a disk like its own lets nobody vote (`Disks.silent`).
+        """
+        for batch in records.own:
+            forgets = batch.header.epoch in silent
+            demand(not forgets, "own height", f"{member} votes, and a quorum holds more of its log than it")
         for raw in (*records.attachments, *records.keepsakes):
             self.attached(raw)
         for batch in records.own:
@@ -299,6 +317,7 @@ class Auditor:
         if record.kind == HANDOFF:
             demand(member not in votes.handed, "6 one HANDOFF", f"validator {member}")
             votes.handed[member] = record.operation
+            self.closings.handed(member, record.operation)
             return
         if member in votes.handed:
             slot = self._slot_of(record.operation)[1] if record.kind in (LOCK, COMMIT) else record.slot
@@ -326,11 +345,15 @@ class Auditor:
         demand(record.view >= log.newview.get(slot, 0), "6 below NEWVIEW", f"a LOCK: {where}")
         self._previous_is_decided(parsed, where)
         self._note_ending(member, parsed)
+        self.closings.voted_for(parsed)
         if record.view == 0:
+            begun = slot in votes.inherited
+            demand(not begun, "handoff", f"a LOCK in view 0 of a slot that starts at view 1: {where}")
             self._judge_first_lock(member, parsed, now)
         else:
             sometimes("LOCK in a later view")
             self._judge_justified(votes, record, slot, where)
+            self._judge_highest(votes, record, where)
 
     def _previous_is_decided(self, parsed: ParsedOperation, where: str) -> None:
         operation = parsed.operation
@@ -405,6 +428,7 @@ class Auditor:
         if committed is not None:
             told = record.prepared is not None and record.prepared >= committed
             demand(told, "prepared", f"reports less than its own COMMIT: {where}")
+        self._judge_shown(votes, member, log, record, where)
         if record.candidate != NOTHING:
             parsed, of = self._slot_of(record.candidate)
             demand(of == slot, "candidate", f"of another slot: {where}")
@@ -413,6 +437,19 @@ class Auditor:
                 sometimes("a gated candidate")
                 self._judge_gate(member, parsed, now)
         demand(record.prepared is not None or record.candidate != NOTHING, "candidate", f"neither: {where}")
+
+    def _judge_shown(self, votes: Votes, member: int, log: Log, record: Record, where: str) -> None:
+        """ "NEWVIEW(v+1, highest prepared, …)": what the LOCKs on its own disk prepare is not left out.
+
+        Only of what it has LOCKed itself: that operation it has, too.
+        """
+        told = -1 if record.prepared is None else record.prepared
+        locked = (log.locks.get((record.slot, view)) for view in range(record.view + 1))
+        ours = {id_ for id_ in locked if id_ is not None}
+        counted = self.disks.counted.get((member, votes.epoch), {})
+        for view in range(told + 1, record.view):
+            hidden = any(votes.is_quorum(counted.get((view, id_), ())) for id_ in ours)
+            demand(not hidden, "shown", f"hides what is prepared in view {view}: {where}")
 
     def _judge_timer(self, votes: Votes, member: int, slot: Slot, view: int, where: str) -> None:
         """ "The timer of view v + 1 starts only when NEWVIEWs for v + 1 or above have come from a quorum";
@@ -429,8 +466,8 @@ class Auditor:
         where = f"validator {member}, PROPOSE {record.view}"
         sometimes("PROPOSE")
         demand(self.leader(votes, record.slot, record.view) == member, "leader", f"it does not lead: {where}")
-        before = log.proposes.setdefault((record.slot, record.view), record.operation)
-        demand(before == record.operation, "6 one PROPOSE", f"two in one view: {where}")
+        demand((record.slot, record.view) not in log.proposes, "6 one PROPOSE", f"two in one view: {where}")
+        log.proposes[record.slot, record.view] = record.operation
 
     def leader(self, votes: Votes, slot: Slot, view: int) -> int:
         """ "member (view - 1) mod n of the committee sorted by blake2b-256([epoch, object, seq, key])"."""
@@ -486,6 +523,25 @@ class Auditor:
             return
         self._judge_picked(votes, record, slot, reports, where)
 
+    def _judge_highest(self, votes: Votes, record: Record, where: str) -> None:
+        """ "the value of the highest prepared certificate": it is there, whatever lower ones say the same."""
+        raw = self.attachments.get(record.justification or b"")
+        if raw is None:
+            return
+        shown = read_justification(raw)
+        told = [read_records(attested.record)[0] for attested in shown.newviews]
+        claims = {(report.prepared, report.operation) for report in told if report.prepared is not None}
+        if not claims:
+            return
+        if len(claims) > 1:
+            sometimes("a justification reports certificates of several views")
+        demand(shown.prepared is not None, "justification", f"without what is prepared: {where}")
+        assert shown.prepared is not None
+        certificate = read_certificate(shown.prepared)
+        view = certificate.view if certificate.epoch == votes.epoch else 0  # handed over: as if of view 0
+        highest = (view, certificate.operation) == max(claims)
+        demand(highest, "justification", f"the certificate of the highest report is not there: {where}")
+
     def _judge_picked(
         self, votes: Votes, record: Record, slot: Slot, reports: dict[int, Record], where: str
     ) -> None:
@@ -515,12 +571,14 @@ class Auditor:
         deposit = self.book.deposits.get(parsed.operation.object)
         if deposit is None or not isinstance(body, Settle | Close) or not body.context:
             return
-        receipt = encode((self.network, deposit.id, body.cumulative, body.units, body.context))
-        signatures = parsed.signed.signatures
-        if len(deposit.authority) > 1 or not deposit.paid < body.cumulative <= deposit.deposit:
+        if not deposit.paid < body.cumulative <= deposit.deposit:
             return
-        if not fits(deposit.authority[0], b"ainp2p/receipt/1", receipt, signatures[0]):
+        try:
+            self.book.judge_receipt(deposit, body, parsed.signed)
+        except Refused:
             return
+        if deposit.threshold > 1:
+            sometimes("k of m verifiers sign")
         held = self.receipts.setdefault(deposit.id, {})
         held[member] = max(held.get(member, 0), body.cumulative)
         self._protect(deposit.id)
@@ -573,6 +631,7 @@ class Auditor:
     def decides(self, member: int, parsed: ParsedOperation, view: int, certificate: bytes | None) -> None:
         """A correct validator announces an operation as final."""
         self.knows(parsed.signed)
+        self.closings.announced(member, parsed.id)
         slot = (parsed.operation.object, parsed.operation.seq)
         known = self.decided.get(slot)
         demand(known in (None, parsed.id), "3 one per slot", f"two operations decided in one slot ({member})")
@@ -595,21 +654,9 @@ class Auditor:
 
     def _open(self, parsed: ParsedOperation, body: NextCommittee) -> None:
         """ "Everybody enters e + 1 from that one set": seats, and what starts at view 1."""
-        before = self.votes[body.epoch - 1]
-        named = [place for place, id_ in before.handed.items() if id_ in body.handoffs]
-        demand(len(set(body.handoffs)) == len(body.handoffs), "handoff", "a HANDOFF is named twice")
-        correct = before.is_quorum({*named, *(set(before.places) - self.honest)})
-        demand(correct, "handoff", "a COMMITTEE of HANDOFFs that a quorum did not make")
+        self.closings.decided(parsed, body)
         weights = {self.keys.index(seat.key): seat.weight for seat in body.seats}
-        gone = set(before.places) - set(weights)
-        demand(
-            not gone & self.honest, "evidence", f"correct validators lose their seats: {gone & self.honest}"
-        )
-        if gone:
-            sometimes("a traitor loses its seat")
-        same = all(before.weights.get(place) == weight for place, weight in weights.items())
-        demand(same, "evidence", "weights change without evidence or bonds")
-        votes = self.votes[body.epoch] = Votes(body.epoch, parsed.id, weights)
+        votes = self.votes[body.epoch] = Votes(body.epoch, parsed.id, weights, self.keys)
         highest: dict[Slot, tuple[int, int, bytes]] = {}
         for id_ in body.handoffs:
             demand(id_ in self.attachments, "handoff", "a COMMITTEE of a HANDOFF that nobody wrote")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from ainp2p.errors import BadSignature
 from ainp2p.ledger.rules.genesis import Genesis, Parameters
 from ainp2p.ledger.rules.operations import (
+    BOND_PURPOSE,
     Close,
     EndEpoch,
     Inception,
@@ -83,6 +84,8 @@ class Deposit:
     closer: bytes
     expiry: int
     ended: bool
+    bond: bool = False
+    opened_by: bytes = b""  # the SPEND
 
     def credited(self, paid: int) -> int:
         whole = sum(parts for _, parts in self.shares)
@@ -289,6 +292,8 @@ class Book:
         need(terms.step >= 1 and terms.beneficiaries, "step ≥ 1, beneficiaries")
         need(all(share.parts >= 1 for share in terms.beneficiaries), "parts ≥ 1")
         need(1 <= terms.threshold <= len(terms.authority), "k of m")
+        systems = self.network in terms.authority
+        need(systems == (terms.purpose == BOND_PURPOSE), "the System's authority is over bonds")
         id_ = digest(b"ainp2p/lock/1", parsed.id, index.to_bytes(2, "big"))
         return Deposit(
             id=id_,
@@ -304,6 +309,8 @@ class Book:
             closer=terms.closer,
             expiry=terms.expiry,
             ended=False,
+            bond=terms.purpose == BOND_PURPOSE,
+            opened_by=parsed.id,
         )
 
     def _system(self, parsed: ParsedOperation, body: EndEpoch | NextCommittee) -> Effect:
@@ -318,7 +325,21 @@ class Book:
         proof = parsed.signed.signatures
         self._signed(body.proposer, b"ainp2p/committee/1", parsed.id, proof, "a member of e signs")
         need(body.parameters == self.rules, "parameters stay as they are")
-        return Effect()
+        return self._bonds_ended(parsed, body)
+
+    def _bonds_ended(self, parsed: ParsedOperation, body: NextCommittee) -> Effect:
+        """ "a bond is a Lock … which a COMMITTEE ends": burnt, or back to who paid it."""
+        ended, made, burnt = [], dict[bytes, tuple[bytes, int]](), 0
+        for index, id_ in enumerate((*body.returned_bonds, *body.burnt_bonds)):
+            need(id_ in self.deposits, "a bond exists")
+            bond = self.deposits[id_]
+            need(bond.bond and not bond.ended, "an open bond")
+            ended.append(replace(bond, seq=bond.seq + 1, head=parsed.id, ended=True))
+            if index < len(body.returned_bonds):
+                made[parsed.id + index.to_bytes(2, "big")] = (bond.payer, bond.held)
+            else:
+                burnt += bond.held
+        return Effect(None, tuple(ended), made, (), burnt)
 
     def _recover(self, parsed: ParsedOperation, body: Recover) -> Effect:
         operation = parsed.operation
@@ -367,12 +388,13 @@ class Book:
         need(parsed.operation.object in self.deposits, "a Lock")
         before = self.deposits[parsed.operation.object]
         need(not before.ended, "the Lock has not ended")
+        need(not before.bond, "only a COMMITTEE ends a bond")
         need(parsed.operation.timestamp is None, "no timestamp")
         paid = before.paid
         if isinstance(body, Settle) or (isinstance(body, Close) and body.context):
             paid = body.cumulative
             need(before.paid < paid <= before.deposit, "paid < cumulative ≤ deposit")
-            self._receipt(before, body, parsed.signed)
+            self.judge_receipt(before, body, parsed.signed)
         elif isinstance(body, Close):
             need(body.cumulative == before.paid and body.units == 0, "cumulative = paid with units 0")
         if isinstance(body, Settle):
@@ -398,14 +420,13 @@ class Book:
             made[parsed.id + len(before.shares).to_bytes(2, "big")] = (before.payer, rest)
         return Effect(None, (after,), made)
 
-    def _receipt(self, deposit: Deposit, body: Settle | Close, signed: SignedOperation) -> None:
+    def judge_receipt(self, deposit: Deposit, body: Settle | Close, signed: SignedOperation) -> None:
         receipt = encode((self.network, deposit.id, body.cumulative, body.units, body.context))
         need(len(signed.signatures) == deposit.threshold, "k signatures")
-        left = list(deposit.authority)
+        further = iter(deposit.authority)  # k of m sign in the order of their keys, each once
         for signature in signed.signatures:
-            fitting = [key for key in left if fits(key, b"ainp2p/receipt/1", receipt, signature)]
+            fitting = any(fits(key, b"ainp2p/receipt/1", receipt, signature) for key in further)
             need(fitting, "the authority's signature")
-            left.remove(fitting[0])
 
     def _signed(
         self, key: bytes, purpose: bytes, payload: bytes, signatures: tuple[bytes, ...], rule: str

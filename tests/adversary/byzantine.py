@@ -13,6 +13,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from ainp2p.ledger.rules.state import is_gated
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.attested import attest
 from ainp2p.ledger.voting.justification import Justification, Proof, read_justification
@@ -30,6 +31,7 @@ from ainp2p.ledger.voting.votelog import (
     read_entry,
 )
 from ainp2p.protocol.codec import encode
+from tests.adversary.leavers import Leaver
 from tests.adversary.marks import sometimes
 from tests.adversary.world import Brain, World
 
@@ -52,15 +54,19 @@ class Traitor:
 
     KINDS = ("single", "twins", "silent", "replayer", "amnesiac", "withholder")
     HABITS = ("double voter", "hasty committer", "hider", "liar", "false leader", "forger")
+    SIEGE_HABITS = (*HABITS, "gate crasher")
 
-    def __init__(self, world: World, place: int, kind: str, seed: str) -> None:
+    def __init__(self, world: World, place: int, kind: str, seed: str, *, siege: bool = False) -> None:
         self.world, self.place, self.kind = world, place, kind
         self.rng = random.Random(seed)
         self._said: set[tuple[object, ...]] = set()
         sometimes(f"traitor: {kind}")
         brains = 2 if kind in ("twins", "amnesiac") else 1
         self.brains = [world.add_brain(place, honest=False) for _ in range(brains)]
-        self.habits = self.rng.sample(self.HABITS, self.rng.randint(1 if kind == "single" else 0, 3))
+        habits = self.SIEGE_HABITS if siege else self.HABITS
+        self.habits = self.rng.sample(habits, self.rng.randint(1 if kind == "single" else 0, 3))
+        leaving = self.rng.sample(Leaver.HABITS, self.rng.randint(1, 3)) if siege else []
+        self.leaver = Leaver(world, place, leaving, self.rng)
         for habit in self.habits:
             sometimes(f"traitor: {habit}")
         for brain in self.brains:
@@ -74,7 +80,7 @@ class Traitor:
 
     def _twins(self) -> None:
         """Two of it: each half of the others sees one; some see both, and have evidence."""
-        halves = [self.rng.random() for _ in range(self.world.n)]
+        halves = [self.rng.random() for _ in self.world.places]
         self.brains[0].audience = lambda other: halves[other] < 0.55
         self.brains[1].audience = lambda other: halves[other] > 0.45
 
@@ -102,7 +108,11 @@ class Traitor:
 
     def _speak(self, brain: Brain, validator: Validator, now: int) -> None:
         """Twist what is about to be signed."""
-        if not validator.voting or not self.habits:
+        if not validator.voting:
+            return
+        if self.leaver.habits:
+            self.leaver.speak(brain, validator, now)
+        if not self.habits:
             return
         entries = validator._log._entries
         for index, record in enumerate(entries):
@@ -149,6 +159,10 @@ class Traitor:
             sometimes("a traitor hides a certificate")
             candidate = self.rng.choice(rivals) if rivals else said.operation
             return newview_entry(said.view, said.object, said.seq, None, candidate)
+        gated = [c.id for c in slot.candidates if c.parsed and is_gated(c.parsed)] if slot is not None else []
+        if said.prepared is None and "gate crasher" in self.habits and gated:
+            sometimes("a traitor names what is gated")
+            return newview_entry(said.view, said.object, said.seq, None, self.rng.choice(gated))
         if "liar" in self.habits and rivals:
             if self.rng.random() < 0.3:
                 sometimes("a traitor reports what is not prepared")

@@ -113,6 +113,13 @@ class Nemesis:
         sometimes("flapping partition")
         world.net.cut = lambda a, b: a >= 0 and world.now // period % 2 == 0 and (a in side) != (b in side)
 
+    def web(self) -> None:
+        """Each way between two members is open or not, by itself: quorums that one of them alone sees."""
+        world, share = self.world, self.rng.choice((0.3, 0.5, 0.7))
+        closed = {(a, b) for a in world.places for b in world.places if self.rng.random() < share}
+        sometimes("web")
+        world.net.cut = lambda a, b: (a, b) in closed
+
     def swizzle(self) -> None:
         """C3, swizzle-clog: members are cut off one after the other, and come back in another order."""
         order = self.rng.sample(range(self.world.n), self.world.n)

@@ -1,9 +1,9 @@
 """One-line faults in the cores, each of which a check must catch (row H2).
 
-A fault is a replacement in the source of one function, made while a run lasts. `check` names what the auditor
-must say (the first word or words of its check). Where two defences stand against one fault, each is tested
-with the other off: such a mutant has two edits. `caught.json` holds a seed that catches each of them;
-`python -m tests.adversary --mutants` searches for the seeds anew.
+A fault is a replacement in the source of one function, made while a run lasts. `check` names what the
+auditor must say (the first word or words of its check). Where two defences stand against one fault, `beside`
+takes out the second: each is tested with the other off, and the check with both off. `caught.json` holds a
+seed that catches each of them; `python -m tests.adversary --mutants` searches for the seeds anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,20 +41,36 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """Edits that together break a promise, and the checks that are meant for it."""
+    """Edits that together break a promise, and the checks that are meant for it.
+
+    Attributes:
+        edits: the defence taken out.
+        beside: the other defence against the same fault; with one of both in its place nothing is broken.
+    """
 
     check: tuple[str, ...]
     edits: tuple[Edit, ...]
+    beside: tuple[Edit, ...] = ()
+
+    def either(self) -> tuple[Mutant, Mutant]:
+        """With the first defence off, and with the second."""
+        return replace(self, beside=()), replace(self, edits=self.beside, beside=())
 
 
-def _mutant(check: str, *edits: tuple[str, str, str]) -> Mutant:
-    return Mutant(tuple(check.split("|")), tuple(Edit(*edit) for edit in edits))
+_Strings = tuple[str, str, str]
 
+
+def _mutant(check: str, *edits: _Strings, beside: tuple[_Strings, ...] = ()) -> Mutant:
+    first, second = (tuple(Edit(*edit) for edit in each) for each in (edits, beside))
+    return Mutant(tuple(check.split("|")), first, second)
+
+
+_LOCK_ONCE = ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:")
 
 MUTANTS: dict[str, Mutant] = {
     # --- the eleven that LEDGER.md names ---------------------------------------------------------------
     "ignore the prepared certificate": _mutant(
-        "prepared",
+        "prepared|shown",
         ("reporting:Reporting.promise", "if each.prepared is not None", "if False"),
         ("reporting:Reporting.promise", "if max(slot.committed, default=-1) > below:", "if False:"),
     ),
@@ -69,7 +85,7 @@ MUTANTS: dict[str, Mutant] = {
             "if 0 in slot.locked or slot.committed or slot.promised:",
             "if slot.promised:",
         ),
-        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
+        beside=(_LOCK_ONCE,),
     ),
     "skip the justification": _mutant(
         "justification|pick",
@@ -117,7 +133,7 @@ MUTANTS: dict[str, Mutant] = {
     "LOCK twice in a later view": _mutant(
         "6 one LOCK",
         ("judging:Judging.follow", " or proposal.view in slot.locked:", ":"),
-        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
+        beside=(_LOCK_ONCE,),
     ),
     "LOCK in view 0 after NEWVIEW": _mutant(
         "6 below NEWVIEW",
@@ -171,10 +187,12 @@ MUTANTS: dict[str, Mutant] = {
     "a member's NEWVIEW counts as often as it is named": _mutant(
         "justification|pick",
         ("justification:verify", "if members != sorted(set(members)):", "if False:"),
-        (
-            "justification:verify",
-            "committee.weight_of(reports) < committee.quorum",
-            "committee.weight_of(members) < committee.quorum",
+        beside=(
+            (
+                "justification:verify",
+                "committee.weight_of(reports) < committee.quorum",
+                "committee.weight_of(members) < committee.quorum",
+            ),
         ),
     ),
     "the lowest id among two that conflict": _mutant(
@@ -197,6 +215,78 @@ MUTANTS: dict[str, Mutant] = {
     "anybody proposes": _mutant(
         "leader",
         ("leading:Leading.lead", "if self._desk.leader(slot_id, view) != self._desk.member:", "if False:"),
+    ),
+    "a lower prepared certificate wins": _mutant(
+        "justification",
+        ("justification:highest_report", "return max(claims", "return min(claims"),
+        beside=(
+            (
+                "leading:Leading._justify",
+                "or (certificate is not None and (other == claim or other[0] < claim[0]))",
+                "or certificate is not None",
+            ),
+        ),
+    ),
+    "few may name a gated candidate": _mutant(
+        "pick",
+        ("justification:choose", "if naming < committee.minority:", "if False:"),
+    ),
+    "hide a prepared certificate in NEWVIEW": _mutant(
+        "shown",
+        ("reporting:Reporting.promise", "if each.prepared is not None", "if False"),
+    ),
+    "a leader proposes twice": _mutant(
+        "6 one PROPOSE",
+        ("leading:Leading.lead", "contest.proposed >= view or ", ""),
+    ),
+    "LOCK in a later view without asking for one's own height": _mutant(
+        "own height",
+        (
+            "contending:Contention.review",
+            "if not self._desk.votes_on(slot_id[0]):",
+            "if self._desk.member < 0 or self._desk.state.system.closed:",
+        ),
+        beside=(
+            (
+                "validator:Validator.seal",
+                "while self.voting and self._log.due <= now:",
+                "while (self.voting or len(self._log)) and self._log.due <= now:",
+            ),
+        ),
+    ),
+    "vote without asking for one's own height": _mutant(
+        "own height",
+        (
+            "validator:Validator._start_voting",
+            "if not self._started and self.committee.weight_of(self._confirmed) >= self.committee.quorum:",
+            "if not self._started:",
+        ),
+    ),
+    # --- the end of an epoch ------------------------------------------------------------------------------
+    "a private set of HANDOFFs": _mutant(
+        "handoff",
+        (
+            "inheritance:Inheritance._highest",
+            "for id_ in self._named:",
+            "for id_ in [n for n in self._named if read_handoff(self._raw[n]).validator"
+            " == self._desk.committee.keys[max(self._desk.member, 0)]]:",
+        ),
+    ),
+    "a COMMITTEE that leaves one out": _mutant(
+        "committee",
+        (
+            "epochs:Closing.judge",
+            "if [(s.key, s.weight) for s in succession.seats] != [(s.key, s.weight) for s in body.seats]:",
+            "if False:",
+        ),
+    ),
+    "votes go on after one's HANDOFF": _mutant(
+        "handoff",
+        (
+            "desk:Desk.votes_on",
+            "self.votes() and (not self.state.system.closed or object_ == self.state.network)",
+            "self.votes()",
+        ),
     ),
     # --- receipts ---------------------------------------------------------------------------------------
     "LOCK below a receipt": _mutant(
@@ -270,7 +360,7 @@ def planted(mutant: Mutant) -> Iterator[None]:
     undo: list[tuple[Any, str, Any]] = []
     changed: dict[str, str] = {}
     try:
-        for edit in mutant.edits:
+        for edit in (*mutant.edits, *mutant.beside):
             module_name, path = edit.where.split(":")
             module = _module(module_name)
             holder: Any = module

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ainp2p.ledger.rules.operations import (
+    BOND_PURPOSE,
     Close,
     Inception,
     LockTerms,
@@ -163,7 +164,8 @@ class Maker:
         signatures: tuple[bytes, ...] = ()
         if not isinstance(body, Refund) and body.context:
             receipt = encode((self.book.network, deposit.id, body.cumulative, body.units, body.context))
-            signatures = ((signer or session_key()).sign(b"ainp2p/receipt/1", receipt),)
+            keys = [signer] if signer is not None else signers(deposit)
+            signatures = tuple(key.sign(b"ainp2p/receipt/1", receipt) for key in keys)
         closing = closer.sign(b"ainp2p/close/1", id_) if closer is not None else None
         return SignedOperation(raw, signatures, closing)
 
@@ -174,6 +176,20 @@ def _id(signed: SignedOperation) -> bytes:
 
 def session_key() -> Key:
     return key_of("session")
+
+
+def verifier_keys() -> list[Key]:
+    """Who signs for an escrow, in the order of their keys."""
+    return sorted((key_of(f"verifier {n}") for n in range(3)), key=_public)
+
+
+def signers(deposit: Deposit) -> list[Key]:
+    """As many as must sign, of those who may; which ones depends on the head."""
+    if len(deposit.authority) == 1:
+        return [session_key()]
+    keys = verifier_keys()
+    del keys[deposit.head[0] % len(keys)]
+    return keys[: deposit.threshold]
 
 
 def closer_key() -> Key:
@@ -205,7 +221,7 @@ class Town:
         contended: slots for which rivals were sent.
     """
 
-    def __init__(self, world: World, people: Sequence[Person], seed: str) -> None:
+    def __init__(self, world: World, people: Sequence[Person], seed: str, *, siege: bool = False) -> None:
         self.world = world
         self.rng = random.Random(seed)
         self.people = list(people)
@@ -230,6 +246,15 @@ class Town:
             (1, self.garbage_on_locks),
             (2, self.guardians_race),
         ]
+        if siege:
+            self.deeds += [
+                (4, self.open_escrow),
+                (3, self.open_bond),
+                (6, self.crash_a_gate),
+                (1, self.end_a_bond),
+                (2, self.garbage_on_escrows),
+                (6, self.refund),
+            ]
 
     # --- handing over -----------------------------------------------------------------------------
 
@@ -429,6 +454,18 @@ class Town:
         sometimes("garbage on a Lock")
         self.submit(self.rng.choice(bad), self._some())
 
+    def garbage_on_escrows(self) -> None:
+        """Fewer verifiers than must sign, one of them twice, or in another order."""
+        choices = [deposit for deposit in self._open() if deposit.threshold > 1]
+        if not choices:
+            return
+        deposit = self.rng.choice(choices)
+        good = self.maker.on_lock(deposit, self._receipt(deposit, deposit.deposit))
+        one, two = good.signatures
+        sometimes("verifiers sign too little")
+        signatures = self.rng.choice(((one,), (one, one), (two, one), (one, two, two)))
+        self.submit(SignedOperation(good.raw, signatures, None), self._some())
+
     # --- Locks --------------------------------------------------------------------------------------
 
     def open_lock(self) -> None:
@@ -451,8 +488,82 @@ class Town:
         payer.pending = self.maker.spend(payer, [], now, locks=[terms] * self.rng.randint(1, 3))
         payer.pending_id = self.submit(payer.pending, self._some())
 
+    def open_escrow(self) -> None:
+        """A Lock that two of three verifiers pay out."""
+        payer = self._free(True)
+        if payer is None:
+            return
+        now, authority = self.world.now, tuple(key.public for key in verifier_keys())
+        to = self.rng.choice([person for person in self.people if person is not payer]).id
+        terms = LockTerms(
+            beneficiaries=(Share(to, 1),),
+            deposit=1_000,
+            step=self.rng.choice((1, 10, 300)),
+            authority=authority,
+            threshold=2,
+            closer=closer_key().public,
+            expiry=now + self.rng.choice((1_500, 3_000, 60_000)),
+            purpose=bytes(32),
+        )
+        payer.pending = self.maker.spend(payer, [], now, locks=[terms])
+        payer.pending_id = self.submit(payer.pending, self._some())
+
+    def open_bond(self) -> None:
+        """Somebody bonds for a follower, a member, or a traitor."""
+        payer = self._free(True)
+        if payer is None:
+            return
+        now, most = self.world.now, self.maker.purse(payer).balance
+        most += sum(self.world.auditor.book.inboxes.get(payer.id, {}).values())
+        deposit = self.rng.choice((most // 2, most // 2, 1_000))
+        if deposit < 1_000:
+            return
+        terms = LockTerms(
+            beneficiaries=(Share(payer.id, 1),),
+            deposit=deposit,
+            step=deposit,
+            authority=(self.world.network,),
+            threshold=1,
+            closer=self.rng.choice([*self.world.keys, *self.world.keys[self.world.n :] * 3]).public,
+            expiry=now + self.rng.choice((3_000, 10_000, 600_000)),
+            purpose=BOND_PURPOSE,
+        )
+        sometimes("somebody bonds")
+        payer.pending = self.maker.spend(payer, [], now, locks=[terms])
+        payer.pending_id = self.submit(payer.pending, self._some())
+
+    def refund(self) -> None:
+        """A Lock that has expired; its payer takes back what is left, if nobody holds a receipt."""
+        expired = [deposit for deposit in self._open() if deposit.expiry <= self.world.now]
+        if expired:
+            untouched = [deposit for deposit in expired if not deposit.seq]
+            self.submit(self.maker.on_lock(self.rng.choice(untouched or expired), Refund()))
+
+    def end_a_bond(self) -> None:
+        """Nobody may, but a COMMITTEE."""
+        bonds = [bond for bond in self.world.auditor.book.deposits.values() if bond.bond and not bond.ended]
+        if bonds:
+            sometimes("somebody would end a bond")
+            bond = self.rng.choice(bonds)
+            self.submit(self.maker.on_lock(bond, Refund()), self._some())
+
+    def crash_a_gate(self) -> None:
+        """A receipt less than a step above what is paid: its CLOSE, which must wait, against the closer's."""
+        choices = [each for each in self._open() if each.paid + 3 < min(each.deposit, each.paid + each.step)]
+        if not choices:
+            return
+        deposit = self.rng.choice(choices)
+        more = self.rng.randint(deposit.paid + 2, min(deposit.deposit, deposit.paid + deposit.step) - 1)
+        sometimes("a CLOSE that must wait meets the closer's")
+        self.submit(self.maker.on_lock(deposit, Close(more, 1, CONTEXT)))
+        less = Close(self.rng.randint(deposit.paid + 1, more - 1), 1, CONTEXT)
+        bodies = (Close(deposit.paid, 0, b""), less)
+        self._split([self.maker.on_lock(deposit, body, closer_key()) for body in bodies])
+
     def _open(self) -> list[Deposit]:
-        found = [deposit for deposit in self.world.auditor.book.deposits.values() if not deposit.ended]
+        found = [
+            each for each in self.world.auditor.book.deposits.values() if not each.ended and not each.bond
+        ]
         return [deposit for deposit in found if not self._crowded(deposit.id)]
 
     def _receipt(self, deposit: Deposit, cumulative: int) -> Settle:

@@ -25,6 +25,9 @@ COMMITTEES = (
     (1,) * 10,
     tuple(range(3, 13)),
 )
+SIEGE_COMMITTEES = ((10, 10, 10, 10), (25, 20, 15, 15), (10,) * 7)  # a bond weighs something beside them
+SIEGE_EVERY = 4
+FOLLOWERS = 2
 SETTLE_LIMIT_MS = (
     240_000  # for n = 4: in this time all that is pending is decided, however long faults lasted
 )
@@ -32,7 +35,12 @@ SETTLE_LIMIT_MS = (
 
 @dataclass
 class Plan:
-    """What one seed does."""
+    """What one seed does.
+
+    Attributes:
+        siege: epochs' ends are attacked too, members join with bonds and leave, k of m verifiers sign, and
+            each way between two members fails by itself.
+    """
 
     seed: int
     weights: tuple[int, ...]
@@ -42,6 +50,7 @@ class Plan:
     outage_ms: int
     surplus: int = 0
     epoch_ms: int = 3_600_000
+    siege: bool = False
 
 
 @dataclass
@@ -65,6 +74,26 @@ class Outcome:
 
 
 def plan_for(seed: int) -> Plan:
+    """Every fourth seed is a siege."""
+    return _siege_for(seed) if seed % SIEGE_EVERY == 1 else _storm_for(seed)
+
+
+def _siege_for(seed: int) -> Plan:
+    rng = random.Random(f"siege {seed}")
+    kind = rng.choice(("", *Traitor.KINDS, "single", "single", "single"))
+    return Plan(
+        seed,
+        SIEGE_COMMITTEES[rng.choice((0, 0, 0, 1, 1, 2))],
+        (kind,) if kind else (),
+        faulty_ms=rng.choice((3_000, 5_000, 8_000)),
+        nemesis=rng.random() < 0.8,
+        outage_ms=rng.choice((0, 0, 0, 20_000)),
+        epoch_ms=rng.choice((3_600_000, 4_000, 2_000, 1_500)),
+        siege=True,
+    )
+
+
+def _storm_for(seed: int) -> Plan:
     rng = random.Random(f"plan {seed}")
     weights = COMMITTEES[rng.choice((0, 0, 1, 1, 2, 3, 4, 5, 6, 7))]
     kind = rng.choice(("", *Traitor.KINDS, *Traitor.KINDS))
@@ -91,19 +120,23 @@ class Run:
             PARAMETERS, vote_timeout_ms=500, lease_ms_min=1_500, epoch_ms=plan.epoch_ms
         )
         inceptions = [person.inception for person in people]
-        self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters)
+        followers = FOLLOWERS if plan.siege else 0
+        self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters, followers)
         if trace:
             world.log = []
         traitors = choose_traitors(rng, plan.weights, surplus=plan.surplus) if plan.traitors else []
         for place in traitors:
             world.auditor.honest -= {place}
-        for place in range(world.n):
+        for place in world.places:
             if place in traitors:
-                Traitor(world, place, rng.choice(plan.traitors), f"traitor {seed} {place}")
+                kind = rng.choice(plan.traitors)
+                Traitor(world, place, kind, f"traitor {seed} {place}", siege=plan.siege)
             else:
                 world.add_brain(place)
-        self.town = Town(world, people, f"town {seed}")
+        self.town = Town(world, people, f"town {seed}", siege=plan.siege)
         self.nemesis = Nemesis(world, f"nemesis {seed}")
+        if plan.siege:
+            self.nemesis.kinds += [self.nemesis.web] * 8
 
     def carry_out(self) -> None:
         world, plan = self.world, self.plan
@@ -114,6 +147,8 @@ class Run:
         if plan.outage_ms:
             self.nemesis.stopped = True
             self.nemesis.outage()
+            if plan.outage_ms > 2 * 6_000:  # as long as most Locks live, and much longer than leases
+                sometimes("an outage outlasts leases and expiries")
             world.run(plan.outage_ms)
         self.town.quiet = True
         self.nemesis.stop()

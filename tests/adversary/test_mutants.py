@@ -28,6 +28,13 @@ def test_h2_a_mutant_is_caught_at_its_seed(name: str) -> None:
     pytest.fail(f"not caught; python -m tests.adversary --mutants --mutant '{name}' looks for a seed: {said}")
 
 
+@pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if mutant.beside])
+def test_h2_either_of_two_defences_holds_with_the_other_off(name: str) -> None:
+    for alone in MUTANTS[name].either():
+        outcome = under(alone, table()[name])
+        assert not is_caught(alone, outcome), f"{alone.edits[0].where}: {outcome.violation}"
+
+
 def test_h2_a_fault_is_gone_when_it_is_taken_out() -> None:
     with planted(MUTANTS["LOCK twice in a view"]):
         assert simulate(0).violation

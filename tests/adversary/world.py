@@ -20,7 +20,7 @@ from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_ge
 from ainp2p.ledger.rules.operations import Inception, SignedOperation
 from ainp2p.ledger.voting.effects import Effects, FrontierWanted, Gap, Records, Wanted
 from ainp2p.ledger.voting.validator import FINAL, Validator
-from ainp2p.ledger.voting.votelog import peek_header
+from ainp2p.ledger.voting.votelog import Handoff, has_views, peek_header, read_entries
 from ainp2p.protocol.identity import Key
 from tests.adversary.auditor import Auditor
 from tests.adversary.marks import sometimes
@@ -79,18 +79,27 @@ class Brain:
     ticking_at: int = _NEVER
     heights: dict[tuple[int, int], int] = field(default_factory=dict)  # (epoch, place): told, in this life
     before_seal: Callable[[Validator, int], None] | None = None
+    frontiers: dict[bytes, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict)  # that it lies about
+    told: dict[bytes, bytes] = field(default_factory=dict)  # attachments that its core does not know of
+    served: dict[bytes, SignedOperation] = field(default_factory=dict)  # the same of operations
 
 
 class World:
     """A committee, its network and its clock.
 
     Attributes:
+        n: members of the first committee; places from n on are followers', who may get a seat.
         skew: what each place's clock shows above the true time, in ms.
         trace: a hash over everything that happened: equal seeds, equal traces (row H1).
     """
 
     def __init__(
-        self, seed: str, weights: Sequence[int], inceptions: Sequence[Inception], parameters: Parameters
+        self,
+        seed: str,
+        weights: Sequence[int],
+        inceptions: Sequence[Inception],
+        parameters: Parameters,
+        followers: int = 0,
     ) -> None:
         self.rng = random.Random(seed)
         self.genesis = make_genesis(weights, inceptions, parameters)
@@ -98,21 +107,25 @@ class World:
         self.parameters = parameters
         self.weights = [member.weight for member in self.genesis.validators]
         by_key = {key_of(f"validator {i}").public: key_of(f"validator {i}") for i in range(len(weights))}
-        self.keys = [by_key[member.key] for member in self.genesis.validators]
+        joining = [key_of(f"follower {i}") for i in range(followers)]
+        self.keys = [*(by_key[member.key] for member in self.genesis.validators), *joining]
         self.place_of = {key.public: place for place, key in enumerate(self.keys)}
         self.n = len(weights)
         self.net = Net()
-        self.skew = [0] * self.n
+        self.places = range(self.n + followers)
+        self.skew = [0 for _ in self.places]
         self.now = BEGIN
         self.brains: list[Brain] = []
-        self.by_place: list[list[Brain]] = [[] for _ in weights]
-        self.auditor = Auditor(self.genesis, range(self.n))
+        self.by_place: list[list[Brain]] = [[] for _ in self.places]
+        self.auditor = Auditor(self.genesis, self.places, followers=[key.public for key in joining])
         self.trace = blake2b(digest_size=16)
         self.log: list[str] | None = None  # filled with --trace
         self.evidence: list[Any] = []
         self.events = 0
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
+        self._sent = 0
+        self._newest: dict[tuple[int, int], int] = {}  # from, to → the last message that arrived
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -160,7 +173,8 @@ class World:
             self.auditor.started(place, self.clock(place))
             brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
         else:
-            brain.disk.on_write = lambda records: self.auditor.forged(place, records)
+            silent = self.auditor.disks.silent(place, self._own_heights(brain), self.auditor.votes)
+            brain.disk.on_write = lambda records: self.auditor.forged(place, records, silent)
         self.note("start", place)
         try:
             brain.validator = Validator(
@@ -171,6 +185,14 @@ class World:
                 raise Violation("crash of a core", f"at its start, {type(exc).__name__}: {exc}") from exc
             brain.validator = None  # what it wrote contradicts itself
         self._schedule(brain)
+
+    def _own_heights(self, brain: Brain) -> dict[int, int]:
+        """By epoch, how far its own log on its disk goes."""
+        heights: dict[int, int] = {}
+        for (epoch, _member, height), raw in brain.disk.raw.items():
+            if peek_header(raw).validator == self.keys[brain.place].public:
+                heights[epoch] = max(height, heights.get(epoch, 0))
+        return heights
 
     def crash(self, brain: Brain) -> None:
         """All that its disk was not given is lost."""
@@ -201,6 +223,8 @@ class World:
         except Error as exc:
             sometimes(f"refused: {type(exc).__name__}")
             effects = Effects()
+        except Violation:
+            raise
         except Exception as exc:
             if brain.honest:
                 raise Violation("crash of a core", f"{type(exc).__name__}: {exc}") from exc
@@ -266,11 +290,10 @@ class World:
         if brain.life != life or brain.ticking_at != due:
             return
         brain.ticking_at = _NEVER
-        validator = brain.validator
+        validator = (
+            brain.validator
+        )  # called as a shell does, which slept so long, though its clock may be set back
         if validator is None or brain.busy or validator.halted is not None:
-            return
-        if validator.due > self.clock(brain.place):
-            self._schedule(brain)
             return
         if brain.before_seal is not None:
             brain.before_seal(validator, self.clock(brain.place))
@@ -290,6 +313,7 @@ class World:
             self.crash(brain)
             return
         brain.disk.write(records)
+        self._note_frontier(brain, records)
         if brain.dies == "written":
             sometimes("power cut after a write")
             self.crash(brain)
@@ -298,11 +322,19 @@ class World:
         self.act(brain, lambda v: v.release(records, self.clock(brain.place)))
         self.act(brain, lambda v: v.tick(self.clock(brain.place)))
 
+    def _note_frontier(self, brain: Brain, records: Records) -> None:
+        """What stands behind a HANDOFF, for the auditor."""
+        for batch in records.own:
+            for entry in read_entries(batch.entries) if has_views(batch.entries) else ():
+                if isinstance(entry, Handoff) and brain.validator is not None:
+                    told = brain.frontiers.get(entry.digest) or brain.validator.own_frontier()
+                    self.auditor.closings.frontiers.setdefault(entry.digest, dict(told))
+
     # --- the network ------------------------------------------------------------------------------
 
     def push(self, brain: Brain, take: Callable[[Brain], None]) -> None:
         """To every other member that this brain lets see it."""
-        for other in range(self.n):
+        for other in self.places:
             if other != brain.place and brain.audience(other):
                 self.send(brain.place, other, take)
 
@@ -316,12 +348,17 @@ class World:
             if net.loss and self.rng.random() < net.loss:
                 sometimes("message lost")
                 continue
-            self.after(self.rng.randint(*net.delay_ms), partial(self._arrive, source, target, take))
+            self._sent += 1
+            arrive = partial(self._arrive, source, target, self._sent, take)
+            self.after(self.rng.randint(*net.delay_ms), arrive)
 
-    def _arrive(self, source: int, target: int, take: Callable[[Brain], None]) -> None:
+    def _arrive(self, source: int, target: int, number: int, take: Callable[[Brain], None]) -> None:
         if self.net.cut(source, target):
             sometimes("message cut")
             return
+        if number < self._newest.get((source, target), 0):
+            sometimes("message reordered")
+        self._newest[source, target] = max(number, self._newest.get((source, target), 0))
         for brain in self.by_place[target]:
             if brain.validator is not None:
                 take(brain)
@@ -370,10 +407,10 @@ class World:
 
     def _fetch_operation(self, brain: Brain, wanted: Wanted) -> None:
         holders = [self.place_of[key] for key in wanted.holders if self.place_of[key] != brain.place]
-        holders = holders or [other for other in range(self.n) if other != brain.place]
+        holders = holders or [other for other in self.places if other != brain.place]
 
         def answer(asked: Brain, validator: Validator) -> None:
-            signed = validator.operation(wanted.id)
+            signed = asked.served.get(wanted.id) or validator.operation(wanted.id)
             if signed is not None:
                 take = partial(self._take_operation, signed, f"validator {asked.place}")
                 self.reply(asked, brain, take)
@@ -382,10 +419,10 @@ class World:
 
     def _fetch_attachment(self, brain: Brain, wanted: Wanted) -> None:
         holders = [self.place_of[key] for key in wanted.holders if self.place_of[key] != brain.place]
-        holders = holders or [other for other in range(self.n) if other != brain.place]
+        holders = holders or [other for other in self.places if other != brain.place]
 
         def answer(asked: Brain, validator: Validator) -> None:
-            raw = validator.attachment(wanted.id)
+            raw = asked.told.get(wanted.id) or validator.attachment(wanted.id)
             if raw is not None:
                 self.reply(asked, brain, partial(self._take_attachment, raw, f"validator {asked.place}"))
 
@@ -393,7 +430,7 @@ class World:
 
     def _fetch_gap(self, brain: Brain, gap: Gap) -> None:
         own = self.place_of[gap.validator]
-        others = [other for other in range(self.n) if other != brain.place]
+        others = [other for other in self.places if other != brain.place]
         place = own if own != brain.place and self.rng.random() < 0.5 else self.rng.choice(others)
         self._fetch_log(brain, place, own, gap.first)
 
@@ -411,7 +448,7 @@ class World:
         self.after(self.rng.randint(500, 1_500) * (3 if voting else 1), partial(self._compare, brain))
         if validator is None:
             return
-        others = [other for other in range(self.n) if other != brain.place]
+        others = [other for other in self.places if other != brain.place]
         for other in [self.rng.choice(others)] if voting else others:
             self._ask(brain, other, lambda asked, v: self._tell_heights(brain, asked, v))
 
@@ -465,7 +502,7 @@ class World:
 
     def _fetch_frontier(self, brain: Brain, wanted: FrontierWanted) -> None:
         def answer(asked: Brain, validator: Validator) -> None:
-            theirs = validator.frontier(wanted.handoff)
+            theirs = asked.frontiers.get(wanted.handoff) or validator.frontier(wanted.handoff)
             if theirs is not None:
                 self.reply(asked, brain, partial(self._take_frontier, wanted.handoff, theirs))
 

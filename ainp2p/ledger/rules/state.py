@@ -112,8 +112,11 @@ class State(Holdings):
 
     # --- validity -----------------------------------------------------------------------------
 
-    def check(self, parsed: ParsedOperation, now_ms: int, *, proof_verified: bool = False) -> Changes:
+    def check(self, parsed: ParsedOperation, now_ms: int, *, proof_verified: bool = False) -> Changes | None:
         """Whether this operation is the valid next one of its object, now; returns what it would change.
+
+        None for a COMMITTEE that ends a bond which is in the union of its HANDOFFs and not here: who is
+        frozen without it judges the COMMITTEE all the same, and applies it after the rest of the union.
 
         Lemma L8 (docs/ledger-proof.md): no VOID is valid by itself.
 
@@ -125,13 +128,20 @@ class State(Holdings):
             NotYet: keep it and ask again: rules ``"unknown-account"``, ``"unknown-lock"``,
                 ``"sequence-ahead"``, ``"epoch-ahead"``, ``"clock-ahead"``, ``"unknown-credit"``
                 (or consumed long ago), ``"not-expired"``, ``"epoch-running"``, ``"handoffs"`` (nobody is
-                there to judge a COMMITTEE), ``"unknown-bond"``.
+                there to judge a COMMITTEE).
             InvalidOperation, InsufficientFunds: it will never be valid in this slot.
             BadSignature: its proof does not fit.
         """
         if not proof_verified:
             self.verify_proof(parsed)
-        changes = self._changes(parsed)
+        try:
+            changes = self._changes(parsed)
+        except NotYet as exc:
+            if exc.rule != "unknown-bond":
+                raise
+            self._refuse_early(parsed, now_ms)
+            self._refuse_unvoted(parsed)
+            return None
         self._refuse_early(parsed, now_ms)
         if changes.system is not None:
             self._refuse_unvoted(parsed)
