@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ainp2p.agents.agent import Agent
     from ainp2p.simulation.world import World
 
-HOME = Path("/home/agent")  # on the node's own disk; no real path
+HOME = Path("/node")  # on the node's own disk; no real path
 
 Body = Callable[["Node", Callable[[], None]], Awaitable[None]]
 """(node, tell that it is ready) → runs until the process ends."""
