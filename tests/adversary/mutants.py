@@ -85,7 +85,7 @@ MUTANTS: dict[str, Mutant] = {
             "if 0 in slot.locked or slot.committed or slot.promised:",
             "if slot.promised:",
         ),
-        beside=(_LOCK_ONCE,),
+        _LOCK_ONCE,
     ),
     "skip the justification": _mutant(
         "justification|pick",
@@ -133,7 +133,7 @@ MUTANTS: dict[str, Mutant] = {
     "LOCK twice in a later view": _mutant(
         "6 one LOCK",
         ("judging:Judging.follow", " or proposal.view in slot.locked:", ":"),
-        beside=(_LOCK_ONCE,),
+        _LOCK_ONCE,
     ),
     "LOCK in view 0 after NEWVIEW": _mutant(
         "6 below NEWVIEW",
