@@ -121,7 +121,8 @@ class AskedStream(Asked):
 
     def leave(self) -> None:
         """The user has gone: the handler over there is cancelled, what was not read is given back."""
-        self.ended = self.ended or Closed("this stream's block has ended")
+        if self.ended is None:
+            self.fail(Closed("this stream's block has ended"))
         self.end.forget(self)
         for chunk in self.inbox:
             self.end.return_chunk(len(chunk) + CHUNK_COST)

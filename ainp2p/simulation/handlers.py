@@ -43,13 +43,13 @@ class Handlers:
             incoming.worker = worker
             task = worker.task
             task.name = incoming.asked.protocol
-            task.context = variables.copy()  # from its next step on, which is the handler's first
+            task.context = fresh(variables)  # from its next step on, which is the handler's first
             trio.lowlevel.reschedule(task)
         else:
             worker = Worker(self, incoming)
             incoming.worker = worker
             name = incoming.asked.protocol
-            worker.task = _spawn(worker.run, name=name, context=variables.copy())
+            worker.task = _spawn(worker.run, name=name, context=fresh(variables))
 
     def failed(self, incoming: Incoming, exc: Exception) -> Refused:
         """What a caller is told of a handler's own fault; an error of the simulation ends the run."""
@@ -104,6 +104,11 @@ class Worker:
             self.task.name = IDLE
             handlers.idle.append(self)
             await trio.lowlevel.wait_task_rescheduled(_stop_waiting)
+
+
+def fresh(variables: contextvars.Context) -> contextvars.Context:
+    """What a handler sets is gone when the next one runs in its task."""
+    return variables.copy()
 
 
 def _stop_waiting(_: object) -> trio.lowlevel.Abort:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.errors import Unreachable
-from ainp2p.protocol.channel import DEAD_AFTER_S
-from ainp2p.protocol.network import PeerId
+from ainp2p.protocol.linked_network import DIAL_TIMEOUT_S
 from ainp2p.simulation.dialling import Dial
 from ainp2p.simulation.ends import End
 from ainp2p.simulation.way import OPENED
+from ainp2p.simulation.weather import RETRANSMIT_S
 
 if TYPE_CHECKING:
     from ainp2p.simulation.wire import Wire
@@ -29,16 +29,23 @@ class Knocking:
         if self._wire.is_cut(us, peer):
             self._stuck[dial] = None
         else:
-            self._packet(us, peer, self._knocked, dial)
+            self._send(dial, False, RETRANSMIT_S, self._knocked, dial)
 
-    def _packet(self, source: PeerId, target: PeerId, then: Callable[..., None], *args: Any) -> None:
-        """A packet outside of any connection, with its repetitions; hopeless ones vanish."""
-        weather, delay_s = self._wire.weather, self._wire.calm_s
+    def _send(self, dial: Dial, back: bool, again_s: float, then: Callable[..., None], *args: Any) -> None:
+        """A packet of a dial, outside of any connection; sent again when it was lost."""
+        wire, path = self._wire, (dial.network.peer_id, dial.peer)
+        source, target = path[::-1] if back else path
+        weather, delay_s = wire.weather, wire.calm_s
+        if not dial.live:
+            return
         if delay_s is None:
-            dice = self._wire.path_dice(source, target)
-            delay_s = weather.delay_s(dice, source, target) + (weather.late_s(dice) if weather.loss else 0.0)
-        if delay_s <= DEAD_AFTER_S:
-            self._wire.clock.call_later(delay_s, then, *args)
+            dice = wire.path_dice(source, target)
+            if weather.loss and dice.random() < weather.loss:
+                wire.clock.call_later(again_s, self._send, dial, back, 2 * again_s, then, *args)
+                return
+            delay_s = weather.delay_s(dice, source, target)
+        if delay_s <= DIAL_TIMEOUT_S:
+            wire.clock.call_later(delay_s, then, *args)
 
     def retry(self) -> None:
         """Dials whose way was mended go on."""
@@ -67,4 +74,4 @@ class Knocking:
             theirs.send(OPENED, None)
         elif peer not in self._wire.crashed and not self._wire.is_cut(peer, us):
             words = f"nobody listens at {', '.join(dial.addresses)}"
-            self._packet(peer, us, dial.over, Unreachable(words))
+            self._send(dial, True, RETRANSMIT_S, dial.over, Unreachable(words))
