@@ -79,8 +79,9 @@ def test_a_hosted_agent_sells_for_an_account_whose_key_is_elsewhere(
         served = json.loads(host.stdout.readline())
         assert served["agent"] == account
         asked = ("ask", "echo", "--input", "one two three", "--budget", "50", "--key", "alice")
-        status, [answer], said = run(capsys, *asked)
+        status, answers, said = run(capsys, *asked, "--timeout", "120")  # for its card to come by
         assert status == exit_codes.OK, said
+        (answer,) = answers
         assert (answer["result"], answer["paid_uain"]) == ("one two three ", 3)
         host.send_signal(signal.SIGINT)
         assert host.wait(timeout=60) == exit_codes.INTERRUPTED
