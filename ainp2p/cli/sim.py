@@ -143,7 +143,7 @@ def _run(first: argparse.Namespace) -> int:
     if target is not None:
         _check_target(target, file, args, parameters)
     result = running.run(file.load(), args.seed, signed=args.signed, **parameters)
-    result = dataclasses.replace(result, model=file.path, signed=args.signed)
+    result = dataclasses.replace(result, model=file.path)
     if target is not None:
         _save(result, target, args.format)
     emit(args, _plain(result), _data(result))
@@ -297,7 +297,7 @@ def _replay(args: argparse.Namespace) -> int:
     note(args, f"running {file.path} again, seed {saved.seed} …")
     signed: Any = saved.signed
     again = running.run(file.load(), saved.seed, signed=signed, **_callable(saved.parameters))
-    again = dataclasses.replace(again, model=saved.model, signed=saved.signed)
+    again = dataclasses.replace(again, model=saved.model)
     differs = saved.diff(again)
     verdict = f"the same: {saved.hash}" if not differs else f"not the same\n{differs}"
     emit(args, verdict, {"same": not differs, "seed": saved.seed, "hash": saved.hash, "again": again.hash})

@@ -50,6 +50,7 @@ def run(
         parameters={name: label(value) for name, value in bound.items()},
         hash=made.trace.hash,
         duration_s=made.now,
+        signed=signed,
         model=f"{model.__module__}:{getattr(model, '__qualname__', repr(model))}",
         trace=made.trace,
         **tables,

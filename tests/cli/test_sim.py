@@ -176,6 +176,15 @@ def test_another_run_is_not_overwritten(
     assert Result.load("out") == one
 
 
+def test_mutant_without_the_look_before_the_run_it_is_refused_after_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = saved(capsys, "out", "--seed", "7")
+    monkeypatch.setattr(cli_sim, "_check_target", lambda *words: None)
+    assert "seed: 7 / 8" in refused(capsys, "run", "market.py", "--seed", "8", "--report", "out")
+    assert Result.load("out") == one
+
+
 def test_something_else_is_not_overwritten_nor_is_anything_run_for_it(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,12 @@ def test_a_file_gives_its_model_again_and_again(tmp_path: Path) -> None:
     assert name_of(small.model) == "tests.simulation.small:model"
 
 
+def test_what_runs_is_the_text_that_was_read(tmp_path: Path) -> None:
+    file = written(tmp_path, "async def model(world, *, agents=3): ...")
+    written(tmp_path, "async def model(world, *, agents=4): ...")
+    assert parameters_of(file.load())[0]["agents"].default == 3
+
+
 def test_a_file_hides_no_module_that_others_import(tmp_path: Path) -> None:
     import random
 

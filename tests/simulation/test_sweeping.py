@@ -149,6 +149,16 @@ def test_a_model_in_a_file_travels_by_its_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_a_world_is_the_same_in_any_process(tmp_path: Path) -> None:
+    path = tmp_path / "market.py"
+    path.write_text("async def model(world, *, agents: int = 3): world.measure('x', world.rng().random())")
+    file = ModelFile.read(path)
+    here = sweep(file, {"agents": [1]}, [1, 2], processes=1)
+    assert sweep(file, {"agents": [1]}, [1, 2], processes=2) == here
+    assert len({*here["hash"]}) == 2
+
+
+@pytest.mark.process
 def test_a_model_that_other_processes_cannot_have_is_refused_before_anything_is_run() -> None:
     async def inner(world: object) -> None: ...
 
@@ -249,6 +259,15 @@ def test_mutant_without_the_check_another_seeds_result_stands_in_the_row(
 def test_an_executor_that_mixes_results_is_found_out(change: Any, said: str) -> None:
     with pytest.raises(Mixed, match=said):
         tiny(executor=Backwards(change))
+
+
+def test_mutant_an_executor_that_mixes_is_still_seen_by_seed_and_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeping, "_result_of", lambda future, replicate: future.result())
+    assert tiny(executor=Backwards(lambda results: results[::-1])) == tiny()  # an outcome says whose it is
+    with pytest.raises(Mixed, match="came back twice"):
+        tiny(executor=Backwards(lambda results: [results[0]] * 8))
 
 
 def test_an_outcome_is_checked_against_the_plan() -> None:
@@ -423,6 +442,14 @@ def test_two_processes_do_not_write_to_one_directory(tmp_path: Path) -> None:
         SweepFiles(tmp_path, {"seeds": [1]}).__enter__()
     with SweepFiles(tmp_path, {"seeds": [1]}):
         pass  # free again
+
+
+def test_mutant_without_the_lock_two_processes_would_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda file, how: None)
+    with SweepFiles(tmp_path, {"seeds": [1]}), SweepFiles(tmp_path, {"seeds": [1]}):
+        pass
 
 
 def test_a_sweep_of_another_version_says_so(tmp_path: Path) -> None:

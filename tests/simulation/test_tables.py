@@ -267,6 +267,17 @@ def test_a_file_that_appears_while_ours_is_written_is_not_overwritten(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_mutant_a_rename_would_overwrite_what_appeared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", lambda draft, path: draft.replace(path))
+    path = tmp_path / "t.csv"
+    with files.new_file(path) as draft:
+        draft.write_text("ours")
+        path.write_text("precious")
+    assert path.read_text() == "ours"
+
+
 def test_a_directory_that_is_filled_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with pytest.raises(InvalidInput, match="filled meanwhile"):  # noqa: PT012  # the block is what is tested
