@@ -2,8 +2,8 @@
 
 Implementations: `ainp2p.protocol.libp2p` over real sockets, `ainp2p.protocol.memory` in one process, and
 `ainp2p.simulation.network` in virtual time. One contract suite (tests/protocol/test_network.py) runs on
-all. Peers are named by their
-libp2p peer id; the connection proves that id, so `Call.peer` can be trusted as the sender's key.
+all. Peers are named by their libp2p peer id; the connection proves that id, so `Call.peer` can be trusted as
+the sender's key.
 """
 
 from __future__ import annotations
