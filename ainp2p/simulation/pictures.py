@@ -145,7 +145,8 @@ def filled_up(points: Sequence[tuple[float, float]], until_s: float) -> list[tup
     if not points:
         return []
     known = dict(points)
-    return [(i * width, known.get(i * width, 0.0)) for i in range(max(ceil(until_s / width), 1))]
+    bins = max(round(until_s / width), round(points[-1][0] / width) + 1)  # half a bin of silence says nothing
+    return [(i * width, known.get(i * width, 0.0)) for i in range(bins)]
 
 
 def bin_s(until_s: float) -> float:

@@ -28,6 +28,7 @@ from ainp2p.swarm.pieces import (
 NAMES_MAX = 8  # curves or names in one picture; what is beyond them is summed up or left to the tables
 ROWS_MAX = 20  # of the agents' table
 NUMBERS_MAX = 60  # rows of the metrics' table
+CONNECTIONS = "connections themselves"  # messages of no protocol
 PICTURES_MAX = 12  # of what the model measured
 STREAMS_MAX = 16  # ribbons in the picture of payments
 
@@ -177,7 +178,9 @@ def _elapsed(result: Result) -> str:
     return section(
         "How long jobs take",
         "Virtual time from award to end; the bar ends at the median, its pale part at the p99; logarithmic.",
-        charts.spans("How long jobs take", spans),
+        charts.spans("How long jobs take", spans)
+        if any(span.p99_us for span in spans) or not spans
+        else "<p>None took any virtual time: the wire has no latency, and the sellers do not compute.</p>",
     )
 
 
@@ -187,7 +190,7 @@ def _messages(result: Result) -> str:
     for at, protocol, number in zip(messages["at_s"], messages["protocol"], messages["count"], strict=True):
         count.setdefault(protocol, Counter())[at] += number
     often = sorted(count, key=lambda protocol: (-count[protocol].total(), protocol))[:NAMES_MAX]
-    curves = [(clean(protocol), sorted(count[protocol].items())) for protocol in often]
+    curves = [(clean(protocol) or CONNECTIONS, sorted(count[protocol].items())) for protocol in often]
     hues = _hues(name for name, _ in curves)
     return section(
         "Messages",
@@ -298,4 +301,4 @@ def _hues(names: Iterable[str]) -> charts.Hues:
 
 def _pair(*parts: str) -> str:
     """Sections side by side where there is room."""
-    return f'<div class="pair">{"".join(parts)}</div>'
+    return f'<div class="pair">{"".join(parts)}</div>' if any(parts) else ""

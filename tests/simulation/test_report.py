@@ -107,6 +107,15 @@ def test_with_many_agents_payments_are_by_role() -> None:
     assert f"buyer to ?: {5 * NAMES_MAX} uain" in html
 
 
+def test_jobs_that_take_no_time_are_not_drawn_as_if_they_did() -> None:
+    result = Result(1, {}, "", 10.0)
+    result.trades.append_row((1.0, "a", "b", "echo", 1, 5, "", 0, "", ""))
+    result.messages.append_row((0.0, "", "dial", 3, 0))
+    html = page(result)
+    assert "None took any virtual time" in html
+    assert report.CONNECTIONS in html
+
+
 def test_the_page_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     market().report(path)
@@ -181,6 +190,8 @@ def test_bins_are_round_and_silence_is_zero() -> None:
     assert filled_up(counts, 3600)[:3] == [(0, 2), (60, 1), (120, 0.0)]
     assert len(filled_up(counts, 3600)) == 60
     assert filled_up([], 3600) == []
+    assert len(filled_up(counts, 3603)) == 60
+    assert filled_up([*counts, (3600, 1.0)], 3603)[-1] == (3600, 1.0)
 
 
 def test_a_long_curve_is_thinned_to_its_ends() -> None:
