@@ -37,6 +37,7 @@ class Load:
         openings: SPENDs of the payer, one after the other.
         chains: for each Lock its SETTLEs, each of which follows on the one before.
         spam: for each of some poor accounts a chain of SPENDs.
+        now_ms: when all of it was made.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Load:
         self.genesis: Genesis = new_genesis("benchmark", now_ms, members, grants, None, DEVELOPMENT)
         self.network = self.genesis.network_id
         self.payee = accounts.unopened_account(self.network, plain_inception(payee.public)).id
-        self._state, self._now_ms = State(self.genesis), now_ms
+        self._state, self.now_ms = State(self.genesis), now_ms
         self.openings: list[SignedOperation] = []
         ids = [
             id_ for at in range(0, locks, LOCKS_MAX) for id_ in self._open(payer, min(LOCKS_MAX, locks - at))
@@ -61,7 +62,7 @@ class Load:
     def _open(self, payer: Key, count: int) -> list[bytes]:
         terms = LockTerms(
             (Share(self.payee, 1),), 10**6, STEP, (payer.public,), 1, payer.public,
-            self._now_ms + _LIFE_MS, purpose_digest(b""),
+            self.now_ms + _LIFE_MS, purpose_digest(b""),
         )  # fmt: skip
         self.openings.append(self._spend(payer, (terms,) * count))
         id_ = parse(self.openings[-1]).id
@@ -84,7 +85,7 @@ class Load:
             self._state.credits_of(account.id),
             self.genesis.parameters,
             network=self.network,
-            now_ms=self._now_ms,
+            now_ms=self.now_ms,
             locks=locks,
             inception=None if account.seq else inception,
         )

@@ -11,14 +11,13 @@ cores could do without the clients.
 of them; the payee knows after a fourth, so both are measured: `decided` from sending to the median
 validator's being final, `finality` to the certificate's being verified here.
 
-`--spam K`: the same load twice, the second time beside clients that submit valid SPENDs of poor accounts, K
-times what the committee decides in a second.
+`--spam K`: the same load twice, the second time beside eight peers that together submit K times what the
+committee decides in a second to each member, some of it valid (`ledger_spam`).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -41,7 +40,7 @@ from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, operation_id, parse
 from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.serving.followers import Followers
-from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Finals, Follow, GetStatistics, Statistics, Submit
+from ainp2p.ledger.serving.messages import Finals, Follow, GetStatistics, Statistics
 from ainp2p.ledger.serving.service import open_validator
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.certificate import verify_decided
@@ -55,13 +54,14 @@ from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.network import Network
 from benchmarks.figures import report
 from benchmarks.ledger_load import Load
+from benchmarks.ledger_spam import Spammer
 
 VALIDATORS = 4
 GOAL_PER_S, GOAL_P99_S, GOAL_SPAM_TIMES = 2_000, 1.0, 2.0
 GOAL_BEYOND_DELAYS_S = 0.060  # p50 above three one-way delays
 SETTLES_PER_S = 40  # of one Lock at most: so many are made beforehand
 SUBMITTERS = 4  # each has one Submit to each member under way, as a wallet has
-SPAM_PEERS = 4
+SPAM_CHAIN = 400  # valid SPENDs of each poor account, and ten times as many of each kind that is not valid
 SPAM_WARM_S = 3.0  # until its process has connected and is at full speed
 LIMIT_S = 150.0
 _NOTE = struct.Struct("!32sd")
@@ -258,71 +258,6 @@ async def settle(client: Client, chains: Iterable[deque[SignedOperation]], secon
     return time.monotonic() - begun
 
 
-# --- spam, from a process of its own ------------------------------------------------------------------
-
-
-async def spam_forever(genesis: Genesis, operations: list[bytes], per_s: float) -> None:
-    """Submit these again and again, from several peers at once, until standard input ends; say how many."""
-    offered = [0] * SPAM_PEERS
-    lines = trio.lowlevel.FdStream(os.dup(0))
-
-    async def one(peer: int) -> None:
-        async with open_network(Key(bytes([peer + 1]) * 32)) as network:
-            validators, mine = Validators(network, genesis), operations[peer::SPAM_PEERS]
-            messages = [
-                Submit(tuple(mine[at : at + OPERATIONS_MAX]), 1) for at in range(0, len(mine), OPERATIONS_MAX)
-            ]
-            due_s = trio.current_time()
-            for message in itertools.cycle(messages):
-                due_s = max(due_s + SPAM_PEERS * OPERATIONS_MAX / per_s, trio.current_time() - 1.0)
-                await trio.sleep_until(due_s)
-                for member in validators.others:  # nobody waits for the answers
-                    await validators.tell(member.peer, message)
-                offered[peer] += len(message.operations)
-
-    async with trio.open_nursery() as nursery:
-        for peer in range(SPAM_PEERS):
-            nursery.start_soon(one, peer)
-        await _line(lines)
-        nursery.cancel_scope.cancel()
-    print(json.dumps({"offered": sum(offered)}), flush=True)
-
-
-class Spammer:
-    """That process."""
-
-    def __init__(self, root: Path, load: Load, per_s: float) -> None:
-        path = root / "spam"
-        operations = [encode(signed) for some in zip(*load.spam, strict=True) for signed in some]
-        lengths = b"".join(len(operation).to_bytes(4, "big") for operation in operations)
-        path.write_bytes(len(operations).to_bytes(4, "big") + lengths + b"".join(operations))
-        command = [sys.executable, "-m", "benchmarks.ledger_network", "--spam-from", str(path), str(per_s)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdin is not None
-        self._process.stdin.write(encode(load.genesis).hex() + "\n")
-        self._process.stdin.flush()
-
-    async def end(self) -> int:
-        """How many operations it has offered to each member."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        line = await trio.to_thread.run_sync(self._process.stdout.readline)
-        self._process.wait()
-        return int(json.loads(line)["offered"])
-
-
-def spam_from(path: Path, per_s: float) -> None:
-    """What the spammer's process does."""
-    data = path.read_bytes()
-    count = int.from_bytes(data[:4], "big")
-    lengths = [int.from_bytes(data[4 + 4 * at : 8 + 4 * at], "big") for at in range(count)]
-    ends = list(itertools.accumulate(lengths, initial=4 + 4 * count))
-    operations = [data[first:end] for first, end in itertools.pairwise(ends)]
-    genesis = Genesis.from_bytes(bytes.fromhex(sys.stdin.readline()))
-    trio.run(spam_forever, genesis, operations, per_s)
-
-
 # --- what is measured ---------------------------------------------------------------------------------
 
 
@@ -331,7 +266,11 @@ async def measure(locks: int, seconds: float, delay_s: float, spam: float) -> di
     if delay_s:
         delay_writes(delay_s)
     phases = 2 if spam else 1
-    made = {"locks": locks, "settles": int(phases * seconds * SETTLES_PER_S), "spam": 200 if spam else 0}
+    made = {
+        "locks": locks,
+        "settles": int(phases * seconds * SETTLES_PER_S),
+        "spam": SPAM_CHAIN if spam else 0,
+    }
     with tempfile.TemporaryDirectory() as name, trio.fail_after(LIMIT_S):
         async with committee(Path(name), delay_s, **made) as (load, processes):
             async with open_network(Key(Context.system().token_bytes(32))) as network:
@@ -350,7 +289,7 @@ async def measure(locks: int, seconds: float, delay_s: float, spam: float) -> di
                     used_s = time.process_time() - used_s
                     found = figures(calm, wall_s, locks)
                     if spam:
-                        spammer = Spammer(Path(name), load, 1_000 * spam)
+                        spammer = Spammer(Path(name) / "spam", load, 1_000 * spam, 10 * SPAM_CHAIN)
                         found |= await beside_spam(client, spammer, chains, seconds, found)
                     else:
                         await agree(network, load.genesis)
@@ -383,12 +322,12 @@ async def beside_spam(
     """The same again, beside others who want everything."""
     await trio.sleep(SPAM_WARM_S)
     client.done.clear()
-    begun = time.monotonic()
     wall_s = await settle(client, chains, seconds)
-    offered = await spammer.end()
+    spam = await spammer.end()
     found = figures(client.done, wall_s, len(chains))
     return {
-        "spam_offered_per_s": round(offered / (time.monotonic() - begun + SPAM_WARM_S)),
+        "spam_offered_per_s": spam["offered"],
+        "spam_cores": spam["cores"],
         "spam_settlements_per_s": found["settlements_per_s"],
         "spam_finality_p50_s": found["finality_p50_s"],
         "spam_finality_p99_s": found["finality_p99_s"],
@@ -434,9 +373,6 @@ def main() -> None:
     """Parse, measure, print."""
     if sys.argv[1:2] == ["--validate"]:
         trio.run(validate, bytes.fromhex(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
-        return
-    if sys.argv[1:2] == ["--spam-from"]:
-        spam_from(Path(sys.argv[2]), float(sys.argv[3]))
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--locks", type=int, default=256, help="SETTLEs under way at once")

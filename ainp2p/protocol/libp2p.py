@@ -44,6 +44,8 @@ DIAL_STAGGER_S = 0.25  # head start of each address over the next (RFC 8305 §5 
 CLOSE_GRACE_S = 2.0
 WRITE_STALL_S = 20.0  # a frame that the kernel does not take for so long ends the connection
 READ_SIZE_MAX = 65_536
+WINDOW_SIZE_MAX = 1 << 20  # bytes of one stream that may wait to be read; 20 MB/s at 50 ms
+OVERRUN_SIZE = 2 * WINDOW_SIZE_MAX
 GOSSIP_QUEUE_MAX = 1024
 FIND_TIMEOUT_S = 3.0
 GREETINGS_S = (0.3, 0.7, 2.0, 5.0)  # our topics are told again so long after a connection came up,
@@ -133,7 +135,8 @@ def fix_cancelled_writes() -> None:
 def fix_read_credit() -> None:
     """Every read sends a window update, and a cancelled one loses what was read (yamux.py).
 
-    Batch the updates to half a window, and shield them.
+    Batch the updates to half a window, and shield them; a window of 16 MB is too much to keep for a peer
+    that is held back.
     """
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
@@ -146,7 +149,8 @@ def fix_read_credit() -> None:
             increment, self._pending_recv_release = self._pending_recv_release, 0
             self.recv_window += increment
             buffered = len(self.conn.stream_buffers.get(self.stream_id, b""))
-            increment += self._apply_autotune_epoch(buffered)
+            if 2 * self.target_recv_window <= WINDOW_SIZE_MAX:  # libp2p would go to 16 MB
+                increment += self._apply_autotune_epoch(buffered)
             with trio.CancelScope(shield=True):
                 await self.send_window_update(increment)
 
@@ -292,6 +296,7 @@ def install_fixes() -> None:
     with _fixing, _collecting_later():
         for fix in FIXES:
             fix()
+        gc.freeze()  # what was imported stays for ever: a full collection looked at it for 0.2 s, each time
 
 
 @contextmanager
@@ -454,6 +459,12 @@ class _Libp2pStream:
             remote = self.stream.get_remote_address()
             return str(remote[0]) if remote else ""
         return ""
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether the peer has sent more than its window, which yamux only logs."""
+        muxed = self.stream.muxed_stream
+        return len(muxed.conn.stream_buffers.get(muxed.stream_id, b"")) > OVERRUN_SIZE
 
     async def read(self) -> bytes:
         from libp2p.network.stream.exceptions import StreamEOF

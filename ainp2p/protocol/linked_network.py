@@ -178,6 +178,18 @@ class LinkedNetwork(ABC):
         link = self._links.get(peer)
         return place_prefix(getattr(link.wire, "remote_host", "")) if link is not None else ""
 
+    def hold_back(self, peer: PeerId, for_s: float) -> None:
+        """Read nothing from a peer for so long: what it sends stays with it."""
+        for link in (*self._retired, *self._links.values()):
+            if link.peer == peer:
+                link.hold_back(for_s)
+
+    def read_on(self, peer: PeerId) -> None:
+        """The peer need not be held back any more."""
+        for link in (*self._retired, *self._links.values()):
+            if link.peer == peer:
+                link.read_on()
+
     @asynccontextmanager
     async def watch_peers(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
         """Peers that come and go: first those connected now, then each change."""

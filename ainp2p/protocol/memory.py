@@ -296,6 +296,8 @@ class _Pipe:
 class _MemoryStream:
     """One end of a connection between two peers."""
 
+    is_overrun = False  # who writes waits for room
+
     def __init__(self, hub: MemoryHub, incoming: _Pipe, outgoing: _Pipe) -> None:
         self._hub, self._incoming, self._outgoing = hub, incoming, outgoing
 

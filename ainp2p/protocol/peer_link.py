@@ -24,6 +24,8 @@ from ainp2p.protocol.network import Handler, PeerId
 
 log = logging.getLogger(__name__)
 
+HELD_BACK_MAX_S = 2.0  # well below DEAD_AFTER_S: a peer that is held back is still heard now and then
+OVERRUN_CHECK_S = 0.05  # while a peer is held back; what it can send meanwhile is bounded by its line
 CLOSE_GRACE_S = 1.0  # for handing over what is queued, and for closing a stream that does not answer
 LOG_LINES_PER_S_MAX = 10  # about handlers that fail, for each peer
 
@@ -39,6 +41,10 @@ class ByteStream(Protocol):
 
     async def aclose(self) -> None:
         """Let go of the stream; never raises."""
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether the peer has sent more than it may while nobody reads."""
 
 
 class _OurCall:
@@ -97,6 +103,8 @@ class PeerLink:
         self._drains: dict[int, trio.Event] = {}
         self._idle_writer: trio.lowlevel.Task | None = None
         self._flushed = trio.lowlevel.ParkingLot()
+        self._read_again_at = -math.inf  # held back until then
+        self._read_again = trio.Event()
         self._timer_at = -math.inf
         self._rearm = trio.Event()
         self._logged_from, self._logged = -math.inf, 0
@@ -145,6 +153,18 @@ class PeerLink:
         """Wait until all that is queued has been handed to the stream, or the link is over."""
         while self._reason is None and (self._core.has_output or self._idle_writer is None):
             await self._flushed.park()
+
+    def hold_back(self, for_s: float) -> None:
+        """Read nothing for so long: what the peer sends stays in its own window, and costs us nothing.
+
+        At most HELD_BACK_MAX_S; a later time counts. What we send goes on, what it answers waits too.
+        """
+        self._read_again_at = max(self._read_again_at, trio.current_time() + min(for_s, HELD_BACK_MAX_S))
+
+    def read_on(self) -> None:
+        """The peer need not be held back any more."""
+        self._read_again_at = -math.inf
+        self._read_again.set()
 
     @property
     def idle(self) -> bool:
@@ -369,10 +389,21 @@ class PeerLink:
             data = await self.wire.read()
             if not data:
                 raise Broken("the peer closed the connection")
+            if self._read_again_at > trio.current_time():
+                await self._stay_back()
             core.receive_data(data, trio.current_time())
             while (event := core.next_event()) is not None:
                 on[type(event)](event)
             self._settle()
+
+    async def _stay_back(self) -> None:
+        """Until the peer need not be held back any more."""
+        while (pause_s := self._read_again_at - trio.current_time()) > 0:
+            if self.wire.is_overrun:
+                raise Broken("the peer sent more than its window while it was held back")
+            self._read_again = trio.Event()
+            with trio.move_on_after(min(pause_s, OVERRUN_CHECK_S)):
+                await self._read_again.wait()
 
     async def _write(self) -> None:
         while True:

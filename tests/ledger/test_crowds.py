@@ -35,9 +35,17 @@ async def flood_one(town: Town, name: str, seconds: float) -> tuple[int, float |
             except Refused:
                 busy += 1
             except Error:
-                closed_at = trio.current_time() - begun if closed_at is None else closed_at
+                pass
+
+        async def watch() -> None:
+            nonlocal closed_at
+            async with network.watch_peers() as changes:
+                async for change in changes:
+                    if not change.connected and closed_at is None:
+                        closed_at = trio.current_time() - begun
 
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
             while trio.current_time() - begun < seconds and closed_at is None:
                 for _ in range(8):
                     nursery.start_soon(ask)

@@ -272,6 +272,40 @@ async def test_without_shielding_cancelled_reads_lose_bytes() -> None:
 # --- streams ------------------------------------------------------------------------------------
 
 
+def test_what_libp2p_imports_is_not_looked_at_by_each_full_collection_of_garbage() -> None:
+    ours.install_fixes()
+    assert gc.get_freeze_count() > 100_000  # a full collection of it takes 0.2 s
+
+
+async def window_after_much_reading() -> int:
+    """The largest window that a stream has been given after 20 MB were written and read quickly."""
+    async with two() as (alice, bob), raw_streams(alice, bob) as (stream, far):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.write, bytes(20_000_000))
+            got = 0
+            while got < 20_000_000:
+                got += len(await far.read(65_536))
+        return int(far.muxed_stream.target_recv_window)
+
+
+async def test_a_window_grows_no_further_than_what_may_wait_unread() -> None:
+    assert await window_after_much_reading() <= ours.WINDOW_SIZE_MAX
+
+
+async def test_mutant_without_a_bound_a_peer_may_fill_much_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "WINDOW_SIZE_MAX", 1 << 24)
+    assert await window_after_much_reading() > 1 << 20
+
+
+async def test_who_sends_more_than_its_window_is_noticed_since_yamux_only_logs_it() -> None:
+    async with two() as (alice, bob), raw_streams(alice, bob) as (stream, far):
+        wire = ours._Libp2pStream(far)
+        stream.muxed_stream.send_window = 100_000_000  # as a peer would that keeps to no window
+        assert not wire.is_overrun
+        await stream.write(bytes(3_000_000))
+        await eventually(lambda: wire.is_overrun)
+
+
 async def test_a_reader_may_pause_and_without_the_fix_it_may_not_for_more_than_5_s() -> None:
     from libp2p.stream_muxer.yamux.yamux import YamuxStream
 

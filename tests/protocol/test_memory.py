@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 
 from ainp2p.errors import Broken, InvalidInput, NetworkError, Refused, TimedOut, Unreachable
+from ainp2p.protocol import memory
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import (
     EPOCH_MS,
@@ -22,7 +24,7 @@ from ainp2p.protocol.memory import (
     open_memory_network,
 )
 from ainp2p.protocol.network import Call, Published
-from ainp2p.protocol.peer_link import PeerLink
+from ainp2p.protocol.peer_link import HELD_BACK_MAX_S, PeerLink
 
 ECHO, COUNT, TAKE = "/test/echo/1", "/test/count/1", "/test/take/1"
 ALICE, BOB, CAROL = (Key(bytes([n]) * 32) for n in (1, 2, 3))
@@ -643,3 +645,72 @@ async def test_the_trace_says_who_sent_what_when(autojump_clock: Any) -> None:
         assert isinstance(segment, Trace)
         assert segment.at_s == pytest.approx(3)
         assert (segment.what, segment.size) == ("segment", 11 + 5 + len(ECHO) + 1)
+
+
+# --- a peer that is not read --------------------------------------------------------------------------
+
+
+async def answered_while_held_back(for_s: float, let_go_at_s: float | None = None) -> float:
+    """When a question is answered by a peer that reads nothing from us for so long."""
+    hub = MemoryHub()
+    async with open_memory_network(hub, ALICE) as alice, open_memory_network(hub, BOB) as bob:
+
+        async def answer(call: Call) -> bytes:
+            bob.hold_back(call.peer, for_s)
+            return b"heard"
+
+        bob.serve("/x/1", answer)
+        await alice.connect(bob.addresses[0])
+        await alice.request(bob.peer_id, "/x/1", b"once")
+        begun_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            if let_go_at_s is not None:
+
+                async def let_go() -> None:
+                    await trio.sleep(let_go_at_s)
+                    bob.read_on(alice.peer_id)
+
+                nursery.start_soon(let_go)
+            await alice.request(bob.peer_id, "/x/1", b"and again", timeout_s=30)
+            await alice.request(bob.peer_id, "/x/1", b"and again", timeout_s=30)
+        return trio.current_time() - begun_s
+
+
+async def test_a_peer_that_is_held_back_is_heard_later(autojump_clock: Any) -> None:
+    assert 0.5 <= await answered_while_held_back(0.5) <= 1.1
+
+
+async def test_a_peer_that_is_let_go_is_heard_at_once(autojump_clock: Any) -> None:
+    assert await answered_while_held_back(2.0, let_go_at_s=0.1) <= 2.2
+
+
+async def test_nobody_is_held_back_until_the_connection_is_deemed_dead(autojump_clock: Any) -> None:
+    assert await answered_while_held_back(1_000.0) <= 2 * HELD_BACK_MAX_S + 0.1
+
+
+async def test_mutant_a_peer_that_is_read_all_the_same_is_not_held_back(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeerLink, "hold_back", lambda self, for_s: None)
+    assert await answered_while_held_back(0.5) < 0.5
+
+
+async def was_cut_while_held_back() -> bool:
+    hub = MemoryHub()
+    async with open_memory_network(hub, ALICE) as alice, open_memory_network(hub, BOB) as bob:
+        bob.serve(ECHO, echo)
+        await alice.connect(bob.addresses[0])
+        await alice.request(bob.peer_id, ECHO, b"once")
+        link = bob._links[alice.peer_id]
+        bob.hold_back(alice.peer_id, 0.5)
+        with suppress(Broken):
+            await alice.request(bob.peer_id, ECHO, b"and again")
+        return link.closed.is_set()
+
+
+async def test_who_sends_more_than_its_window_while_it_is_held_back_is_cut(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not await was_cut_while_held_back()
+    monkeypatch.setattr(memory._MemoryStream, "is_overrun", True)
+    assert await was_cut_while_held_back()

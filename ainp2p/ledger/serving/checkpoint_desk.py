@@ -22,6 +22,7 @@ from ainp2p.ledger.serving.checkpoint_messages import (
     LeafProofs,
     read_question,
 )
+from ainp2p.ledger.serving.core_lock import CoreLock
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Decided
 from ainp2p.ledger.serving.paced import PacedPlaces, Place
@@ -45,7 +46,7 @@ KEEPS_RATE = 256 * 1024  # bytes a second; who reads so fast stays to the end. 1
 class CheckpointDesk:
     """Reads one `Store`; see `handle` for the shell."""
 
-    def __init__(self, store: Store, lock: trio.Lock) -> None:
+    def __init__(self, store: Store, lock: CoreLock) -> None:
         """`lock` is held while the store is read."""
         self._store, self._lock = store, lock
         self._limits = Limits()

@@ -57,6 +57,16 @@ class FairQueue(Generic[T]):
         held = self._accounts.get(account)
         return len(held.items) if held is not None else 0
 
+    @property
+    def next_weight(self) -> int | None:
+        """What the class weighs whose turn it is; None if nothing waits."""
+        return min(self._waiting.values(), key=_nearness).weight if self._waiting else None
+
+    @property
+    def heaviest(self) -> int:
+        """What the heaviest class weighs that waits; 0 if nothing does."""
+        return max((class_.weight for class_ in self._waiting.values()), default=0)
+
     def push(self, account: bytes, weight: int, item: T) -> list[T]:
         """Add an item that has this weight; returns what had to go, maybe this very item.
 
@@ -78,11 +88,12 @@ class FairQueue(Generic[T]):
         self._count += 1
         return [self._drop()] if self._count > self._total_max else []
 
-    def pop(self) -> T | None:
-        """Take the item that is next, or None."""
-        if not self._count:
+    def pop(self, least: int = 0) -> T | None:
+        """Take the item that is next, or None: only of accounts whose class weighs at least so much."""
+        waiting = [class_ for class_ in self._waiting.values() if class_.weight >= least]
+        if not waiting:
             return None
-        class_ = min(self._waiting.values(), key=_nearness)
+        class_ = min(waiting, key=_nearness)
         self._passed = class_.passed
         self._turns += 1
         class_.turn = self._turns

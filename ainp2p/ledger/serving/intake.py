@@ -3,10 +3,14 @@
     a wallet's Submit ──► by (account, submitter), weight = what it pays and holds ─┐
     a member's push   ──► by member, weight = its stake ────────────────────────────┴─► in turn ─► core
 
-Whose operation it is: an account's own; a Lock's is its first payee's (SETTLE, CLOSE) or payer's (REFUND),
-weighed by what is in the Lock, so a deposit counts for those who come to collect it. What an account
+Whose operation it is: its object's. A Lock weighs what is in it, so each deposit counts for those who come to
+collect it, and a payee of many is served for all of them. What an account
 holds is its balance and the credits that the operation itself consumes; what it pays is the fee above the
 floor, and counts `PAYS` times, since it is burnt.
+
+Queues share what there is to share, moment by moment; but heavy work that comes now and then, and waits for
+votes in between, would find the core full of light work each time. So what weighs much less than what was
+there within a second is paced: it goes on as long as the event loop is prompt (`pace`).
 
 Anybody can write an operation in a rich account's name: proofs are checked by the core, which is what has to
 be protected. So a submitter has a queue of its own for each account (it cannot fill the owner's), and only a
@@ -21,15 +25,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ainp2p.errors import Error, NotYet, RemoteError
-from ainp2p.ledger.rules.operations import Close, ParsedOperation, Settle, SignedOperation, Spend
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, Spend
 from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.serving.back_pressure import BackPressure
 from ainp2p.ledger.serving.fair_queue import FairQueue
+from ainp2p.ledger.serving.pace import Pace
 from ainp2p.protocol.network import PeerId
 
 SUBMITTED_MAX = 4_096  # operations that wait: less than a second's work
 SUBMITTED_PER_ACCOUNT_MAX = 256  # and submitter
 PUSHED_MAX = 8_192
 PUSHED_PER_MEMBER_MAX = 2_048
+LIGHT_PART = 4  # an operation that weighs less than this part of the heaviest is light
+HEAVY_FOR_S = 1.0  # the heaviest counts for so long: it comes again in a moment
 PAYS = 1_000  # what holding counts for 1, paying counts for so much
 TRUST_FIRST = 16  # operations of a submitter that may have weight at once
 TRUST_MAX = 1_024
@@ -49,6 +57,7 @@ class Entry:
     peer: PeerId
     source: str
     done: Done
+    submitted: bool = False  # by a wallet, not pushed by a member
     weighed: bool = False
 
 
@@ -59,8 +68,7 @@ def weigher(state: State) -> Weigh:
         operation, body = parsed.operation, parsed.operation.body
         lock = state.locks.get(operation.object)
         if lock is not None:
-            collects = isinstance(body, Settle | Close)
-            return lock.beneficiaries[0].account if collects else lock.payer, lock.held
+            return lock.id, lock.held
         account = state.accounts.get(operation.object)
         holds = account.balance if account is not None else 0
         if not isinstance(body, Spend):
@@ -76,12 +84,17 @@ def weigher(state: State) -> Weigh:
 class Intake:
     """What waits for the core."""
 
-    def __init__(self, stakes: Mapping[PeerId, int], weigh: Weigh) -> None:
-        """`stakes`: the other members' weights."""
+    def __init__(
+        self, stakes: Mapping[PeerId, int], weigh: Weigh, pressure: BackPressure | None = None
+    ) -> None:
+        """`stakes`: the other members' weights. `pressure` is told who has operations waiting."""
         self._stakes, self._weigh = stakes, weigh
+        self._pressure = pressure or BackPressure(None)
         self._submitted: FairQueue[Entry] = FairQueue(SUBMITTED_MAX, SUBMITTED_PER_ACCOUNT_MAX)
         self._pushed: FairQueue[Entry] = FairQueue(PUSHED_MAX, PUSHED_PER_MEMBER_MAX)
-        self._pushed_next = True
+        self._pushed_next = False
+        self._pace = Pace()
+        self._heaviest, self._heaviest_until_s = 0, float("-inf")  # of what was there lately
         self._submitters: dict[PeerId, _Standing] = {}
         self._waiting: dict[bytes, int] = {}  # operation id → how often it waits
 
@@ -101,26 +114,55 @@ class Intake:
             gone = self._pushed.push(peer.encode(), stake, entry)
         else:
             account, weight = self._weigh(parsed)
+            entry.submitted = True
+            self._pressure.waits(peer)
             entry.weighed = self._standing(peer).lend(now_s)
             gone = self._submitted.push(account + peer.encode(), weight if entry.weighed else 0, entry)
         for each in gone:
             self._forget(each)
             self._give_back(each)
+            if each.submitted:
+                self._pressure.busy(each.peer)
             each.done(NotYet("busy", "too many operations wait here; send it again in a second"))
 
-    def pop(self) -> Entry | None:
-        """The operation whose turn it is: of members and of wallets alternately."""
-        queues = (self._pushed, self._submitted) if self._pushed_next else (self._submitted, self._pushed)
+    def pop(self, now_s: float) -> Entry | None:
+        """The operation whose turn it is: of members and of wallets alternately.
+
+        None also while only light ones wait that have to wait longer (`measured`).
+        """
+        turns = (self._pop_pushed, self._pop_submitted)
         self._pushed_next = not self._pushed_next
-        for queue in queues:
-            entry = queue.pop()
+        for turn in turns if self._pushed_next else reversed(turns):
+            entry = turn(now_s)
             if entry is not None:
                 self._forget(entry)
                 return entry
         return None
 
+    def measured(self, late_s: float, now_s: float) -> None:
+        """The event loop came back so much later than it was asked to: light operations are paced by that."""
+        self._pace.measured(late_s, now_s)
+
+    def _pop_pushed(self, now_s: float) -> Entry | None:
+        return self._pushed.pop()
+
+    def _pop_submitted(self, now_s: float) -> Entry | None:
+        heaviest = self._submitted.heaviest
+        if heaviest >= self._heaviest or now_s > self._heaviest_until_s:
+            self._heaviest, self._heaviest_until_s = heaviest, now_s + HEAVY_FOR_S
+        least = self._heaviest // LIGHT_PART
+        weight = self._submitted.next_weight
+        if weight is None or weight >= least:
+            return self._submitted.pop()
+        if not self._pace.allows:
+            return self._submitted.pop(least)
+        self._pace.take()
+        return self._submitted.pop()
+
     def _forget(self, entry: Entry) -> None:
         """It waits no longer."""
+        if entry.submitted:
+            self._pressure.served(entry.peer)
         left = self._waiting[entry.id] - 1
         if left:
             self._waiting[entry.id] = left

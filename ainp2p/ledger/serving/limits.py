@@ -2,8 +2,9 @@
 
 A question costs 1, an operation 1, an answer that takes long to make more (`charging`). One place (a prefix
 of addresses) may have what a few peers have, so a crowd on one machine or in one data centre is no more than
-that; and all strangers together what the core can stand. When that runs out, the last quarter is kept for
-those who have asked for little lately: an honest peer asks now and then, a crowd that floods does not.
+that; and all strangers together what the core can stand. When either runs out, the last quarter is kept for
+those who have asked for little lately: an honest peer asks now and then, a crowd that floods does not, and
+may well sit in the same data centre.
 No I/O; the time is an argument.
 """
 
@@ -19,9 +20,9 @@ RATE = 2_000.0  # tokens a second for one peer: four times what a busy payee nee
 BURST = 4_000.0
 PLACE_FACTOR = 4.0  # peers' worth for all that speak from one place
 TOTAL_FACTOR = 8.0  # peers' worth for everybody together
-RESERVE = 0.25  # of the total, for peers whose own bucket is more than half full
+RESERVE = 0.25  # of a place's and of the total, for peers whose own bucket is more than half full
 PEERS_MAX = 4_096  # buckets kept; the one used longest ago is forgotten, and so is full again
-BUSY_RATE = 20.0  # a second; who is told "busy" more often than that for long does not listen
+BUSY_RATE = 10.0  # a second; who is told "busy" more often than that, though it is read slowly then, floods
 BUSY_BURST = 100.0
 
 
@@ -71,17 +72,16 @@ class Limits:
     def allow(self, peer: PeerId, cost: float, now_s: float, place: str = "") -> bool:
         """Whether the peer may have something of this cost now.
 
-        What its own bucket or its place refuses costs nothing; what the total refuses does: it is by what
+        What its own bucket refuses costs nothing; what its place or the total refuses does: it is by what
         they *ask* that the crowd and the quiet peers are told apart.
         """
         own = self._peers.of(peer, now_s)
-        buckets = [own, self._places.of(place, now_s)] if place else [own]
+        shared = [self._places.of(place, now_s), self._total] if place else [self._total]
         reserve = 0.0 if own.share(now_s) > 0.5 else RESERVE
-        allowed = all(bucket.holds(cost, now_s) for bucket in buckets)
+        allowed = own.take(cost, now_s) and all(bucket.holds(cost, now_s, reserve) for bucket in shared)
         if allowed:
-            for bucket in buckets:
+            for bucket in shared:
                 bucket.take(cost, now_s)
-            allowed = self._total.holds(cost, now_s, reserve) and self._total.take(cost, now_s)
         if not allowed:
             self._refused.of(peer, now_s).take(1, now_s)
         return allowed

@@ -8,6 +8,7 @@ into the next write, which is group commit. Votes leave when `Validator.release`
     an operation ──limits, shape──► intake, fairly ──► core
     a timer   ──► seal ──► write (thread) ──► release ──► Effects
 
+Who has much waiting, or was told "busy", is not read for a while (`back_pressure`).
 Nothing that a peer sends raises out of its handler but `Refused`.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from ainp2p.errors import Error, InvalidInput, LedgerError, NetworkError, Refused, RemoteError, StorageError
 from ainp2p.ledger.disk import open_database
@@ -29,11 +31,13 @@ from ainp2p.ledger.rules.operations import SignedOperation, Signer, operation_id
 from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.serving.answers import Answers, bounded
 from ainp2p.ledger.serving.attaching import Attacher, EvidenceBook
+from ainp2p.ledger.serving.back_pressure import BackPressure
 from ainp2p.ledger.serving.catch_up import CatchUp
 from ainp2p.ledger.serving.charging import COST_FALSE, Charges, Placed
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
 from ainp2p.ledger.serving.checkpoint_messages import CHECKPOINT_PROTOCOL
 from ainp2p.ledger.serving.checkpoint_sync import start_from_checkpoint
+from ainp2p.ledger.serving.core_lock import CoreLock
 from ainp2p.ledger.serving.epoch_fetch import EpochFetcher
 from ainp2p.ledger.serving.faucet import open_faucet
 from ainp2p.ledger.serving.followers import Follower, Followers
@@ -90,6 +94,8 @@ BATCHES_PER_READ = 16  # a stream holds them until they are read
 STREAMS_MAX, STREAMS_PER_PEER_MAX = 256, 8  # of pages to strangers, at one time
 CHUNK_TIMEOUT_S = 30.0  # whoever reads nothing for so long is left
 OPERATIONS_PER_TURN = 16  # two milliseconds or so
+TURN_WITHIN_S = 0.02  # the next turn, however much there is to do besides
+LIGHT_PAUSE_S = 0.005  # while only operations wait that others come before
 PAGE_PAUSE_S = 0.1  # when who streams has had its share
 LINES_PER_S = 10.0  # of log about what one peer sends
 EVERYWHERE = "everywhere/"  # before a source's peer id: it submits to the whole committee by itself
@@ -127,7 +133,8 @@ class ValidatorService:
             lambda account: validator.state.count_credits(account),
             lambda party: self._answers.locks.count(party),
         )
-        self._intake = Intake(self._validators.stakes, weigher(validator.state))
+        self._pressure = BackPressure(network)
+        self._intake = Intake(self._validators.stakes, weigher(validator.state), self._pressure)
         self._waiting = trio.Event()
         self._place_of = network.place_of if isinstance(network, Placed) else _nowhere
         self._cut_off: dict[PeerId, None] = {}
@@ -139,7 +146,7 @@ class ValidatorService:
         self._objects = ObjectSync(self._validators, self)
         self._epoch_fetcher = EpochFetcher(self._validators, self)
         self._catch_up = CatchUp(self._validators, self, key, self._attacher, self._objects)
-        self._core = trio.Lock()
+        self._core = CoreLock()
         self._news = trio.Event()
         self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
 
@@ -229,6 +236,7 @@ class ValidatorService:
         Raises:
             Error: what the core has against it.
         """
+        await trio.lowlevel.checkpoint()  # many may come in one answer
         async with self._core:
             self._hand_over(_read_signed(encoded), source)
 
@@ -252,6 +260,7 @@ class ValidatorService:
         """
         before = self.decided
         for start in range(0, len(operations), OPERATIONS_PER_TURN):
+            await trio.lowlevel.checkpoint()
             async with self._core:
                 for each in operations[start : start + OPERATIONS_PER_TURN]:
                     signed = _read_signed(each.operation)
@@ -372,6 +381,7 @@ class ValidatorService:
         try:
             self._charges.charge(peer, question, now_s, self._place_of(peer))
         except Refused:
+            self._pressure.busy(peer)
             if self._charges.is_flooding(peer, now_s):  # it was told "busy", and does not listen
                 self._cut_off[peer] = None
                 self._flooded.set()
@@ -436,6 +446,9 @@ class ValidatorService:
         return self.statistics()
 
     async def _submit(self, peer: PeerId, question: Submit) -> Statuses:
+        if self._pressure.is_full(peer):
+            self._pressure.busy(peer)
+            raise Refused("busy", "too many operations of this peer wait here; send it again in a second")
         source = EVERYWHERE + peer if question.everywhere else peer
         ticket = Ticket(len(question.operations))
         for place, encoded in enumerate(question.operations):
@@ -473,18 +486,25 @@ class ValidatorService:
         self._waiting.set()
 
     async def _take_in(self) -> None:
-        """Hand over what waits, a few milliseconds' work at a time."""
+        """Hand over what waits, a few milliseconds' work at a time, after all that has come besides."""
         while True:
             await self._waiting.wait()
+            asked_s = trio.current_time()
+            with trio.move_on_after(TURN_WITHIN_S):
+                await trio.testing.wait_all_tasks_blocked()
+            self._intake.measured(trio.current_time() - asked_s, trio.current_time())
             async with self._core:
-                self._take_turn()
+                taken = self._take_turn()
+            if not taken and len(self._intake):
+                await trio.sleep(LIGHT_PAUSE_S)
 
-    def _take_turn(self) -> None:
-        for _ in range(OPERATIONS_PER_TURN):
-            entry = self._intake.pop()
+    def _take_turn(self) -> int:
+        for taken in range(OPERATIONS_PER_TURN):
+            entry = self._intake.pop(trio.current_time())
             if entry is None:
-                self._waiting = trio.Event()
-                return
+                if not len(self._intake):
+                    self._waiting = trio.Event()
+                return taken
             problem: Error | None = None
             try:
                 self._hand_over(entry.signed, entry.source)
@@ -492,6 +512,7 @@ class ValidatorService:
                 problem = exc
             if not self._intake.judged(entry, problem, trio.current_time()):
                 self._charges.punish(entry.peer, COST_FALSE, trio.current_time())
+        return OPERATIONS_PER_TURN
 
     async def _send_batches(self, call: Call, question: FetchBatches) -> None:
         height, sent = question.height, 0

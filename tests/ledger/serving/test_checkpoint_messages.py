@@ -14,6 +14,7 @@ from ainp2p.ledger.rules.state_tree import ACCOUNT, LEAF_SIZE_MAX, Leaf, StatePr
 from ainp2p.ledger.serving import checkpoint_desk
 from ainp2p.ledger.serving import checkpoint_messages as m
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
+from ainp2p.ledger.serving.core_lock import CoreLock
 from ainp2p.ledger.serving.messages import Decided
 from ainp2p.protocol.codec import Message, decode, encode
 
@@ -114,7 +115,7 @@ def desk_of(path: Path) -> tuple[Pair, CheckpointDesk]:
     live(pair)
     pair.turn()
     pair.idle()
-    return pair, CheckpointDesk(pair.pruned.store, trio.Lock())
+    return pair, CheckpointDesk(pair.pruned.store, CoreLock())
 
 
 async def ask(desk: CheckpointDesk, asking: Asking) -> bytes | None:
@@ -177,7 +178,7 @@ def test_a_checkpoint_in_the_making_is_not_shown(tmp_path: Path, monkeypatch: py
 
     async def code() -> str:
         try:
-            await ask(CheckpointDesk(pair.pruned.store, trio.Lock()), Asking(encode(m.FetchCheckpoint(0))))
+            await ask(CheckpointDesk(pair.pruned.store, CoreLock()), Asking(encode(m.FetchCheckpoint(0))))
         except Refused as refused:
             return refused.code
         return "shown"

@@ -16,6 +16,7 @@ from ainp2p.ledger.serving import checkpoint_desk, checkpoint_sync, paced
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk, refuse_pruned
 from ainp2p.ledger.serving.checkpoint_messages import CheckpointPage, FetchCheckpoint, GetLeafProofs, LeafName
 from ainp2p.ledger.serving.checkpoint_sync import Taking, start_from_checkpoint
+from ainp2p.ledger.serving.core_lock import CoreLock
 from ainp2p.ledger.serving.messages import Decided
 from ainp2p.ledger.voting import checkpoints
 from ainp2p.ledger.voting.archive import Archive
@@ -51,7 +52,7 @@ def lived(pair: Pair, epochs: int = 2) -> None:
 
 
 def desk(pair: Pair) -> CheckpointDesk:
-    return CheckpointDesk(pair.pruned.store, trio.Lock())
+    return CheckpointDesk(pair.pruned.store, CoreLock())
 
 
 def pages_of(pair: Pair, after: int = 0) -> list[CheckpointPage]:

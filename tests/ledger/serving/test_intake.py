@@ -16,6 +16,7 @@ from ainp2p.ledger.rules.receipts import close_operation, refund_operation, sett
 from ainp2p.ledger.serving import intake as module
 from ainp2p.ledger.serving.intake import Entry, Intake, weigher
 from ainp2p.ledger.serving.messages import FINAL, Status
+from ainp2p.ledger.serving.pace import BURST, RATE_MIN
 from ainp2p.ledger.serving.service import ValidatorService
 from ainp2p.ledger.serving.ticket import Ticket
 
@@ -51,13 +52,13 @@ class Desk:
     def _done(self, problem: Error | None) -> None:
         self.busy += isinstance(problem, NotYet)
 
-    def pop(self) -> Entry:
-        entry = self.intake.pop()
+    def pop(self, now_s: float = 0) -> Entry:
+        entry = self.intake.pop(now_s)
         assert entry is not None
         return entry
 
     def serve(self, count: int, problem: Error | None = None, now_s: float = 0) -> list[str]:
-        entries = [self.pop() for _ in range(count)]
+        entries = [self.pop(now_s) for _ in range(count)]
         for entry in entries:
             self.intake.judged(entry, problem, now_s)
         return [entry.peer for entry in entries]
@@ -107,15 +108,14 @@ def test_what_is_claimed_and_not_there_has_no_weight() -> None:
     assert weigher(world.state)(parse(signed))[1] == 0
 
 
-def test_a_locks_operations_are_its_payees_or_its_payers_and_weigh_what_is_in_it() -> None:
+def test_a_locks_operations_weigh_what_is_in_it_so_a_payee_is_served_for_each_of_its_deposits() -> None:
     world = World()
     lock = world.open_lock()
     weigh_ = weigher(world.state)
     settle = parse(settle_operation(lock, world.receipt(lock, 100)))
     close = parse(close_operation(world.network, lock, world.receipt(lock, 100)))
     refund = parse(refund_operation(world.network, lock))
-    assert weigh_(settle) == weigh_(close) == (world.ids["bob"], 1_000)
-    assert weigh_(refund) == (world.ids["alice"], 1_000)
+    assert weigh_(settle) == weigh_(close) == weigh_(refund) == (lock.id, 1_000)
     world.do(settle.signed)
     assert weigh_(close)[1] == 900
 
@@ -182,8 +182,9 @@ def waits(spam_per_tick: int, accounts: int, weight: int, ticks: int = 400) -> l
             parsed = operation(honest, weight, tick)
             since[parsed.id] = tick
             ours.add(parsed, f"honest {honest}", tick)
+        ours.intake.measured(0, tick)
         for _ in range(min(10, len(ours.intake))):
-            entry = ours.pop()
+            entry = ours.pop(tick)
             ours.intake.judged(entry, None, tick)
             if entry.id in since:
                 waited.append(tick - since.pop(entry.id))
@@ -207,8 +208,9 @@ def test_e9_spam_in_the_name_of_the_rich_has_their_weight_only_until_it_is_looke
     ours, served = desk(), []
     for number in range(500):
         ours.add(operation(number, 10**9, number), "mallory")
-    for _ in range(200):
-        entry = ours.pop()
+    for turn in range(200):
+        ours.intake.measured(0, turn / 100)
+        entry = ours.pop(turn / 100)
         ours.intake.judged(entry, BadSignature("false"), 1)
         served.append(entry.peer)
     for number in range(20):
@@ -253,6 +255,52 @@ def test_submitters_are_remembered_in_bounds(monkeypatch: pytest.MonkeyPatch) ->
         ours.add(operation(number, 1), f"peer {number}")
     ours.serve(50)
     assert len(ours.intake._submitters) <= 5
+
+
+# --- light beside heavy ---------------------------------------------------------------------------------
+
+
+def light_served(late_s: float, heavy: bool, seconds: float = 20.0) -> int:
+    """How many light operations go in, of far too many, at a loop that is so late; ten turns a second."""
+    ours, served, number = desk(), 0, 0
+    for turn in range(int(10 * seconds)):
+        now_s = turn / 10
+        if heavy:
+            ours.add(operation(1, 1_000, turn), "honest", now_s)
+        for _ in range(50):
+            number += 1
+            ours.add(operation(1_000 + number % 100, 100, number), f"spam {number % 10}", now_s)
+        ours.intake.measured(late_s, now_s)
+        for _ in range(51):
+            entry = ours.intake.pop(now_s)
+            if entry is None:
+                break
+            ours.intake.judged(entry, None, now_s)
+            served += entry.peer != "honest"
+    return served
+
+
+def test_light_operations_are_paced_beside_heavy_ones_while_the_loop_is_late() -> None:
+    assert 100 <= light_served(0.02, heavy=True) <= 20 * RATE_MIN + 200  # little, and not nothing
+
+
+def test_light_operations_go_on_while_the_loop_is_prompt_or_nothing_is_heavier() -> None:
+    assert light_served(0.0, heavy=True) >= 0.9 * 200 * BURST
+    assert light_served(0.02, heavy=False) >= 0.9 * 200 * 50
+
+
+def test_mutant_without_a_part_that_is_light_nothing_is_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIGHT_PART", 10**9)
+    assert light_served(0.02, heavy=True) > 20 * RATE_MIN + 200
+
+
+def test_heavy_operations_never_wait_for_the_pace() -> None:
+    ours = desk()
+    for number in range(200):
+        ours.add(operation(number, 1_000), f"peer {number}")
+        ours.add(operation(1_000 + number, 1), f"spam {number}")
+    served = [ours.intake.pop(0) for _ in range(300)]
+    assert sum(entry is not None and entry.peer.startswith("peer") for entry in served) == 200
 
 
 # --- tickets ----------------------------------------------------------------------------------------------
@@ -317,8 +365,9 @@ def slow_core(monkeypatch: pytest.MonkeyPatch) -> None:
             await self._waiting.wait()
             async with self._core:
                 before = len(self._intake)
+                self._intake.measured(0, trio.current_time())
                 take_turn(self)
-                await trio.sleep(0.002 * (before - len(self._intake)))
+                await trio.sleep(max(0.002 * (before - len(self._intake)), 0.0001))
 
     monkeypatch.setattr(ValidatorService, "_take_in", take_in)
 
@@ -344,8 +393,10 @@ class Fifo:
         self._items.append(item)
         return []
 
-    def pop(self) -> Any:
+    def pop(self, least: int = 0) -> Any:
         return self._items.popleft() if self._items else None
+
+    next_weight, heaviest = None, 0
 
 
 @pytest.mark.usefixtures("slow_core")

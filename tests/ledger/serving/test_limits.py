@@ -120,3 +120,21 @@ def test_who_is_refused_now_and_then_is_not_flooding() -> None:
         for _ in range(10):
             limits.allow("eager", 1, second)
         assert not limits.is_flooding("eager", second)
+
+
+def after_a_crowd_in_its_place(limits: Limits) -> bool:
+    """Whether a quiet peer is served while neighbours ask for all that they can get."""
+    for tick in range(200):
+        for number in range(8):
+            for _ in range(5):
+                limits.allow(f"crowd {number}", 1, tick / 10, "192.0.2")
+    return limits.allow("quiet", 5, 19.9, "192.0.2")
+
+
+def test_e4_a_quiet_peer_is_served_although_a_crowd_floods_from_its_own_place() -> None:
+    assert after_a_crowd_in_its_place(Limits(rate=1, burst=10))
+
+
+def test_e4_mutant_without_a_reserve_its_neighbours_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESERVE", 0.0)
+    assert not after_a_crowd_in_its_place(Limits(rate=1, burst=10))
