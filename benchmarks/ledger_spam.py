@@ -8,7 +8,7 @@
 
 All go to every member, with the request to push them on to the others; who is cut off dials again at once.
 Spammers have machines of their own. Here they share the validators' two cores, which is why they only send
-what was made and encoded beforehand: their process takes a tenth of a core, which is told as `spam_cores`.
+what was made and encoded beforehand: their process takes a quarter of a core, which is told as `spam_cores`.
 What they could not hand over since nobody read it counts as offered as long as their own buffers take it.
 """
 
