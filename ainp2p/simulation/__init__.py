@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ainp2p.simulation.node import Node as Node
     from ainp2p.simulation.results import Result as Result
     from ainp2p.simulation.running import run as run
-    from ainp2p.simulation.sweeping import ReplicateFailed as ReplicateFailed
+    from ainp2p.simulation.sweep_plan import ReplicateFailed as ReplicateFailed
     from ainp2p.simulation.sweeping import load_sweep as load_sweep
     from ainp2p.simulation.sweeping import sweep as sweep
     from ainp2p.simulation.tables import Table as Table
@@ -51,7 +51,7 @@ _WHERE = {
     "ModelFile": "model_files",
     "Node": "node",
     "PoolExecutor": "executors",
-    "ReplicateFailed": "sweeping",
+    "ReplicateFailed": "sweep_plan",
     "Result": "results",
     "SimulationError": "errors",
     "Table": "tables",

@@ -18,7 +18,8 @@ from ainp2p.simulation.errors import Mixed, VersionMismatch
 from ainp2p.simulation.executors import PoolExecutor
 from ainp2p.simulation.model_files import ModelFile
 from ainp2p.simulation.sweep_files import SweepFiles
-from ainp2p.simulation.sweeping import Outcome, ReplicateFailed, load_sweep, plan, sweep, tidy
+from ainp2p.simulation.sweep_plan import Outcome, ReplicateFailed, plan, take, tidy
+from ainp2p.simulation.sweeping import load_sweep, sweep
 from ainp2p.simulation.tables import Table
 from tests.simulation import small
 
@@ -131,7 +132,7 @@ def test_a_failure_in_a_pool_is_the_futures() -> None:
 def test_a_thousand_runs_on_a_dask_cluster(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
-    options = {"dashboard_address": None, "local_directory": tmp_path, "worker_dashboard_address": None}
+    options = {"dashboard_address": ":0", "local_directory": tmp_path}  # no fixed port, no files elsewhere
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **options) as cluster:
         with Client(cluster) as client:
             table = tiny(seeds=range(250), executor=client.get_executor())
@@ -279,9 +280,9 @@ def test_an_outcome_is_checked_against_the_plan() -> None:
         (Outcome(0, 5, {"agents": 2}), "'agents': 2"),
     ):
         with pytest.raises(Mixed, match=said):
-            sweeping._take(bad, replicates, {}, "row")
+            take(bad, replicates, {}, "row")
     with pytest.raises(Mixed, match="came back twice"):
-        sweeping._take(good, replicates, {0: good}, "row")
+        take(good, replicates, {0: good}, "row")
 
 
 def test_a_row_that_is_missing_is_missed() -> None:
