@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from ainp2p.protocol.network import PeerId
 
-BACKLOG_MAX = 128  # operations of one submitter that wait; it is read again when half of them do
+BACKLOG_MAX = 320  # operations of one submitter that wait: a busy payee has 256; it is read again at half
 BACKLOG_PAUSE_S = 2.0  # at most: others may have all the turns, and its questions deserve an answer
 WAITING_MAX = 512  # of one submitter; what comes beyond is refused before it is looked at
 BUSY_PAUSE_S = 0.25
