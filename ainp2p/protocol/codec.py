@@ -7,8 +7,10 @@ strings can never mean the same message. Verify signatures over the bytes as rec
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgpack
 import msgspec
@@ -30,8 +32,11 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of everything that travels or is signed. Subclasses give `tag=<int>`; new fields go at the end."""
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of everything that travels or is signed. Subclasses give `tag=<int>`; new fields go at the end.
+
+    Frozen and made from the inside out, messages cannot form a cycle: the garbage collector passes them over.
+    """
 
 
 def encode(message: object) -> bytes:
@@ -47,6 +52,20 @@ def decode(data: bytes, type_: type[T], *, size_max: int = FRAME_SIZE_MAX) -> T:
     """
     if len(data) > size_max:
         raise Malformed(f"message of {len(data)} bytes, at most {size_max} are read")
+    typed, quick_max = _typed(type_)  # type: ignore[arg-type]  # every type can be hashed
+    if len(data) <= quick_max:
+        try:
+            value: T = typed(data)
+        except (msgspec.MsgspecError, ValueError):
+            pass  # what is wrong with it is said below, in words that do not depend on the way
+        else:
+            if _encoder.encode(value) == data:
+                return value
+    return _decode_plainly(data, type_, size_max)
+
+
+def _decode_plainly(data: bytes, type_: type[T], size_max: int) -> T:
+    """Headers, then plain values, then the type: for whatever the quick way does not accept outright."""
     _check_headers(data)
     try:
         plain = msgpack.unpackb(
@@ -69,18 +88,13 @@ def decode(data: bytes, type_: type[T], *, size_max: int = FRAME_SIZE_MAX) -> T:
 
 
 def fast_decoder(type_: type[T], *, size_max: int = FRAME_SIZE_MAX) -> Callable[[bytes], T]:
-    """`decode` for one type, with a quick way for short messages and the same verdict always.
-
-    For types in which every field says its shape (no `Any`): these bound the depth by themselves, and a
-    message of at most ELEMENTS_MAX bytes cannot have more elements than that. Whatever the quick way does
-    not accept outright is decided by `decode`.
-    """
-    typed = msgspec.msgpack.Decoder(type_)
+    """`decode` for one type in which every field says its shape (no `Any`), ready made: the same verdict."""
+    typed, short = msgspec.msgpack.Decoder(type_).decode, min(ELEMENTS_MAX, size_max)
 
     def decode_fast(data: bytes) -> T:
-        if len(data) <= min(ELEMENTS_MAX, size_max):
+        if len(data) <= short:
             try:
-                value = typed.decode(data)
+                value = typed(data)
             except (msgspec.MsgspecError, ValueError):
                 return decode(data, type_, size_max=size_max)
             if _encoder.encode(value) == data:
@@ -88,6 +102,48 @@ def fast_decoder(type_: type[T], *, size_max: int = FRAME_SIZE_MAX) -> Callable[
         return decode(data, type_, size_max=size_max)
 
     return decode_fast
+
+
+@functools.cache
+def _typed(type_: Any) -> tuple[Callable[[bytes], Any], int]:
+    """A decoder that makes the type at once, and up to how many bytes of input its word is enough.
+
+    It is bounded by the type where every field says its shape: msgspec compares an array's length with the
+    field's before it makes the first element. A type that cannot have more than ELEMENTS_MAX elements may be
+    of any size; in a message of at most ELEMENTS_MAX bytes there cannot be more of them, whatever the type.
+    """
+    import msgspec.inspect  # here: whoever reads no message need not wait for it
+
+    elements = _elements_max(msgspec.inspect.type_info(type_))
+    decoder = msgspec.msgpack.Decoder(type_).decode
+    if elements is None:
+        return decoder, -1
+    return decoder, INT_MAX if elements <= ELEMENTS_MAX else ELEMENTS_MAX
+
+
+def _elements_max(info: Any) -> float | None:
+    """How many elements a message of this type has at most; None if a field may be of any shape."""
+    from msgspec import inspect as i
+
+    if isinstance(info, i.IntType | i.BoolType | i.NoneType | i.BytesType):
+        return 1
+    if isinstance(info, i.UnionType):
+        return _over(max, [_elements_max(each) for each in info.types])
+    if isinstance(info, i.StructType) and info.array_like:
+        fields = [_elements_max(each.type) for each in info.fields]
+        return _over(sum, [1 if info.tag is None else 2, *fields])
+    if isinstance(info, i.VarTupleType | i.ListType):
+        item = _elements_max(info.item_type)
+        length = math.inf if info.max_length is None else info.max_length
+        return None if item is None else 1 + length * item
+    if isinstance(info, i.TupleType):
+        return _over(sum, [1, *map(_elements_max, info.item_types)])
+    return None
+
+
+def _over(combine: Callable[[list[float]], float], parts: list[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return combine(known) if len(known) == len(parts) else None
 
 
 # First byte of a MessagePack value → (bytes of header, bytes of payload length field). Everything that

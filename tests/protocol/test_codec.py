@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import tracemalloc
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgpack
+import msgspec
+import msgspec.inspect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,3 +291,67 @@ def test_e2_bombs_inside_valid_messages_are_malformed() -> None:
             except Malformed:
                 continue
             assert encode(message) == frame
+
+
+# --- the quick way ------------------------------------------------------------------------------
+
+
+class Many(Message, frozen=True, tag=4):
+    parts: Annotated[tuple[Ping, ...], msgspec.Meta(max_length=300)]
+
+
+class Endless(Message, frozen=True, tag=5):
+    parts: tuple[bytes, ...]
+
+
+FORMS: Any = Known | Many | Endless
+LARGE = st.lists(st.builds(Ping, st.integers(0, INT_MAX), st.binary(max_size=100)), min_size=1, max_size=400)
+
+
+def verdict(read: Any, data: bytes) -> Any:
+    try:
+        return read(data)
+    except Malformed:
+        return Malformed
+
+
+@given(st.sampled_from([Many, FORMS]), LARGE, st.data())
+def test_a_large_message_is_judged_alike_on_both_ways(
+    form: Any, parts: list[Ping], draw: st.DataObject
+) -> None:
+    data = encode(Many(tuple(parts)))
+    at = draw.draw(st.integers(0, len(data) - 1))
+    for bytes_ in (data, data[:at] + bytes([draw.draw(st.integers(0, 255))]) + data[at + 1 :], data[:at]):
+        plainly = verdict(lambda bytes_: codec._decode_plainly(bytes_, form, FRAME_SIZE_MAX), bytes_)
+        assert verdict(lambda bytes_: decode(bytes_, form), bytes_) == plainly
+
+
+@pytest.mark.parametrize(
+    ("form", "most"),
+    [
+        (Ping, 4),
+        (Sealed, 4),
+        (Known, None),  # `Deal` has prices without end
+        (Many, 2 + 1 + 300 * 4),
+        (Endless, None),
+        (Any, None),
+    ],
+)
+def test_the_most_elements_of_a_form_are_known(form: Any, most: int | None) -> None:
+    found = codec._elements_max(msgspec.inspect.type_info(form))
+    assert found == most or (most is None and found in (None, math.inf))
+
+
+@pytest.mark.parametrize("form", [Many, Endless], ids=["bounded beyond", "unbounded"])
+def test_more_elements_than_are_read_are_refused_whatever_the_form_allows(form: Any) -> None:
+    part: Any = Ping(1) if form is Many else b""
+    data = encode(form((part,) * (ELEMENTS_MAX // 4 if form is Many else ELEMENTS_MAX)))
+    with pytest.raises(Malformed, match="elements"):
+        decode(data, form)
+
+
+def test_mutant_a_quick_way_for_any_form_reads_too_many_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = msgspec.msgpack.Decoder(Endless).decode
+    monkeypatch.setattr(codec, "_typed", lambda form: (decoder, INT_MAX))
+    data = encode(Endless((b"",) * ELEMENTS_MAX))
+    assert decode(data, Endless) == Endless((b"",) * ELEMENTS_MAX)  # so the test above would fail
