@@ -38,6 +38,7 @@ from ainp2p.ledger.rules.operations import (
     sign_operation,
 )
 from ainp2p.ledger.rules.state import State
+from ainp2p.ledger.serving.garbage import collect_rarely
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.voting.effects import Effects
 from ainp2p.ledger.voting.validator import Validator
@@ -247,6 +248,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         stages = [Stage(Path(name), n, arguments.accounts, arguments.rounds) for n in sizes]
         small, verifies = stages[0], []
+        collect_rarely()  # as a validator's process does
         profile = cProfile.Profile()
         for number in range(arguments.rounds):  # by turns, so that what disturbs one disturbs all
             for stage in stages:

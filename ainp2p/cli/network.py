@@ -205,6 +205,7 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
     from ainp2p.agents.development import GENESIS_PROTOCOL, genesis_handler
     from ainp2p.agents.directory import open_directory
     from ainp2p.ledger.serving.faucet import open_faucet
+    from ainp2p.ledger.serving.garbage import collect_rarely
     from ainp2p.ledger.serving.service import open_validator
     from ainp2p.protocol.libp2p import open_network
 
@@ -232,6 +233,7 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
                 await stack.enter_async_context(open_faucet(network, genesis, key, data))
             where = " ".join(network.addresses)
             emit(args, f"{name} serves at {where}", {"validator": name, "addresses": list(network.addresses)})
+        collect_rarely()
         with trio.move_on_after(args.for_s if args.for_s is not None else math.inf):
             while True:
                 await trio.sleep(STATUS_EVERY_S)

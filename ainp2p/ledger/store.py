@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.openings import Openings
@@ -63,8 +65,7 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """One final operation: what `State.apply` returned for it, and its certificate's bytes."""
 
     parsed: ParsedOperation

@@ -97,7 +97,9 @@ def root_from_path(leaf: bytes, index: int, count: int, path: bytes) -> bytes:
     while last:
         if index & 1 or index < last:  # else the last node is alone on its level and moves up
             sibling = path[at : at + HASH_SIZE]
-            node = digest(_NODE, sibling, node) if index & 1 else digest(_NODE, node, sibling)
+            state = _NODE_STATE.copy()
+            state.update(sibling + node if index & 1 else node + sibling)
+            node = state.digest()
             at += HASH_SIZE
         index, last = index >> 1, last >> 1
     if at != len(path):

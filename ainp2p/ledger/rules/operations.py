@@ -14,7 +14,6 @@ LEDGER.md lists a separate `kind`; here the body's tag is the kind, so that both
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Protocol
 
@@ -221,8 +220,7 @@ class SignedOperation(Message, frozen=True):
     closer: Signature | None
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedOperation:
+class ParsedOperation(msgspec.Struct, frozen=True, gc=False):  # made for each: a quarter of a dataclass' time
     """An operation that is well formed in itself. Only `parse` makes it; nothing is verified yet."""
 
     raw: bytes

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ainp2p.errors import Error, NotYet, RemoteError
-from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, Spend
+from ainp2p.ledger.rules.operations import ParsedOperation, Spend
 from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.serving.back_pressure import BackPressure
 from ainp2p.ledger.serving.fair_queue import FairQueue
@@ -52,7 +52,7 @@ Weigh = Callable[[ParsedOperation], tuple[bytes, int]]
 class Entry:
     """An operation that waits; `done` is called once with what the core had against it, or None."""
 
-    signed: SignedOperation
+    parsed: ParsedOperation
     id: bytes
     peer: PeerId
     source: str
@@ -107,7 +107,7 @@ class Intake:
 
     def add(self, parsed: ParsedOperation, peer: PeerId, source: str, done: Done, now_s: float) -> None:
         """Have an operation wait for its turn; it, or another one, may be told "busy" at once."""
-        entry = Entry(parsed.signed, parsed.id, peer, source, done)
+        entry = Entry(parsed, parsed.id, peer, source, done)
         self._waiting[entry.id] = self._waiting.get(entry.id, 0) + 1
         stake = self._stakes.get(peer)
         if stake is not None:

@@ -27,7 +27,13 @@ import trio.testing
 from ainp2p.errors import Error, InvalidInput, LedgerError, NetworkError, Refused, RemoteError, StorageError
 from ainp2p.ledger.disk import open_database
 from ainp2p.ledger.rules.genesis import Genesis
-from ainp2p.ledger.rules.operations import SignedOperation, Signer, operation_id, parse
+from ainp2p.ledger.rules.operations import (
+    ParsedOperation,
+    SignedOperation,
+    Signer,
+    operation_id,
+    parse,
+)
 from ainp2p.ledger.rules.system import epoch_ends_at
 from ainp2p.ledger.serving.answers import Answers, bounded
 from ainp2p.ledger.serving.attaching import Attacher, EvidenceBook
@@ -238,10 +244,11 @@ class ValidatorService:
         """
         await trio.lowlevel.checkpoint()  # many may come in one answer
         async with self._core:
-            self._hand_over(_read_signed(encoded), source)
+            signed = _read_signed(encoded)
+            self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
 
-    def _hand_over(self, signed: SignedOperation, source: str) -> None:
-        self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+    def _hand_over(self, parsed: ParsedOperation, source: str, now: int, effects: Effects) -> None:
+        self._validator.handle_parsed(parsed, now, source, effects)
 
     async def take_batch(self, raw: bytes) -> None:
         """Handle a vote batch.
@@ -475,14 +482,13 @@ class ValidatorService:
         self, signed: SignedOperation, peer: PeerId, source: str, done: Callable[[bytes, Error | None], None]
     ) -> None:
         """Have an operation wait for the core; `done` is told its id, and what is against it."""
-        id_ = operation_id(signed.raw)
         try:
             parsed = parse(signed)
         except (LedgerError, RemoteError) as exc:
             self._charges.punish(peer, COST_FALSE, trio.current_time())
-            done(id_, exc)
+            done(operation_id(signed.raw), exc)
             return
-        self._intake.add(parsed, peer, source, partial(done, id_), trio.current_time())
+        self._intake.add(parsed, peer, source, partial(done, parsed.id), trio.current_time())
         self._waiting.set()
 
     async def _take_in(self) -> None:
@@ -499,6 +505,13 @@ class ValidatorService:
                 await trio.sleep(LIGHT_PAUSE_S)
 
     def _take_turn(self) -> int:
+        effects, now = Effects(), self._now_ms()
+        try:
+            return self._hand_over_turn(effects, now)
+        finally:
+            self._carry_out(effects)
+
+    def _hand_over_turn(self, effects: Effects, now: int) -> int:
         for taken in range(OPERATIONS_PER_TURN):
             entry = self._intake.pop(trio.current_time())
             if entry is None:
@@ -507,7 +520,7 @@ class ValidatorService:
                 return taken
             problem: Error | None = None
             try:
-                self._hand_over(entry.signed, entry.source)
+                self._hand_over(entry.parsed, entry.source, now, effects)
             except (LedgerError, RemoteError, StorageError) as exc:
                 problem = exc
             if not self._intake.judged(entry, problem, trio.current_time()):

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation
 from ainp2p.ledger.store import Decided
 from ainp2p.ledger.voting.evidence import TWO_BATCHES, TWO_LOCKS, TWO_OPERATIONS, Evidence
 from ainp2p.ledger.voting.votelog import VoteBatch
 
 
-@dataclass(frozen=True, slots=True)
-class Final:
+class Final(msgspec.Struct, frozen=True, gc=False):
     """An operation that has just become final and was applied here; `Validator.certificate` proves it."""
 
     parsed: ParsedOperation
     view: int
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True, gc=False):
     """An operation newly found valid, to push to members; `source` brought it ("": we made it ourselves)."""
 
     parsed: ParsedOperation
@@ -94,8 +94,7 @@ class Effects:
         self.frontiers += more.frontiers
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A decided operation to store, and where a quorum's COMMITs for it are (`certificate.pack_place`).
 
     There are no places if it came with a certificate, which is in `decided` then. `epoch`: that of the votes.

@@ -219,10 +219,20 @@ class Validator:
             if out.evidence:  # somebody has LOCKed it
                 return out
             raise
+        self.handle_parsed(parsed, now, source, out)
+        return out
+
+    def handle_parsed(self, parsed: ParsedOperation, now: int, source: str, out: Effects) -> None:
+        """As `handle_operation`, for who has parsed it; what is to be done now is added to `out`.
+
+        Raises:
+            As `handle_operation`; `out` has what was to be done before.
+        """
+        self._refuse_if_halted()
         if parsed.operation.network != self.network:
             raise InvalidOperation("network", "made for another network")
         self._decider.take_operation(parsed, source, now, out)
-        return self._finish(now, out)
+        self._finish(now, out)
 
     def handle_batch(self, raw: bytes, now: int) -> Effects:
         """Take a vote batch of any validator; a repeat is no error, and one that came early is kept.

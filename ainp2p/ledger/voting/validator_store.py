@@ -68,7 +68,8 @@ class SqliteJournal:
         many = self._database.executemany
         with self._database.transaction():
             self._store.commit([record.decided for record in records.decided])
-            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?, ?)", map(_final_row, records.decided))
+            rows = sorted(map(_final_row, records.decided))  # by id: neighbours share pages of the tree
+            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?, ?)", rows)
             many(
                 "INSERT INTO vote_batches VALUES (?, ?, ?)",
                 [
