@@ -37,9 +37,10 @@ import trio
 from ainp2p.errors import Error
 from ainp2p.ledger.rules.committee import Committee
 from ainp2p.ledger.rules.genesis import Genesis
-from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, operation_id, parse
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, parse
 from ainp2p.ledger.rules.state import State
 from ainp2p.ledger.serving.followers import Followers
+from ainp2p.ledger.serving.garbage import collect_rarely
 from ainp2p.ledger.serving.messages import Finals, Follow, GetStatistics, Statistics
 from ainp2p.ledger.serving.service import open_validator
 from ainp2p.ledger.serving.sync import Validators
@@ -47,7 +48,7 @@ from ainp2p.ledger.voting.certificate import verify_decided
 from ainp2p.ledger.voting.seen_votes import SeenVotes
 from ainp2p.ledger.wallets.submitting import Pending, Submitter
 from ainp2p.protocol import libp2p
-from ainp2p.protocol.codec import decode, encode
+from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.libp2p import open_network
@@ -60,7 +61,6 @@ VALIDATORS = 4
 GOAL_PER_S, GOAL_P99_S, GOAL_SPAM_TIMES = 2_000, 1.0, 2.0
 GOAL_BEYOND_DELAYS_S = 0.060  # p50 above three one-way delays
 SETTLES_PER_S = 40  # of one Lock at most: so many are made beforehand
-SUBMITTERS = 4  # each has one Submit to each member under way, as a wallet has
 SPAM_CHAIN = 400  # valid SPENDs of each poor account, and ten times as many of each kind that is not valid
 SPAM_WARM_S = 3.0  # until its process has connected and is at full speed
 LIMIT_S = 150.0
@@ -118,6 +118,7 @@ async def validate(seed: bytes, directory: Path, delay_s: float) -> None:
         async with open_validator(network, genesis, key, directory) as service:
             while not service.voting:  # noqa: ASYNC110  # nothing to wait on: it is no event
                 await trio.sleep(0.02)
+            collect_rarely()  # as `ainp2p network validate` does
             print("voting", flush=True)
             await _line(lines)
             begun = time.process_time()
@@ -200,35 +201,30 @@ class Client:
         self._validators, self._genesis = Validators(network, genesis), genesis
         self._committee, self._seen = Committee.of(genesis), SeenVotes()
         self._network_id, self._object = genesis.network_id, follow
-        self._submitters = [
-            Submitter(self._validators, self._on_final, self._on_refused) for _ in range(SUBMITTERS)
-        ]
-        self._pending: dict[bytes, Pending] = {}
+        self._submitter = Submitter(self._validators, self._on_final, self._on_refused)  # as a wallet has one
+        self._pending: dict[bytes, Pending] = {}  # by their bytes: what the payee sent it knows again
         self.done: dict[bytes, tuple[float, float]] = {}  # operation → when it was sent, when proven final
 
     async def run(self, follow: int = 0) -> None:
         """Submit, and hear of finals from one member, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for submitter in self._submitters:
-                nursery.start_soon(submitter.run)
+            nursery.start_soon(self._submitter.run)
             question, peer = Follow((self._object,)), self._validators.others[follow].peer
             async with self._validators.stream(peer, question, Finals, timeout_s=30) as chunks:
                 async for finals in chunks:
                     for decided in finals.operations:
-                        pending = self._pending.get(
-                            operation_id(decode(decided.operation, SignedOperation).raw)
-                        )
+                        pending = self._pending.get(decided.operation)
                         if pending is not None:
                             self._on_final(pending, decided.certificate)
 
     async def decide(self, signed: SignedOperation) -> None:
         """Until it is final."""
         pending = Pending(parse(signed))
-        self._pending[pending.id] = pending
+        self._pending[pending.encoded] = pending
         sent_s = time.monotonic()
-        self._submitters[pending.parsed.operation.object[0] % SUBMITTERS].add(pending)
+        self._submitter.add(pending)
         await pending.resolved.wait()
-        del self._pending[pending.id]
+        del self._pending[pending.encoded]
         if pending.error is not None:
             raise pending.error
         self.done[pending.id] = sent_s, time.monotonic()

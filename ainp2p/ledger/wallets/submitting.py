@@ -1,9 +1,9 @@
 """Getting signed operations decided: send them to every validator, again and again, until they are final.
 
 An operation is handed over when it is on disk. Each validator has its own sender, so a slow one delays
-nobody; what waits for one validator travels together. When the committee changes, its new members are sent
-what is still undecided. Sending the same bytes again is always safe: an
-operation is decided once, by its id.
+nobody. The first operation leaves at once; what comes within TOGETHER_S of it travels together, without
+waiting for the answer to what left before. When the committee changes, its new members are sent
+what is still undecided. Sending the same bytes again is always safe: an operation is decided once, by its id.
 
     added ──Submit to all──► seen, locked … ──a certificate from anybody──► final
                                   └──a quorum says that it breaks a rule──► refused
@@ -11,7 +11,9 @@ operation is decided once, by its id.
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -35,6 +37,8 @@ from ainp2p.protocol.network import PeerId
 
 RESEND_AFTER_S = 1.0  # the first time; finality normally takes a tenth of that
 RESEND_AFTER_MAX_S = 15.0
+TOGETHER_S = 0.02  # between two messages to one validator: as long as it gathers votes for one batch itself
+UNDER_WAY_MAX = 8  # messages to one validator that it has not answered; more would only wait there
 _SIZE_MAX = BODY_SIZE_MAX // 2  # of one Submit; leaves room for the answer's certificates
 
 
@@ -42,6 +46,7 @@ class Pending:
     """One of our operations that is signed and journalled and not decided.
 
     Attributes:
+        id: the operation's.
         resolved: set when it is final, or never will be.
         certificate: what makes it final.
         error: why it never will be.
@@ -50,17 +55,13 @@ class Pending:
 
     def __init__(self, parsed: ParsedOperation) -> None:
         self.parsed = parsed
+        self.id = parsed.id
         self.encoded = encode(parsed.signed)
         self.resolved = trio.Event()
         self.certificate = b""
         self.error: Error | None = None
         self.seen_by: set[PeerId] = set()
         self.refused_by: dict[PeerId, str] = {}
-
-    @property
-    def id(self) -> bytes:
-        """The operation's id."""
-        return self.parsed.id
 
     def resolve(self, certificate: bytes = b"", error: Error | None = None) -> None:
         """Final by this certificate, or never, for this reason. Only the first call counts."""
@@ -111,16 +112,24 @@ class Submitter:
             del self._senders[peer]
 
     async def _send(self, sender: _Sender) -> None:
-        while True:
-            due = await sender.next_due()
-            question = Submit(tuple(pending.encoded for pending in due), everywhere=1)
-            try:
-                answer = await self._validators.ask(sender.peer, question, Statuses)
-            except (NetworkError, RemoteError):
-                continue  # `next_due` has already put them off
-            for pending, status in zip(due, answer.statuses, strict=False):
-                if not pending.resolved.is_set() and status.id == pending.id:
-                    self._note(sender.peer, pending, status)
+        places = trio.Semaphore(UNDER_WAY_MAX)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await places.acquire()
+                nursery.start_soon(self._submit, sender.peer, await sender.next_due(), places)
+                await trio.sleep(TOGETHER_S)
+
+    async def _submit(self, peer: PeerId, due: list[Pending], places: trio.Semaphore) -> None:
+        question = Submit(tuple([pending.encoded for pending in due]), everywhere=1)
+        try:
+            answer = await self._validators.ask(peer, question, Statuses)
+        except (NetworkError, RemoteError):
+            return  # `next_due` has already put them off
+        finally:
+            places.release()
+        for pending, status in zip(due, answer.statuses, strict=False):
+            if not pending.resolved.is_set() and status.id == pending.id:
+                self._note(peer, pending, status)
 
     def _note(self, peer: PeerId, pending: Pending, status: Status) -> None:
         if status.grade == FINAL:
@@ -144,36 +153,55 @@ class _Sender:
 
     def __init__(self, peer: PeerId) -> None:
         self.peer = peer
-        self._due: dict[bytes, tuple[float, float, Pending]] = {}  # id → (when, pause after it, what)
+        self._new: deque[Pending] = deque()
+        self._again: list[tuple[float, int, float, Pending]] = []  # when, turn, pause after it, what; a heap
+        self._turn = 0  # equal times in the order of their sending
         self._added = trio.Event()
 
     def add(self, pending: Pending) -> None:
-        self._due[pending.id] = (-math.inf, RESEND_AFTER_S, pending)
+        self._new.append(pending)
         self._added.set()
 
     async def next_due(self) -> list[Pending]:
         """Wait for operations that are to be sent now; they will be due again, ever later."""
         while True:
             now = trio.current_time()
-            for id_ in [id_ for id_, entry in self._due.items() if entry[2].resolved.is_set()]:
-                del self._due[id_]
             due = self._take(now)
             if due:
                 return due
             self._added = trio.Event()
-            earliest = min((when for when, _, _ in self._due.values()), default=math.inf)
-            with trio.move_on_at(earliest):
+            with trio.move_on_at(self._again[0][0] if self._again else math.inf):
                 await self._added.wait()
 
     def _take(self, now: float) -> list[Pending]:
         taken: list[Pending] = []
         size = 0
-        for id_, (when, pause, pending) in list(self._due.items()):
-            if when > now:
-                continue
+        while (found := self._next(now)) is not None:
+            pause, pending = found
             size += len(pending.encoded)
-            if len(taken) == OPERATIONS_MAX or (taken and size > _SIZE_MAX):
+            if taken and (size > _SIZE_MAX or len(taken) == OPERATIONS_MAX):
                 break
+            self._drop_next()
             taken.append(pending)
-            self._due[id_] = (now + pause, min(2 * pause, RESEND_AFTER_MAX_S), pending)
+            self._turn += 1
+            again = now + pause, self._turn, min(2 * pause, RESEND_AFTER_MAX_S), pending
+            heapq.heappush(self._again, again)
         return taken
+
+    def _next(self, now: float) -> tuple[float, Pending] | None:
+        """The pause after, and what is to be sent next: what is new first, then what was sent before."""
+        while self._new and self._new[0].resolved.is_set():
+            self._new.popleft()
+        if self._new:
+            return RESEND_AFTER_S, self._new[0]
+        while self._again and self._again[0][3].resolved.is_set():
+            heapq.heappop(self._again)
+        if self._again and self._again[0][0] <= now:
+            return self._again[0][2], self._again[0][3]
+        return None
+
+    def _drop_next(self) -> None:
+        if self._new:
+            self._new.popleft()
+        else:
+            heapq.heappop(self._again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,17 @@ import trio
 
 from ainp2p.errors import InvalidOperation, NotFinal
 from ainp2p.ledger.rules.operations import ParsedOperation, Spend, parse
-from ainp2p.ledger.serving.messages import OPERATIONS_MAX
+from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Statuses, Submit
 from ainp2p.ledger.wallets.spending import Plan, Wish
-from ainp2p.ledger.wallets.submitting import RESEND_AFTER_MAX_S, RESEND_AFTER_S, Pending, _Sender
+from ainp2p.ledger.wallets.submitting import (
+    RESEND_AFTER_MAX_S,
+    RESEND_AFTER_S,
+    TOGETHER_S,
+    UNDER_WAY_MAX,
+    Pending,
+    Submitter,
+    _Sender,
+)
 from ainp2p.ledger.wallets.wallet import Wallet
 
 from ..town import PURSE, Town, open_town
@@ -71,6 +80,64 @@ async def test_large_operations_travel_in_several_messages(autojump_clock: Any) 
         each.encoded = bytes(200 * 1024)
         sender.add(each)
     assert [len(await sender.next_due()) for _ in range(3)] == [1, 1, 1]
+
+
+async def test_what_is_new_goes_before_what_was_sent(autojump_clock: Any) -> None:
+    sender = _Sender("peer")
+    old, new = (Pending(parsed) for parsed in operations(2))
+    sender.add(old)
+    await sender.next_due()
+    await trio.sleep(2 * RESEND_AFTER_S)
+    sender.add(new)
+    assert await sender.next_due() == [new, old]
+
+
+class Slow:
+    """Validators of which one answers nothing; notes what it was sent, and when."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, int]] = []
+
+    async def for_each(self, task: Callable[[str], Awaitable[None]]) -> None:
+        await task("peer")
+
+    async def ask(self, peer: str, question: Submit, answer: object) -> Statuses:
+        self.sent.append((trio.current_time(), len(question.operations)))
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def submit_to(slow: Slow, waves: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Add so many operations after so long, again and again → what was sent, and when."""
+    submitter = Submitter(slow, lambda pending, certificate: None, lambda pending, rule: None)  # type: ignore[arg-type]  # as much of Validators as it uses
+    supply = iter(operations(sum(count for _, count in waves)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submitter.run)
+        for pause_s, count in waves:
+            await trio.sleep(pause_s)
+            for _ in range(count):
+                submitter.add(Pending(next(supply)))
+        await trio.sleep(RESEND_AFTER_S / 2)
+        nursery.cancel_scope.cancel()
+    return slow.sent
+
+
+async def test_an_operation_leaves_at_once_and_those_after_it_together(autojump_clock: Any) -> None:
+    sent = await submit_to(Slow(), [(1.0, 1), (0.001, 1), (0.001, 3), (0.2, 1)])
+    assert [count for _, count in sent] == [1, 4, 1]
+    assert [at for at, _ in sent] == pytest.approx([1.0, 1.0 + TOGETHER_S, 1.202])
+
+
+async def test_nothing_waits_for_the_answer_to_what_left_before(autojump_clock: Any) -> None:
+    sent = await submit_to(Slow(), [(0.1, 1)] * 3)
+    assert [at for at, _ in sent] == pytest.approx([0.1, 0.2, 0.3])
+
+
+async def test_a_validator_that_does_not_answer_is_sent_so_many_messages_and_no_more(
+    autojump_clock: Any,
+) -> None:
+    sent = await submit_to(Slow(), [(0.025, 1)] * (UNDER_WAY_MAX + 5))
+    assert len(sent) == UNDER_WAY_MAX
 
 
 def test_only_the_first_resolution_counts() -> None:
