@@ -84,6 +84,8 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
     """
     asked = offers[:CALLS_MAX]
     problems: dict[bytes, Error] = {}
+    now_ms = network.context.now_ms()
+    calls = [negotiation.call(offer.agent, offer.key, now_ms) for offer in asked]  # who signs may refuse
     async with trio.open_nursery() as nursery:
 
         async def ask(offer: Offer, call: Signed) -> None:
@@ -92,9 +94,8 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
                 deadline = nursery.cancel_scope.deadline
                 nursery.cancel_scope.deadline = min(deadline, trio.current_time() + GRACE_S)
 
-        for offer in asked:
+        for offer, call in zip(asked, calls, strict=True):
             network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
-            call = negotiation.call(offer.agent, offer.key, network.context.now_ms())
             nursery.start_soon(ask, offer, call)
     bid = negotiation.best(network.context.now_ms())
     if bid is None:

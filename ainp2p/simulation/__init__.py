@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ainp2p.simulation.errors import SimulationError as SimulationError
     from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
     from ainp2p.simulation.executors import PoolExecutor as PoolExecutor
+    from ainp2p.simulation.faults import Fault as Fault
+    from ainp2p.simulation.faults import Schedule as Schedule
     from ainp2p.simulation.guards import allowed as allowed
     from ainp2p.simulation.guards import guarded as guarded
     from ainp2p.simulation.invariants import money_is_conserved as money_is_conserved
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from ainp2p.simulation.kernel import run_virtual as run_virtual
     from ainp2p.simulation.model_files import ModelFile as ModelFile
     from ainp2p.simulation.node import Node as Node
+    from ainp2p.simulation.profile import Profile as Profile
+    from ainp2p.simulation.replay import Trial as Trial
     from ainp2p.simulation.results import Result as Result
     from ainp2p.simulation.running import run as run
     from ainp2p.simulation.sweep_plan import ReplicateFailed as ReplicateFailed
     from ainp2p.simulation.sweeping import load_sweep as load_sweep
     from ainp2p.simulation.sweeping import sweep as sweep
     from ainp2p.simulation.tables import Table as Table
+    from ainp2p.simulation.testing import test as test
     from ainp2p.simulation.trace import Difference as Difference
     from ainp2p.simulation.trace import Trace as Trace
     from ainp2p.simulation.weather import Weather as Weather
@@ -51,6 +56,11 @@ _WHERE = {
     "ModelFile": "model_files",
     "Node": "node",
     "PoolExecutor": "executors",
+    "Profile": "profile",
+    "Fault": "faults",
+    "Schedule": "faults",
+    "test": "testing",
+    "Trial": "replay",
     "ReplicateFailed": "sweep_plan",
     "Result": "results",
     "SimulationError": "errors",

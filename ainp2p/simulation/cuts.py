@@ -46,12 +46,18 @@ class Cuts:
         if not oneway:
             self._cuts.add((target, source))
 
-    def partition(self, side_a: Iterable[PeerId], side_b: Iterable[PeerId], *, oneway: bool) -> None:
-        """Cut all paths from one side to the other, and the ways back unless `oneway`."""
+    def partition(
+        self, side_a: Iterable[PeerId], side_b: Iterable[PeerId], *, oneway: bool
+    ) -> tuple[_Wall, ...]:
+        """Cut all paths from one side to the other, and the ways back unless `oneway`; what `lift` takes."""
         here, there = set(side_a), set(side_b)
-        self._walls.append(_Wall(here, there))
-        if not oneway:
-            self._walls.append(_Wall(set(there), set(here)))
+        walls = (_Wall(here, there),) if oneway else (_Wall(here, there), _Wall(set(there), set(here)))
+        self._walls += walls
+        return walls
+
+    def lift(self, walls: tuple[_Wall, ...]) -> None:
+        """End one partition; others stay. Nothing happens if it is mended already."""
+        self._walls = [wall for wall in self._walls if not any(wall is each for each in walls)]
 
     def heal_all(self) -> None:
         """Mend all paths; paused peers stay paused."""

@@ -131,9 +131,10 @@ class Node:
         """Begin a life once the one before has unwound."""
         self.lives += 1
         self.died_s = None
-        self._ready = trio.Event()
-        nursery.start_soon(self._live, self._ended, name=f"{self.name}, life {self.lives}")
-        self._ended, self._scope = trio.Event(), trio.CancelScope()
+        before, self._ended = self._ended, trio.Event()
+        self._ready, self._scope = trio.Event(), trio.CancelScope()
+        life = (before, self._ready, self._scope, self._ended)
+        nursery.start_soon(self._live, *life, name=f"{self.name}, life {self.lives}")
 
     def kill(self, *, lose_unsynced: bool, reset: bool) -> None:
         """End the process at once."""
@@ -145,13 +146,14 @@ class Node:
         self._agent = None
         self._scope.cancel()
 
-    async def _live(self, before: trio.Event) -> None:
-        ended, scope = self._ended, self._scope
+    async def _live(
+        self, before: trio.Event, ready: trio.Event, scope: trio.CancelScope, ended: trio.Event
+    ) -> None:
         await before.wait()
         self._failure = None
         try:
             with scope:
-                await self._body(self, self._ready.set)
+                await self._body(self, ready.set)
         except Exception as exc:
             if not scope.cancel_called:  # else it is a ghost, and fails as a ghost may
                 self._fail(exc)
@@ -159,13 +161,16 @@ class Node:
             if self._scope is scope and self.died_s is None:
                 self.died_s = self._world.now
             self._agent = None
-            self._ready.set()
+            ready.set()
             ended.set()
 
     def _fail(self, exc: Exception) -> None:
-        """What a process dies of is the world's end, unless somebody may be waiting for it to be ready."""
+        """What a process dies of is the world's end, unless somebody may be waiting for it to be ready.
+
+        It may also die of a full disk: that is what such a process is to do.
+        """
         self._failure = exc
-        if self._ready.is_set():
+        if self._ready.is_set() and not self.disk.full:
             self._world.clock.fail(exc)
 
 

@@ -160,9 +160,15 @@ class Wire:
         self._cuts.cut(source, target, oneway=oneway)
         self._look_between(source, target)
 
-    def partition(self, side_a: Iterable[PeerId], side_b: Iterable[PeerId], oneway: bool = False) -> None:
-        """Cut every path from one side to the other, and back unless `oneway`."""
-        self._cuts.partition(side_a, side_b, oneway=oneway)
+    def partition(self, side_a: Iterable[PeerId], side_b: Iterable[PeerId], oneway: bool = False) -> Any:
+        """Cut every path from one side to the other, and back unless `oneway`; returns what `lift` takes."""
+        walls = self._cuts.partition(side_a, side_b, oneway=oneway)
+        self._look_everywhere()
+        return walls
+
+    def lift(self, walls: Any) -> None:
+        """End one partition; other cuts stay."""
+        self._cuts.lift(walls)
         self._look_everywhere()
 
     def heal(self, a: PeerId | None = None, b: PeerId | None = None) -> None:

@@ -36,6 +36,8 @@ from ainp2p.simulation.committee import BANK, Bank, Committee, found
 from ainp2p.simulation.disks import FSYNC_S
 from ainp2p.simulation.draws import Draws
 from ainp2p.simulation.errors import InvariantViolated
+from ainp2p.simulation.faults import Schedule
+from ainp2p.simulation.injecting import Faults, Injector
 from ainp2p.simulation.node import Body, Node, agent_body, process_body
 from ainp2p.simulation.trace import Trace
 from ainp2p.simulation.weather import CALM, Weather
@@ -64,6 +66,7 @@ class World:
         *,
         clock: VirtualClock | None = None,
         weather: Weather = CALM,
+        faults: Faults = "",
         committee: int = 4,
         parameters: Parameters = DEVELOPMENT,
         purse: int = DEVELOPMENT_PURSE,
@@ -71,7 +74,7 @@ class World:
         keep_events: int = 200,
         trace_every: int = 16,
     ) -> None:
-        """`committee`: how many validators; `keep_events`, `trace_every`: see `Trace`."""
+        """`faults`: as for `inject`; `committee`: how many validators; `keep_events`, …: see `Trace`."""
         if committee < 1:
             raise InvalidInput("a world's committee has one validator or more; four survive one fault")
         self.seed, self.purse, self.fsync_s = seed, purse, fsync_s
@@ -82,6 +85,7 @@ class World:
         self.committee = Committee()
         self.nodes: dict[str, Node] = {}
         self._size, self._parameters = committee, parameters
+        self._injector, self._faults = Injector(self), faults
         self._genesis: Genesis | None = None
         self._bank = Bank()
         self._collector = Collector(self)
@@ -250,6 +254,19 @@ class World:
 
     # --- faults --------------------------------------------------------------------------------------
 
+    def inject(self, faults: Faults) -> None:
+        """Let a schedule of faults happen: its text, or a `Profile` from which it is drawn.
+
+        Raises:
+            InvalidInput: the text is no schedule (`ainp2p.simulation.faults`).
+        """
+        self._injector.arm(faults, record=False)
+
+    @property
+    def faults(self) -> Schedule:
+        """What ``World(faults=…)`` has done so far; given to another world of this seed, it does the same."""
+        return Schedule(tuple(self._injector.done))
+
     def partition(self, a: Who | Iterable[Who], b: Who | Iterable[Who], *, oneway: bool = False) -> None:
         """Cut all paths between two sides; with `oneway` only from `a` to `b`."""
         here, there = self._peers(a), self._peers(b)
@@ -318,11 +335,14 @@ class World:
         async with trio.open_nursery() as self._nursery:
             try:
                 await self._open()
+                self._injector.arm(self._faults, record=True)
                 await model(self, **parameters)
                 for name, invariant in self._checks:
                     self._verify(name, invariant)
                 tables = self._collector.tables(list(self.nodes.values()), self._balances())
-            except Exception as exc:  # as it is, and not in a group
+            except trio.Cancelled:
+                raise
+            except BaseException as exc:  # as it is, and not in a group; pytest's failures are no Exceptions
                 self.clock.fail(exc)
             else:
                 await self._stop()
