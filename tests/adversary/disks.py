@@ -7,7 +7,7 @@ count only after their write.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,16 +51,18 @@ class Disks:
         else:
             since += records.own
 
-    def silent(self, member: int, heights: Mapping[int, int], votes: Mapping[int, Votes]) -> set[int]:
+    def silent(
+        self, member: int, heights: Mapping[int, int], votes: Mapping[int, Votes], honest: Collection[int]
+    ) -> set[int]:
         """Epochs in which who starts with a disk of these heights of its own log may not vote.
 
         "After a restart a validator asks a quorum for its own log's height; if it is behind (a restored
         disk), it stays silent until the next epoch." With those that hold more it finds no quorum; who holds
-        a batch now holds it for ever.
+        a batch now, and is correct, holds it for ever.
         """
         found = set()
         for epoch, of in votes.items():
-            more = self.holders.get((epoch, member, heights.get(epoch, 0) + 1), set())
+            more = self.holders.get((epoch, member, heights.get(epoch, 0) + 1), set()) & set(honest)
             if member in of.weights and not of.is_quorum(set(of.places) - (more - {member})):
                 found.add(epoch)
         return found

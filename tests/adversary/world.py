@@ -173,7 +173,8 @@ class World:
             self.auditor.started(place, self.clock(place))
             brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
         else:
-            silent = self.auditor.disks.silent(place, self._own_heights(brain), self.auditor.votes)
+            auditor, heights = self.auditor, self._own_heights(brain)
+            silent = auditor.disks.silent(place, heights, auditor.votes, auditor.honest)
             brain.disk.on_write = lambda records: self.auditor.forged(place, records, silent)
         self.note("start", place)
         try:
