@@ -140,10 +140,10 @@ class Found:
                 "the same seed and faults again end otherwise: " + reason(self.last.error),
                 "something in the test is decided by neither: state that outlives a run, or the real world",
             ]
-        elif self.shrunk.before:
+        elif self.shrunk.schedule:
             lines.append(f"faults: {self.shrunk}")
         else:
-            lines.append("faults: none were needed")
+            lines.append("faults: none is needed for it")
         lines += [f"  {fault}" for fault in end.faults]
         lines += ["last events:", *(f"  {event}" for event in end.events)]
         if isinstance(end.error, Deadlock):

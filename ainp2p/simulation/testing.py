@@ -112,18 +112,21 @@ def _wrapped(function: Callable[..., Any], settings: Settings) -> Callable[..., 
             lambda world, **drawn: _run(inner, settings, world.seed, drawn)
         )
 
+    ours = inspect.Parameter(SEED, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    rest = [each for each in inspect.signature(function).parameters.values() if each.name != "world"]
+    signature = inspect.Signature([ours, *rest])
+
     @functools.wraps(function)
-    def case(**arguments: Any) -> None:
+    def case(*positional: Any, **named: Any) -> None:
         __tracebackhide__ = True
+        arguments = dict(signature.bind(*positional, **named).arguments)
         seed = arguments.pop(SEED)
         if handle is None:
             _run(inner, settings, seed, arguments)
         else:
             function(world=_World(seed), **arguments)
 
-    ours = inspect.Parameter(SEED, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    rest = [each for each in inspect.signature(function).parameters.values() if each.name != "world"]
-    case.__signature__ = inspect.Signature([ours, *rest])  # type: ignore[attr-defined]
+    case.__signature__ = signature  # type: ignore[attr-defined]
     setattr(case, ATTRIBUTE, settings)
     return case
 
