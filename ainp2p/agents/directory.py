@@ -1,7 +1,8 @@
 """The cards known now: announced, gossiped, compared with neighbours, looked up, expired.
 
-    announce ──▶ topic, neighbours (push), DHT (a record per skill)        every RENEW_MS
-    new card ──▶ pushed on to a few neighbours
+    announce ──▶ topic, neighbours (push), DHT (a record per skill)
+    new card ──▶ pushed on to a few neighbours, by those who keep it
+    the same again before it expires, living twice as long ──▶ topic only
     new neighbour, and one neighbour every SYNC_S ──▶ compare tables, fetch what is newer
     find ──▶ table; DHT if it has nothing; whoever is not connected is asked for its card now
 
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
@@ -23,6 +25,7 @@ from ainp2p.agents.standing import Standing
 from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.protocol.card import (
+    LIFE_MAX_MS,
     LIFE_MS,
     PROTOCOL,
     RENEW_MS,
@@ -33,6 +36,7 @@ from ainp2p.protocol.card import (
     CardWanted,
     SkillCard,
     decode_card_wire,
+    said,
     sign_card,
     skill_digest,
 )
@@ -42,8 +46,10 @@ from ainp2p.protocol.network import Call, Network, PeerId
 from ainp2p.protocol.price import Price
 
 SYNC_S = 5.0  # between comparisons with one neighbour; doubled whenever one tells nothing new
-SYNC_QUIET_S = 80.0  # at most: twice a card's renewal, and less than its life
-STRANGER_S = 60.0  # a neighbour that knows no cards (a validator) is not asked again so soon
+SYNC_QUIET_S = 640.0  # at most; cards that are that old live much longer
+STRANGER_S = (
+    1800.0  # a neighbour that knows no cards (a validator) is not asked again so soon, unless it comes anew
+)
 FANOUT = 8  # neighbours that a new card is pushed on to
 FIND_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0  # for a peer that is not connected to show that it is alive
@@ -82,7 +88,7 @@ class Directory:
         self.experiences = Experiences()
         self._network, self._network_id, self._signer = network, network_id, signer
         self._topic = f"ainp2p/{network_id.hex()[:16]}/cards"
-        self._table = CardTable(network_id, bound, connected=network.peers)
+        self._table = CardTable(network_id, bound, connected=network.peers, salt=signer.public)
         self._limits = Limits(BYTES_PER_S, BYTES_AT_ONCE)
         self._drafting: Callable[[], CardDraft] | None = None
         self._own: Held | None = None
@@ -112,11 +118,12 @@ class Directory:
             InvalidInput: others would refuse this card.
         """
         self._drafting = draft if callable(draft) else lambda: draft
-        held = self._renew()
+        held = self._renew(LIFE_MS)
         await self._spread(held)
         return held.card
 
-    def _renew(self) -> Held:
+    def _renew(self, life_ms: int) -> Held:
+        """A new card of our own; `life_ms` is for one that says what the last one said."""
         assert self._drafting is not None  # callers know
         draft, now = self._drafting(), self._network.context.now_ms()
         self._sequence = max(self._sequence + 1, now)
@@ -131,21 +138,29 @@ class Directory:
             lineage=draft.lineage,
             terms=draft.terms.encode(),
             issued=now,
-            expires=now + LIFE_MS,
+            expires=now + life_ms,
             sequence=self._sequence,
             delegation=draft.delegation,
         )
+        if self._own is None or said(card) != said(self._own.card):
+            card = msgspec.structs.replace(card, expires=now + LIFE_MS)
         signed = sign_card(self._signer, card)
         try:
             held = self._table.add(signed, now)
         except RemoteError as exc:
             raise InvalidInput(f"this card would be refused: {exc}") from exc
-        self._own = held or Held(card, signed)
+        self._own = held or Held(card, signed, b"")
         self._announced.set()
         return self._own
 
-    async def _spread(self, held: Held) -> None:
-        self._enqueue(held, None)
+    async def _spread(self, held: Held, *, again: bool = False) -> None:
+        """Tell others of our card; of one without skills only who asks. `again`: it says nothing new."""
+        if not held.card.skills:
+            return
+        if not again:
+            self._enqueue(held, None)
+        elif self._table.is_crowded(held.card):
+            return  # it is one of many: those who deal with us ask for it when they need it
         with suppress(NetworkError):  # pushes and comparing tables do it as well
             await self._network.publish(self._topic, encode(held.signed))
 
@@ -295,7 +310,8 @@ class Directory:
                 continue
             if held is not None:
                 new += 1
-                self._enqueue(held, source)
+                if held.is_news:
+                    self._enqueue(held, source)
         if new:
             self._stir()
         return new
@@ -366,9 +382,10 @@ class Directory:
         while True:
             await trio.sleep(self._sync_s * (0.5 + self._network.context.rng.random()))
             peers = [peer for peer in self._network.peers() if not self._is_stranger(peer)]
-            if peers:
+            learned = False
+            if peers and not self._table.is_full:
                 learned = await self._sync(self._network.context.rng.choice(peers))
-                self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
+            self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
 
     def _avoid(self, peer: PeerId) -> None:
         if len(self._strangers) >= CARDS_MAX:
@@ -400,10 +417,14 @@ class Directory:
 
     async def _renew_forever(self) -> None:
         while True:
-            await trio.sleep(RENEW_MS / 1000 * (0.9 + 0.1 * self._network.context.rng.random()))
+            own = self._own
+            life_ms = own.card.expires - own.card.issued if own is not None else LIFE_MS
+            pause_s = RENEW_MS / 1000 * life_ms / LIFE_MS
+            await trio.sleep(pause_s * (0.9 + 0.1 * self._network.context.rng.random()))
             if self._drafting is not None:
                 try:
-                    await self._spread(self._renew())
+                    held = self._renew(min(2 * life_ms, LIFE_MAX_MS))
+                    await self._spread(held, again=not held.is_news)
                 except Error:
                     continue  # the next renewal is soon enough
 

@@ -23,6 +23,7 @@ from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.storage import FILES, Storage
 
 SAVE_S = 60.0  # what is lost if the process is killed
+SAVE_QUIET_S = 600.0  # the same, where nothing has changed for long
 PEERS_MAX = 256
 DIALLED = 4  # at the start, beside the bootstrap peers: those connected last time come first
 ADDRESSES_MAX = 8  # of each peer
@@ -97,10 +98,12 @@ async def _greet(network: Network, addresses: tuple[str, ...]) -> None:
 
 async def _save_forever(network: Network, path: Path) -> None:
     saved: Peers | None = None
-    storage = network.context.storage
+    storage, pause_s = network.context.storage, SAVE_S
     while True:
-        await trio.sleep(SAVE_S)
+        await trio.sleep(pause_s)
         peers = chosen_peers(network)
         if peers != saved:
             await storage.run(partial(write_peers, path, peers, storage))
-            saved = peers
+            saved, pause_s = peers, SAVE_S
+        else:
+            pause_s = min(2 * pause_s, SAVE_QUIET_S)

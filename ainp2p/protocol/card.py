@@ -22,8 +22,9 @@ from ainp2p.protocol.price import Price
 PROTOCOL = "/ainp2p/card/1"
 PURPOSE = b"ainp2p/card/1"
 
-LIFE_MS = 120_000
-RENEW_MS = 40_000  # so that two announcements may be lost
+LIFE_MS = 120_000  # of a card that says something new
+LIFE_MAX_MS = 30 * 60_000  # of one that has said the same for long: each renewal may double its life
+RENEW_MS = 40_000  # a third of its life, so that two announcements may be lost
 SIZE_MAX = 48 * 1024  # bytes; a card fits one frame, with others around it
 SKILLS_MAX = 16
 ADDRESSES_MAX = 16
@@ -70,7 +71,7 @@ class Card(Message, frozen=True, tag=1):
     lineage: Annotated[tuple[Bytes32, ...], msgspec.Meta(max_length=LINEAGE_MAX)]  # agents it descends from
     terms: Text  # free text, such as a link to conditions
     issued: Uint  # ms since 1970
-    expires: Uint  # at most 120,000 ms after that
+    expires: Uint  # at most LIFE_MAX_MS after that
     sequence: Uint  # grows with each card of this agent
     delegation: Annotated[bytes, msgspec.Meta(max_length=DELEGATION_SIZE_MAX)] = b""  # to a session key
 
@@ -127,6 +128,15 @@ def skill_digest(network: bytes, name: bytes) -> bytes:
     return digest(b"ainp2p/skill/1", network, name)
 
 
+def said(card: Card) -> Card:
+    """What a card says, without what each renewal changes: two are equal if nothing is news."""
+    skills = tuple(
+        msgspec.structs.replace(skill, free=min(1, skill.free), speed=skill.speed.bit_length())
+        for skill in card.skills
+    )
+    return msgspec.structs.replace(card, skills=skills, issued=0, expires=0, sequence=0)
+
+
 def sign_card(signer: Signer, card: Card) -> Signed:
     """Sign one's own card.
 
@@ -170,8 +180,8 @@ def _check_size(signed: Signed) -> None:
 
 
 def _check_times(card: Card, now_ms: int) -> None:
-    if not 0 < card.expires - card.issued <= LIFE_MS:
-        raise Malformed(f"a card lives at most {LIFE_MS} ms")
+    if not 0 < card.expires - card.issued <= LIFE_MAX_MS:
+        raise Malformed(f"a card lives at most {LIFE_MAX_MS} ms")
     if card.expires <= now_ms:
         raise Expired(f"the card expired {now_ms - card.expires} ms ago")
     if card.issued > now_ms + CLOCK_SKEW_MAX_MS:

@@ -15,8 +15,8 @@ from ainp2p.protocol.messages import Signed, seal
 from tests.protocol.test_card import ALICE, MALLORY, NETWORK, NOW, agent_of, bound, card, inception_of, skill
 
 
-def table(cards_max: int = 100) -> CardTable:
-    return CardTable(NETWORK, bound, cards_max=cards_max)
+def table(cards_max: int = 100, **options: Any) -> CardTable:
+    return CardTable(NETWORK, bound, cards_max=cards_max, **options)
 
 
 def signed(key: Key = ALICE, **change: Any) -> Signed:
@@ -97,12 +97,72 @@ def test_an_expired_card_is_refused_and_a_held_one_is_forgotten() -> None:
 
 
 def test_a_flood_of_one_skill_leaves_the_sellers_of_another() -> None:
-    known = table(cards_max=KEPT_PER_SKILL_MAX + 2)
+    known = table(cards_max=KEPT_PER_SKILL_MAX + 2, per_skill_max=1000)
     known.add(signed(skills=(skill(b"rare"),), expires=NOW + 1), NOW)
     for n in range(1, 2 * KEPT_PER_SKILL_MAX):
         known.add(signed(key(n), skills=(skill(b"common"),)), NOW)
     assert len(known) == KEPT_PER_SKILL_MAX + 2
     assert len(known.offering(b"rare")) == 1
+
+
+def crowded(salt: bytes = b"salt", near: int = 0, *, order: int = 1) -> CardTable:
+    """Ten sellers of one skill came to a table that keeps three; it is connected with one of them."""
+    known = table(per_skill_max=3, salt=salt, connected=lambda: (key(near).peer_id,) if near else ())
+    for n in list(range(1, 11))[::order]:
+        known.add(signed(key(n)), NOW)
+    return known
+
+
+def test_of_each_skill_so_many_are_kept_whatever_their_order() -> None:
+    assert len(crowded()) == 3
+    assert crowded().held() == crowded(order=-1).held()
+    kept = {held.signed.key for salt in range(20) for held in crowded(bytes([salt]))}
+    assert kept == {key(n).public for n in range(1, 11)}  # all are known by somebody
+
+
+def test_connected_sellers_and_oneself_are_kept_first() -> None:
+    for n in range(1, 11):
+        assert key(n).public in {held.signed.key for held in crowded(near=n)}
+        assert key(n).public in {held.signed.key for held in crowded(salt=key(n).public)}
+
+
+def test_mutant_without_a_preference_a_connected_seller_is_passed_over() -> None:
+    assert any(key(n).public not in {held.signed.key for held in crowded()} for n in range(1, 11))
+
+
+def test_what_was_passed_over_is_not_sent_again() -> None:
+    here, everything = crowded(), table()
+    for n in range(1, 11):
+        everything.add(signed(key(n)), NOW)
+    assert everything.newer_than(here.held()).cards == ()
+    assert here.is_full
+    assert not everything.is_full
+    assert all(here.add(signed(key(n)), NOW) is None for n in range(1, 11))
+
+
+def test_there_is_room_again_once_cards_have_expired() -> None:
+    here, everything = crowded(), table()
+    for n in range(1, 11):
+        everything.add(signed(key(n), expires=NOW + 2 * LIFE_MS), NOW)
+    here.expire(NOW + LIFE_MS)
+    assert (len(here), len(everything.newer_than(here.held()).cards)) == (0, 10)
+
+
+def test_a_seller_of_something_rare_is_kept_with_all_that_it_offers() -> None:
+    known = table(per_skill_max=3)
+    rare = known.add(signed(key(99), skills=(skill(b"common"), skill(b"rare"))), NOW)
+    for n in range(1, 11):
+        known.add(signed(key(n), skills=(skill(b"common"),)), NOW)
+    assert rare is not None
+    assert known.get(rare.card.agent) is rare
+
+
+def test_a_renewal_is_no_news_and_another_price_is() -> None:
+    known = table()
+    first = known.add(signed(sequence=1, skills=(skill(free=2, speed=1000),)), NOW)
+    again = known.add(signed(sequence=2, skills=(skill(free=1, speed=1001),)), NOW)
+    other = known.add(signed(sequence=3, skills=(skill(price=b"9/token"),)), NOW)
+    assert [held is not None and held.is_news for held in (first, again, other)] == [True, False, True]
 
 
 def test_where_no_skill_is_crowded_the_first_to_expire_goes() -> None:
@@ -130,7 +190,7 @@ def test_two_tables_compare_and_fetch_what_is_newer() -> None:
 
 
 def test_a_long_answer_comes_in_parts() -> None:
-    here, there = table(1000), table(1000)
+    here, there = table(1000, per_skill_max=1000), table(1000, per_skill_max=1000)
     for n in range(1, PUSH_MAX + 10):
         here.add(signed(key(n)), NOW)
     rounds = 0
