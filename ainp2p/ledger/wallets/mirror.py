@@ -56,7 +56,8 @@ LOCKS_AT_ONCE = 16
 LOCK_PAGES_MAX = 16  # of one validator: 4,096 Locks; the rest is found once these have ended
 LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may have heard of yet
 LIST_TIMEOUT_S = 60.0  # for all pages of all validators while no quorum has listed
-FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer
+FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer;
+FOLLOW_TURN_MAX_S = 1200.0  # twice as long with each turn that brought nothing that the one before hid
 GAPS_MAX = 1024  # above it, what is missed is learnt with the next turn
 TRIES_MAX = 60  # for a gap, half a second apart
 _PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
@@ -91,6 +92,7 @@ class Mirror:
         self._gaps: set[bytes] = set()
         self._gap = trio.Event()
         self._tries: dict[bytes, int] = {}  # gap → how often it could not be mended
+        self._was_hidden = False  # the last refresh found what the validator that is followed did not tell
         self._busy = trio.Lock()
         self.refreshed = trio.Event()  # set once, when the first refresh is done
 
@@ -116,7 +118,7 @@ class Mirror:
     # --- following --------------------------------------------------------------------------------
 
     async def _follow_forever(self) -> None:
-        pause_s, turn = RETRY_AFTER_S, 0
+        pause_s, turn, turn_s = RETRY_AFTER_S, 0, FOLLOW_TURN_S
         peers: list[PeerId] = []
         while True:
             if set(peers) != self._validators.stakes.keys() or not peers:
@@ -126,9 +128,11 @@ class Mirror:
                 await self._validators.changed.wait()
                 continue
             try:
-                with trio.move_on_after(FOLLOW_TURN_S):
+                with trio.move_on_after(turn_s):
                     await self._follow_while_member(peers[turn % len(peers)])
                 pause_s = RETRY_AFTER_S
+                turn_s = FOLLOW_TURN_S if self._was_hidden else min(2 * turn_s, FOLLOW_TURN_MAX_S)
+                self._was_hidden = False
             except Error:  # the world's or the validator's; the next one may do better
                 pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
             turn += 1
@@ -205,6 +209,7 @@ class Mirror:
             await self._following.catch_up_if_due()
             self._slow.clear()
             if await self._refresh_account():
+                self._was_hidden = True
                 # After a jump, what was consumed meanwhile must go; otherwise every SPEND was seen.
                 self._doubtful |= self._purse.credits.keys()
             await self._refresh_credits()
@@ -357,6 +362,7 @@ class Mirror:
         except (NotFinal, NetworkError, *_WRONG):
             return  # not proven now; the next refresh tries again
         if account == self._purse.id:
+            self._was_hidden = True
             self._learn(maker, amount)
             self._purse.add_credit(id_, amount)
 
