@@ -88,6 +88,7 @@ def _open(public: bytes, message: bytes, signature: bytes) -> None:
     nacl.bindings.crypto_sign_open(signature + message, public)
 
 
+@functools.lru_cache(maxsize=4096)  # base58 takes 30 us, and every message of a peer asks
 def peer_id(public: bytes) -> str:
     """The libp2p peer id of a public key."""
     return base58.b58encode(_PEER_ID_PREFIX + public).decode()
@@ -98,6 +99,7 @@ def did_key(public: bytes) -> str:
     return "did:key:z" + base58.b58encode(_DID_KEY_PREFIX + public).decode()
 
 
+@functools.lru_cache(maxsize=4096)
 def public_from_peer_id(text: str) -> bytes:
     """The public key inside an Ed25519 peer id.
 

@@ -21,6 +21,7 @@ the other side allows CLOCK_SKEW_MAX_MS before it calls something late.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Protocol, TypeVar
 
@@ -316,7 +317,20 @@ def open_market(signed: Signed) -> AnySigned:
     Raises:
         BadSignature, Malformed: as `open_`.
     """
+    if len(signed.body) <= _REMEMBERED_SIZE_MAX:
+        return _open_remembered(signed)
     return open_(signed, PURPOSE, AnySigned)  # type: ignore[arg-type]  # a union is no `type`
+
+
+_REMEMBERED_SIZE_MAX = 1024  # bytes; 512 such messages are half a MiB
+
+
+@functools.lru_cache(maxsize=512)  # a message is opened by two or three parts of one agent
+def _open_remembered(signed: Signed) -> AnySigned:
+    return open_(signed, PURPOSE, AnySigned)  # type: ignore[arg-type]  # a union is no `type`
+
+
+forget_opened = _open_remembered.cache_clear  # for whoever changes how signatures are verified
 
 
 # --- packed numbers -----------------------------------------------------------------------------

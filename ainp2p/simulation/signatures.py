@@ -20,7 +20,7 @@ from typing import Any, Literal
 import nacl.exceptions
 
 from ainp2p.errors import InvalidInput
-from ainp2p.protocol import identity
+from ainp2p.protocol import identity, messages
 
 Mode = Literal["ed25519", "cached", "keyed"]
 CACHE_SIZE = (
@@ -49,10 +49,12 @@ def signatures(mode: Mode, *, secret: bytes = b"") -> Iterator[None]:
         hooks._sign, hooks._open = _keyed(secret)
     elif mode != "ed25519":
         raise InvalidInput(f"signatures are 'ed25519', 'cached' or 'keyed', not {mode!r}")
+    messages.forget_opened()
     try:
         yield
     finally:
         hooks._sign, hooks._open = before
+        messages.forget_opened()
 
 
 def _remembering(verify: _Open) -> _Open:
