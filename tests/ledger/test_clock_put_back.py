@@ -24,7 +24,7 @@ async def seconds_to_pay(monkeypatch: pytest.MonkeyPatch, back_ms: int) -> float
         began = trio.current_time()
 
         async def put_back() -> None:
-            await trio.sleep(0.012)  # the operation is LOCKed everywhere, no batch is sealed
+            await trio.sleep(0.006)  # the operation is LOCKed everywhere, no batch is sealed
             behind[0] = back_ms
 
         async with trio.open_nursery() as nursery:

@@ -39,7 +39,8 @@ SIGN_VOTES = b"ainp2p/votes/1"
 ENTRIES_MAX = 256  # in one batch; then its signature and fsync cost next to nothing per vote
 ENTRIES_SIZE_MAX = 60_000  # bytes; 256 of the longest records are 28,928, so a count always ends a batch
 BATCH_SIZE_MAX = 61_000  # bytes on the wire, header and signature included
-FLUSH_AFTER_MS = 20  # from the first entry
+FLUSH_AFTER_MS = 20  # from the first entry at most, and after the batch before at least,
+GATHER_MS = 5  # but from the first entry so long: a vote after a pause waits only for those that come with it
 IDLE_AFTER_MS = 20_000  # an empty batch says "I am here" and lets others notice what they missed
 EARLY_MAX = 32  # batches of one validator kept while those before them are fetched
 
@@ -439,7 +440,8 @@ class OwnLog:
         if len(self._entries) >= ENTRIES_MAX:
             return 0
         if self._first_at is not None:
-            return self._first_at + FLUSH_AFTER_MS
+            pause = self._first_at if self._sealed_at is None else min(self._first_at, self._sealed_at)
+            return max(self._first_at + GATHER_MS, pause + FLUSH_AFTER_MS)
         return 0 if self._sealed_at is None else self._sealed_at + IDLE_AFTER_MS
 
     def clock_put_back(self, now: int) -> None:

@@ -333,8 +333,9 @@ async def open_wallet(
             nursery.start_soon(wallet._run)
             try:
                 yield wallet
-                with trio.move_on_after(policy.at_close_s):
-                    await wallet.settle_all()
+                if policy.at_close_s > 0:  # a scope that has ended would still let the first messages out
+                    with trio.move_on_after(policy.at_close_s):
+                        await wallet.settle_all()
             except Exception as exc:  # the caller's, not ours: keep it out of the group
                 caught = exc
             finally:

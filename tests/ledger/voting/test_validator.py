@@ -33,7 +33,15 @@ from ainp2p.ledger.voting.validator import (
     Limits,
     Validator,
 )
-from ainp2p.ledger.voting.votelog import COMMIT, EARLY_MAX, ENTRIES_MAX, LOCK, commit_entry, lock_entry
+from ainp2p.ledger.voting.votelog import (
+    COMMIT,
+    EARLY_MAX,
+    ENTRIES_MAX,
+    GATHER_MS,
+    LOCK,
+    commit_entry,
+    lock_entry,
+)
 from ainp2p.protocol.codec import encode
 from tests.ledger.bench import SOON, Bench
 from tests.ledger.committee_world import MemoryJournal, committee_genesis
@@ -150,7 +158,7 @@ def test_a_full_batch_need_not_wait() -> None:
     bench.wait(SOON)
     for name in names:
         bench.give(bench.spend(name))
-    assert bench.validator.due == bench.now + SOON
+    assert bench.validator.due == bench.now + GATHER_MS
     for member in (1, 2, 3):  # more votes of ours: for what others have prepared
         ids = [bytes([i]) * 32 for i in range(200)]
         bench.note(

@@ -16,6 +16,7 @@ from ainp2p.ledger.voting.votelog import (
     EARLY_MAX,
     ENTRIES_MAX,
     FLUSH_AFTER_MS,
+    GATHER_MS,
     HANDOFF,
     IDLE_AFTER_MS,
     LOCK,
@@ -366,19 +367,30 @@ def test_the_first_batch_follows_the_network() -> None:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_due_20_ms_after_its_first_entry_or_when_full() -> None:
+def test_a_batch_is_due_20_ms_after_the_one_before_or_when_full() -> None:
     log = OwnLog(KEY, NETWORK, 0, MEMBER)
     log.seal(NOW)
     assert log.due == NOW + IDLE_AFTER_MS
     log.add(ENTRIES[0], NOW + 5)
     log.add(ENTRIES[1], NOW + 9)
-    assert log.due == NOW + 5 + FLUSH_AFTER_MS
+    assert log.due == NOW + FLUSH_AFTER_MS
     for _ in range(ENTRIES_MAX):
         log.add(ENTRIES[0], NOW + 10)
     assert log.due == 0
     sealed = log.seal(NOW + 10)
     assert (sealed.header.count, len(log)) == (ENTRIES_MAX, 2)
     assert log.due == NOW + 10 + FLUSH_AFTER_MS
+
+
+def test_a_vote_after_a_pause_waits_only_for_those_that_come_with_it() -> None:
+    log = OwnLog(KEY, NETWORK, 0, MEMBER)
+    log.add(ENTRIES[0], NOW)
+    assert log.due == NOW + FLUSH_AFTER_MS  # its first: others may just have begun
+    log.seal(NOW + FLUSH_AFTER_MS)
+    late = NOW + 500
+    log.add(ENTRIES[1], late)
+    log.add(ENTRIES[0], late + 1)
+    assert log.due == late + GATHER_MS
 
 
 def test_a_log_goes_on_where_it_ended() -> None:
