@@ -58,7 +58,7 @@ async def model(
             paid.append((world.now, job.paid))
 
     for i in range(sellers):
-        margin = AdaptiveMargin(amount=60, least=COST + 1)
+        margin = AdaptiveMargin(start=60, least=COST + 1)
         strategies = Strategies(pricing=margin.pricing)
         world.spawn(
             f"seller-{i}", skills=[work_of(margin)], strategies=strategies, role="seller", balance=5_000

@@ -33,7 +33,6 @@ class Collector:
         self._bought: Counter[str] = Counter()
         self._sold: Counter[str] = Counter()
         self._messages: dict[tuple[float, str, str], list[int]] = {}
-        self._jobs = 0
 
     def knows(self, node: Node, agent_id: bytes) -> None:
         """This agent is that node."""
@@ -43,8 +42,6 @@ class Collector:
         """What the agent of a node is to call with each job that it bought."""
 
         def ended(job: Job) -> None:
-            self._bought[node.name] += 1
-            self._jobs += 1
             units = amount = elapsed_ms = 0
             seller = price = ""
             for leg in job.legs:
@@ -54,19 +51,30 @@ class Collector:
                     amount + leg.amount,
                     elapsed_ms + leg.elapsed_ms,
                 )
-                self._earned[seller] += leg.amount
-                self._sold[seller] += not leg.failure
-            self._spent[node.name] += amount
-            failure = "" if job.finish is not None else _why(job)
-            self._world.trace.note("trade", node.name, seller, units, amount, failure)
-            self.trades.append_row(
-                (
-                    self._world.now, node.name, seller, job.skill, units, amount, price, elapsed_ms, failure,
-                    f"{node.name}/{self._bought[node.name]}",
-                )
-            )  # fmt: skip
+                self.sold(seller, leg.amount, done=not leg.failure)
+            self.traded(node.name, seller, job.skill, units, amount, price, elapsed_ms, _why(job))
 
         return ended
+
+    def sold(self, seller: str, amount: int, *, done: bool) -> None:
+        """What a seller got for one job, or for its part of one."""
+        self._earned[seller] += amount
+        self._sold[seller] += done
+
+    def traded(
+        self, buyer: str, seller: str, skill: str, units: int, amount: int, price: str, elapsed_ms: int,
+        failure: str,
+    ) -> None:  # fmt: skip
+        """A row of trades, and the buyer's side of it."""
+        self._bought[buyer] += 1
+        self._spent[buyer] += amount
+        self._world.trace.note("trade", buyer, seller, units, amount, failure)
+        self.trades.append_row(
+            (
+                self._world.now, buyer, seller, skill, units, amount, price, elapsed_ms, failure,
+                f"{buyer}/{self._bought[buyer]}",
+            )
+        )  # fmt: skip
 
     def message(self, message: Any) -> None:
         """An observer of the wire."""
@@ -102,5 +110,9 @@ class Collector:
 
 
 def _why(job: Job) -> str:
-    failure = job.failure
-    return type(failure).__name__ if failure is not None else "failed"
+    """Why a job was not done; empty if it was. Who left before anything came got nothing done."""
+    if job.finish == "canceled" and not job.units:
+        return "left"
+    if job.finish is not None:
+        return ""
+    return type(job.failure).__name__ if job.failure is not None else "failed"

@@ -68,33 +68,41 @@ def undercut(last_price: Callable[[], int | None], cost: int, *, by: int = 1) ->
 
 @dataclass(slots=True)
 class AdaptiveMargin:
-    """Asks more after each call that it won, and less after each that it lost; never less than `least`.
+    """Asks more after each call that it won, and less after each that it lost, between `least` and the card.
 
     The skill says when it has won: call `won()` in it. Give `pricing` to `Strategies`.
 
     Attributes:
-        amount: what it asks now.
+        start: what it asks first.
         least: cost, and the smallest margin that is worth the work.
-        up, down: uain by which it moves; the same for both means that it wants to win every second call.
+        up, down: uain by which it moves: it rests where it wins a share down/(up + down) of its calls.
     """
 
-    amount: int
+    start: int
     least: int
     up: int = 1
     down: int = 1
-    _waiting: bool = False  # a call was answered, and nothing was heard of it
+    _level: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._level = self.start
+
+    @property
+    def amount(self) -> int:
+        """What it would ask now."""
+        return max(self.least, self._level)
 
     def pricing(self, call: CallForProposals, base: Price, load: int) -> Price | No:
         """The strategy."""
-        if self._waiting:
-            self.amount = max(self.least, self.amount - self.down)
-        self._waiting = True
-        return asking(base, self.amount)
+        self._level = min(self._level, base.rate or base.call)
+        asked = asking(base, self.amount)
+        # A call counts as lost until it is won: other calls come meanwhile.
+        self._level = max(self.least - self.down, self._level - self.down)
+        return asked
 
     def won(self) -> None:
         """A call became a job."""
-        self.amount += self.up
-        self._waiting = False
+        self._level += self.up + self.down
 
 
 # --- bidding: which calls a seller answers ----------------------------------------------------------

@@ -229,6 +229,22 @@ class World:
         self.trace.note("measure", name, repr(float(value)))
         self._collector.metrics.append_row((self.now, name, float(value)))
 
+    def traded(
+        self,
+        buyer: Who,
+        seller: Who,
+        skill: str,
+        *,
+        units: int,
+        amount: int,
+        price: str = "",
+        failure: str = "",
+    ) -> None:
+        """A row of trades, for a model that pays by a protocol of its own: jobs are in the table anyway."""
+        names = self.node(buyer).name, self.node(seller).name
+        self._collector.sold(names[1], amount, done=not failure)
+        self._collector.traded(*names, skill, units, amount, price, 0, failure)
+
     def check(self, invariant: Invariant, *, every_s: float = CHECK_S) -> None:
         """Demand that `invariant(world)` holds, now and then and at the end.
 
