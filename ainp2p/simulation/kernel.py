@@ -25,7 +25,7 @@ from ainp2p.simulation.cancelling import in_order
 from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
 from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.errors import Deadlock
-from ainp2p.simulation.garbage import collecting
+from ainp2p.simulation.garbage import Generators, collecting
 
 T = TypeVar("T")
 _PERSON = b"ainp2p/sim/sched"
@@ -49,25 +49,11 @@ def run_virtual(
     if _run.in_trio_run():
         raise InvalidInput("already inside a trio run: a virtual run is started from plain code")
 
-    async def root() -> T:
-        task: Any = trio.lowlevel.current_task()
-        task.name = getattr(main, "__qualname__", repr(main))
-        with trio.CancelScope() as scope:
-            clock._end = scope.cancel
-            clock._idle = lambda: _deadlocked(clock)
-            generators.watch()
-            try:
-                return await main(*args)
-            finally:
-                await generators.close()
-        assert clock.error is not None
-        raise clock.error
-
     if not _one_at_a_time.acquire(blocking=False):
         raise InvalidInput("a virtual run is under way in this process: one at a time, or one per process")
     try:
         with _seeded(seed), in_order(), collecting(clock) as generators:
-            value = trio.run(root, clock=clock)
+            value: T = trio.run(rooted, main, args, clock, generators, clock=clock)
     except Exception as exc:
         if clock.error is None or clock.error is exc:
             raise
@@ -79,13 +65,35 @@ def run_virtual(
     return value
 
 
+async def rooted(
+    main: Callable[..., Awaitable[T]], args: tuple[Any, ...], clock: VirtualClock, generators: Generators
+) -> T:
+    """What trio runs: `main(*args)`, ended by the clock's error if there is one."""
+    task: Any = trio.lowlevel.current_task()
+    task.name = getattr(main, "__qualname__", repr(main))
+    with trio.CancelScope() as scope:
+        clock._end = scope.cancel
+        clock._idle = lambda: _deadlocked(clock)
+        generators.watch()
+        try:
+            return await main(*args)
+        finally:
+            await generators.close()
+    assert clock.error is not None
+    raise clock.error
+
+
+def scheduler_seed(seed: int | str) -> bytes:
+    """What trio's randomness is seeded with."""
+    return hashlib.blake2b(f"{type(seed).__name__} {seed}".encode(), digest_size=32, person=_PERSON).digest()
+
+
 @contextmanager
 def _seeded(seed: int | str) -> Iterator[None]:
     """trio's scheduler orders each batch of tasks by this seed alone."""
-    raw = hashlib.blake2b(f"{type(seed).__name__} {seed}".encode(), digest_size=32, person=_PERSON).digest()
     was, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    _run._r.seed(raw)
+    _run._r.seed(scheduler_seed(seed))
     try:
         yield
     finally:
