@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -314,7 +314,7 @@ def _collecting_later() -> Iterator[None]:
 # --- the host -----------------------------------------------------------------------------------
 
 
-def _new_host(key: Key) -> Any:
+def _new_host(key: Key, transports: Sequence[Any] = ()) -> Any:
     """A host that speaks Noise and yamux only: the default lists also accept plaintext and mplex."""
     from libp2p import new_host
     from libp2p.crypto.ed25519 import create_new_key_pair
@@ -330,6 +330,7 @@ def _new_host(key: Key) -> Any:
         key_pair=pair,
         sec_opt={NOISE: Noise(pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_opt={YAMUX: Yamux},
+        transports=list(transports) or None,
         resource_manager=_admission(),
         connection_config=ConnectionConfig(
             max_connections=CONNECTIONS_MAX,
@@ -403,7 +404,7 @@ def _admission() -> Any:
     return Admission()
 
 
-def _listen_addresses(texts: Iterable[str]) -> list[Any]:
+def _listen_addresses(texts: Iterable[str], *, check: bool = True) -> list[Any]:
     """Read addresses, and check that their ports are free: libp2p shares a port in use silently (tcp.py)."""
     from multiaddr import Multiaddr
     from multiaddr.exceptions import Error as MultiaddrError
@@ -412,7 +413,7 @@ def _listen_addresses(texts: Iterable[str]) -> list[Any]:
         addresses = [Multiaddr(text) for text in texts]
     except (MultiaddrError, ValueError) as exc:
         raise InvalidInput(f"not an address to listen at: {exc}") from exc
-    for address in addresses:
+    for address in addresses if check else ():
         _check_free({part.name: address.value_for_protocol(part.name) for part in address.protocols()})
     return addresses
 
@@ -494,7 +495,9 @@ class _Libp2pStream:
 class Libp2pNetwork(LinkedNetwork):
     """A peer on real sockets; open it with `open_network`."""
 
-    def __init__(self, key: Key, context: Context, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, key: Key, context: Context, nursery: trio.Nursery, transports: Sequence[Any] = ()
+    ) -> None:
         from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
         from libp2p.peer.id import ID
         from libp2p.pubsub.gossipsub import GossipSub
@@ -502,7 +505,8 @@ class Libp2pNetwork(LinkedNetwork):
 
         super().__init__(key.peer_id, context, nursery)
         self._id = ID.from_base58
-        self._host = _new_host(key)
+        self._host = _new_host(key, transports)
+        self._check_ports = not transports
         self._host.set_stream_handler(CHANNEL_PROTOCOL, self._accept)
         self._swarm = self._host.get_network()
         self._gossip = GossipSub(
@@ -538,7 +542,7 @@ class Libp2pNetwork(LinkedNetwork):
 
         started = False
         try:
-            addresses = _listen_addresses(listen)
+            addresses = _listen_addresses(listen, check=self._check_ports)
             async with self._host.run(addresses):
                 async with (
                     background_trio_service(self._pubsub),
@@ -822,17 +826,22 @@ async def open_network(
     *,
     bootstrap: Iterable[str] = (),
     context: Context | None = None,
+    transports: Sequence[Any] = (),
 ) -> AsyncIterator[Libp2pNetwork]:
     """Join the network as the peer of `key`.
 
     Peers of `bootstrap` are dialled at once and again when they are lost; none of them needs to be up.
+    `transports` are libp2p's `ITransport`s to use instead of TCP sockets; a simulation has one of its own.
 
     Raises:
         InvalidInput: an address cannot be listened at, or is no address.
     """
-    await trio.to_thread.run_sync(install_fixes)
+    if transports:
+        install_fixes()  # virtual time would run on, or end, while a thread imports
+    else:
+        await trio.to_thread.run_sync(install_fixes)
     async with background() as nursery:
-        network = Libp2pNetwork(key, context or Context.system(), nursery)
+        network = Libp2pNetwork(key, context or Context.system(), nursery, transports)
         await nursery.start(network._run_host, tuple(listen))
         try:
             await network.bootstrap(bootstrap)

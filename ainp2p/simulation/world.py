@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import trio
 
@@ -49,6 +49,17 @@ CHECK_S = 1.0
 LAST_EVENTS = 20  # of the trace, shown with a violation
 
 
+def _wire_class(name: str) -> Any:
+    """The wire of this name; libp2p's is imported when it is wanted."""
+    if name == "libp2p":
+        from ainp2p.simulation.libp2p_world import Libp2pWire
+
+        return Libp2pWire
+    if name != "simulated":
+        raise InvalidInput(f'a world\'s wire is "simulated" or "libp2p", not {name!r}')
+    return Wire
+
+
 class World:
     """Everything that one run consists of; made by `run`, which also runs it.
 
@@ -73,15 +84,19 @@ class World:
         fsync_s: float = FSYNC_S,
         keep_events: int = 200,
         trace_every: int = 16,
+        wire: Literal["simulated", "libp2p"] = "simulated",
     ) -> None:
-        """`faults`: as for `inject`; `committee`: how many validators; `keep_events`, …: see `Trace`."""
+        """`faults`: as for `inject`; `committee`: how many validators; `keep_events`, …: see `Trace`.
+
+        With `wire` "libp2p" all agents talk through the real py-libp2p, in memory: for few of them.
+        """
         if committee < 1:
             raise InvalidInput("a world's committee has one validator or more; four survive one fault")
         self.seed, self.purse, self.fsync_s = seed, purse, fsync_s
         self.clock = clock or VirtualClock()
         self.draws = Draws(seed)
         self.trace = Trace(self.clock, self.draws, keep=keep_events, every=trace_every)
-        self.wire = Wire(self.clock, self.draws, self.trace, weather)
+        self.wire = _wire_class(wire)(self.clock, self.draws, self.trace, weather)
         self.committee = Committee()
         self.nodes: dict[str, Node] = {}
         self._size, self._parameters = committee, parameters
