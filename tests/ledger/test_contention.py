@@ -380,7 +380,7 @@ def test_mutant_that_commits_after_a_newview(monkeypatch: pytest.MonkeyPatch) ->
             self.promised = promised
 
     monkeypatch.setattr(Slot, "commit", careless)
-    assert "6: a COMMIT below" in caught()
+    assert "6: a COMMIT below" in caught(150)
 
 
 def locks_below_its_newview() -> bool:
