@@ -17,7 +17,7 @@ from ainp2p.agents.breaker import Limits
 from ainp2p.errors import InsufficientFunds, PolicyRefused
 
 PRICE, COST, WORTH = 10, 4, 30  # uain: of an answer; to its seller; to whoever needs it
-PURSE = 1_500
+PURSE = 1_000
 REPAIR_S = 30.0  # until somebody has looked at an agent that stopped, and has mended it
 NEVER = Limits(per_minute=None, errors=None, repeats=None)
 RULES = {

@@ -34,7 +34,7 @@ def work_of(margin: AdaptiveMargin) -> ainp2p.Skill:
 
 
 async def model(
-    world: sim.World, *, agents: int = 20, hours: float = 0.1, asked: int = 3, pause_s: float = 30.0
+    world: sim.World, *, agents: int = 20, hours: float = 0.1, asked: int = 3, pause_s: float = 60.0
 ) -> None:
     """A fifth of the agents sell; each buyer knows `asked` sellers, and wants something every `pause_s`."""
     sellers = max(asked, agents // 5)

@@ -14,7 +14,7 @@ SMALL: dict[str, Any] = {"agents": 6, "hours": 0.07}
 @pytest.mark.parametrize("seed", SEEDS)
 def test_without_rules_a_loop_spends_the_purse(seed: int) -> None:
     free = played("circuit_breaker", seed, rules="none", **SMALL)
-    assert number(free, "lost_worst") >= 1_000  # of 1,500
+    assert number(free, "lost_worst") >= 700  # of 1,000
     assert number(free, "dead") >= 1
 
 
