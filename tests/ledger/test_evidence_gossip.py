@@ -26,9 +26,10 @@ from .world import key_of
 
 async def sign_two(town: Town, at: tuple[int, ...]) -> None:
     """Alice signs two operations for her first slot, and shows both to these validators."""
+    both = first_spend(town, "alice", 1), first_spend(town, "alice", 2)
     async with town.network(key_of("alice")) as network:
         for index in at:
-            await submit(network, town, index, first_spend(town, "alice", 1), first_spend(town, "alice", 2))
+            await submit(network, town, index, *both)
 
 
 def known(town: Town) -> list[int]:

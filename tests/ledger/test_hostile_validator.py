@@ -10,7 +10,7 @@ import trio
 
 from ainp2p.errors import Error, InvalidOperation, NotYet
 from ainp2p.ledger.rules.accounts import Account
-from ainp2p.ledger.rules.operations import SignedOperation, operation_id
+from ainp2p.ledger.rules.operations import ParsedOperation
 from ainp2p.ledger.serving import answers
 from ainp2p.ledger.serving.messages import (
     FINAL,
@@ -196,15 +196,15 @@ async def pay_where_there_was_no_room() -> int:
 
 
 def refuse_for_a_while(validator: Validator, heard: set[bytes]) -> None:
-    handle = validator.handle_operation
+    handle = validator.handle_parsed
 
-    def busy(signed: SignedOperation, now: int, source: str = "") -> Effects:
-        heard.add(operation_id(signed.raw))
+    def busy(parsed: ParsedOperation, now: int, source: str, out: Effects) -> None:
+        heard.add(parsed.id)
         if trio.current_time() < 4:
             raise NotYet("busy", "too many operations of this source wait for others")
-        return handle(signed, now, source)
+        handle(parsed, now, source, out)
 
-    validator.handle_operation = busy  # type: ignore[method-assign]
+    validator.handle_parsed = busy  # type: ignore[method-assign]
 
 
 def test_validators_without_room_make_no_wallet_sign_twice() -> None:
