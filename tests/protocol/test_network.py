@@ -1,8 +1,9 @@
 """The contract of `Network`, on all implementations.
 
 For sockets, and beside them in memory, the clock is the real one; waits have generous limits and no test
-depends on speed. The simulated network runs in virtual time. What takes long (heartbeats, cuts, pauses) is
-tested in test_memory.py and tests/simulation/test_wire_faults.py, on clocks that jump.
+depends on speed. The simulated network, and libp2p in memory, run in virtual time. What takes long
+(heartbeats, cuts, pauses) is tested in test_memory.py, tests/simulation/test_wire_faults.py and
+test_libp2p_world.py, on clocks that jump.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.draws import Draws
 from ainp2p.simulation.ends import End
 from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.libp2p_world import Libp2pWire
 from ainp2p.simulation.network import SimNetwork
 from ainp2p.simulation.trace import Trace
 from ainp2p.simulation.wire import Wire
@@ -62,14 +64,18 @@ def opening_of(kind: str) -> Callable[[Key], AbstractAsyncContextManager[Any]]:
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, VirtualClock)
     draws = Draws(1)
-    wire = Wire(clock, draws, Trace(clock, draws))
+    wires: dict[str, type[Wire | Libp2pWire]] = {"simulation": Wire, "libp2p in memory": Libp2pWire}
+    wire = wires[kind](clock, draws, Trace(clock, draws))
     return lambda key: wire.open(key, Context.seeded(key.peer_id, clock.now_ms))
 
 
-SIMULATION = pytest.param("simulation", marks=pytest.mark.trio(run=in_virtual_time))
+SIMULATED = [
+    pytest.param(kind, marks=pytest.mark.trio(run=in_virtual_time))
+    for kind in ("simulation", "libp2p in memory")
+]
 
 
-@pytest.fixture(params=["memory", "libp2p", SIMULATION])
+@pytest.fixture(params=["memory", "libp2p", *SIMULATED])
 async def open_peer(request: Any) -> AsyncIterator[Opener]:
     """Opens the network of the n-th peer; all are closed at the end of the test."""
     opening, stop = opening_of(request.param), trio.Event()
