@@ -12,7 +12,6 @@ from typing import Protocol
 
 import trio
 
-from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Deal
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Leg
@@ -91,7 +90,6 @@ class Attempt:
         self._give_up_at: float | None = None  # set by a disconnect, cleared by a chunk
         self._said: list[Signed] = []  # after the negotiation
         self._bill: tuple[int, int] | None = None  # once it is closed
-        self._progress = trio.Event()
 
     @property
     def seller(self) -> str:
@@ -119,9 +117,7 @@ class Attempt:
         Raises:
             NetworkError, RemoteError: another seller may go on; `Refused` with its code if it said no.
         """
-        async with background() as nursery:
-            nursery.start_soon(self._tell_forever)
-            return await self._follow()
+        return await self._follow()
 
     async def cancel(self) -> None:
         """Ask the seller to finish, as soon as it has accepted.
@@ -140,7 +136,7 @@ class Attempt:
     def taken(self, chunk: Chunk) -> None:
         """The reader took a chunk, of this or an earlier part."""
         if self.deposit.taken(chunk.job, weight(chunk.units)):
-            self._progress.set()
+            self.deposit.tell_soon()  # how far the reader is
 
     async def close(self, failure: str, *, continued: bool) -> Leg:
         """Sign for what came, tell the seller if that goes quickly, and make out the bill."""
@@ -152,7 +148,7 @@ class Attempt:
         if self.deal.peer in self._network.peers():
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
                 await self._take_leave()
-        self.deposit.confirm_soon()
+        self.deposit.job_ended()
         return Leg(
             seller=self.deal.seller,
             name=self.deal.name,
@@ -283,16 +279,6 @@ class Attempt:
         message = open_market(signed)
         self._said.append(signed)
         return message
-
-    async def _tell_forever(self) -> None:
-        """Tell the seller how far the reader is."""
-        while True:
-            await self._progress.wait()
-            self._progress = trio.Event()
-            try:
-                await self.deposit.tell()
-            except Error:
-                continue  # the stream notices as well; whoever resumes tells everything again
 
 
 def refused(refusal: Refusal) -> Refused:

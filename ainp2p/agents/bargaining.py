@@ -86,6 +86,25 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
     problems: dict[bytes, Error] = {}
     now_ms = network.context.now_ms()
     calls = [negotiation.call(offer.agent, offer.key, now_ms) for offer in asked]  # who signs may refuse
+    for offer in asked:
+        network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
+    if len(asked) == 1:
+        await _ask(network, negotiation, asked[0], calls[0], problems)
+    else:
+        await _ask_all(network, negotiation, list(zip(asked, calls, strict=True)), problems)
+    bid = negotiation.best(network.context.now_ms())
+    if bid is None:
+        raise _nobody(negotiation, asked, problems)
+    chosen = next(offer for offer in asked if offer.key == bid.key)
+    return Deal(negotiation, bid, chosen.agent, chosen.name, chosen.peer, tuple(asked))
+
+
+async def _ask_all(
+    network: Network,
+    negotiation: Buyer,
+    calls: Sequence[tuple[Offer, Signed]],
+    problems: dict[bytes, Error],
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def ask(offer: Offer, call: Signed) -> None:
@@ -94,14 +113,8 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
                 deadline = nursery.cancel_scope.deadline
                 nursery.cancel_scope.deadline = min(deadline, trio.current_time() + GRACE_S)
 
-        for offer, call in zip(asked, calls, strict=True):
-            network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
+        for offer, call in calls:
             nursery.start_soon(ask, offer, call)
-    bid = negotiation.best(network.context.now_ms())
-    if bid is None:
-        raise _nobody(negotiation, asked, problems)
-    chosen = next(offer for offer in asked if offer.key == bid.key)
-    return Deal(negotiation, bid, chosen.agent, chosen.name, chosen.peer, tuple(asked))
 
 
 def _nobody(negotiation: Buyer, asked: Sequence[Offer], problems: dict[bytes, Error]) -> NoOffers:
@@ -119,10 +132,13 @@ def _nobody(negotiation: Buyer, asked: Sequence[Offer], problems: dict[bytes, Er
 
 async def decline_others(network: Network, deal: Deal) -> None:
     """After the award, or instead of one: free the slots of those whose proposals were not taken."""
+    declines = deal.negotiation.declines()
+    if not declines:
+        return
     peers = {offer.key: offer.peer for offer in deal.asked}
     alive = network.peers()
     with trio.move_on_after(DECLINE_TIMEOUT_S):  # a slot is free again when its proposal expires
-        for key, signed in deal.negotiation.declines():
+        for key, signed in declines:
             if peers[key] in alive:
                 try:
                     await network.send(peers[key], PROTOCOL, encode(signed))

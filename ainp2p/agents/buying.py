@@ -267,9 +267,11 @@ async def open_buyer(
     resume_s: float = RESUME_TIMEOUT_S,
 ) -> AsyncIterator[Buyer]:
     """Buy until the block ends; jobs under way then end, with what was delivered paid."""
-    async with background() as nursery:
-        yield Buyer(
+    async with background() as watching, background() as nursery:
+        buyer = Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
             on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
         )  # fmt: skip
+        watching.start_soon(buyer.deposits.watch_links)
+        yield buyer

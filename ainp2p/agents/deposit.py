@@ -10,6 +10,7 @@ to `receive`; what is next in the Lock's order reaches its job's reader. Receipt
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -26,6 +27,9 @@ from ainp2p.protocol.network import Network, PeerId
 
 CONFIRM_TIMEOUT_S = 60.0  # how long a seller that has gone is looked for, to be given its last receipt
 CONFIRM_PAUSE_S = 2.0
+CONFIRM_AFTER_S = (
+    30.0  # how long after a job its last receipt is confirmed; sooner where a connection is lost
+)
 LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
 
 OnReceipt = Callable[[Receipt, Lock], object]
@@ -57,7 +61,8 @@ class Deposit:
         self.lock, self.seller = lock, seller
         self._nursery, self._on_receipt = nursery, on_receipt
         self._confirmed: SignedReceipt | None = None  # the seller has said that it holds it
-        self._confirming = False
+        self._confirming = self._telling = False
+        self._hurry = trio.Event()  # the last receipt may be lost: do not wait to confirm it
         self.meter = BuyerMeter(lock.id, lock.deposit)
         self.spoilt = False  # chunks may be lost, or the seller cheated: no new job uses this Lock
         self._network, self._vault, self._context = network, vault, network.context
@@ -220,14 +225,27 @@ class Deposit:
         self._sent, self._untold = None, True
         await self._send()
 
-    def confirm_soon(self) -> None:
-        """At a job's end: see to it that the seller gets the last receipt; no stream tells its fate."""
+    def job_ended(self) -> None:
+        """See to it that the seller gets the last receipt; no stream tells its fate.
+
+        While the connection on which it was sent lasts, it has most likely arrived: there is time to confirm
+        those of several jobs at once.
+        """
         if not self._confirming and self.last_receipt != self._confirmed:
             self._confirming = True
             self._nursery.start_soon(self._confirm)
+        if self.seller not in self._network.peers():
+            self._hurry.set()
+
+    def link_changed(self) -> None:
+        """The connection to the seller was lost, or is another one: what went last may be lost with it."""
+        self._hurry.set()
 
     async def _confirm(self) -> None:
         try:
+            with trio.move_on_after(CONFIRM_AFTER_S):
+                await self._hurry.wait()
+            self._hurry = trio.Event()
             with trio.move_on_after(CONFIRM_TIMEOUT_S):
                 while (receipt := self.last_receipt) is not None and receipt != self._confirmed:
                     notice = encode(ReceiptNotice(self.lock.id, encode(receipt), ()))
@@ -241,6 +259,17 @@ class Deposit:
                     self._confirmed = receipt
         finally:
             self._confirming = False
+
+    def tell_soon(self) -> None:
+        """As `tell`, by a task of its own, if none is about to do it."""
+        if not self._telling:
+            self._telling = True
+            self._nursery.start_soon(self._tell)
+
+    async def _tell(self) -> None:
+        self._telling = False
+        with suppress(Error):  # the stream notices as well; whoever resumes tells everything again
+            await self._send()
 
     @property
     def last_signed(self) -> Position:

@@ -46,6 +46,7 @@ class Deposits:
         self._network, self._vault, self._wallet, self._nursery = network, vault, wallet, nursery
         self._network_id = network_id
         self._by_seller: dict[bytes, list[Deposit]] = {}
+        self._by_peer: dict[PeerId, list[Deposit]] = {}
         self._opening: dict[bytes, _Opening] = {}
 
     async def claim(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
@@ -73,6 +74,13 @@ class Deposits:
             if opening.failure is not None and opening.budget <= budget:
                 raise opening.failure
 
+    async def watch_links(self) -> None:
+        """See to it, until cancelled, that no last receipt is lost with its connection."""
+        async with self._network.watch_peers() as changes:
+            async for change in changes:
+                for deposit in self._by_peer.get(change.peer, ()):
+                    deposit.link_changed()
+
     def all(self) -> list[Deposit]:
         """Every Lock that is kept, used or not."""
         return [deposit for deposits in self._by_seller.values() for deposit in deposits]
@@ -90,6 +98,7 @@ class Deposits:
             await self._vault.use_lock(self._network_id, state.lock)
             deposit = Deposit(self._network, self._vault, state.lock, peer, self._nursery, self._on_receipt)
             self._by_seller.setdefault(seller, []).append(deposit)
+            self._by_peer.setdefault(peer, []).append(deposit)
         except Exception as exc:
             opening.failure = exc
         finally:
@@ -130,6 +139,7 @@ class Deposits:
         for seller, deposits in list(self._by_seller.items()):
             for deposit in [d for d in deposits if d.is_over and d.is_idle]:
                 deposits.remove(deposit)
+                self._by_peer[deposit.seller].remove(deposit)
                 self._vault.forget_lock(deposit.lock.id)
             if not deposits:
                 del self._by_seller[seller]

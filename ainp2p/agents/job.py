@@ -119,7 +119,7 @@ class Job:
     _text: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._into, self._from = trio.open_memory_channel[tuple[int, Chunk]](PIECES_MAX)
+        self._into, self._from = trio.open_memory_channel(PIECES_MAX)
 
     def __repr__(self) -> str:
         state = self.finish or ("failed" if self.ended.is_set() else "working")

@@ -50,7 +50,9 @@ class Sale:
         self.finished: Finished | None = None
         self.streams = 0
         self._run = run
-        self._into, self._from = trio.open_memory_channel[object](BUFFER_SIZE)
+        self._into: trio.MemorySendChannel[object]
+        self._from: trio.MemoryReceiveChannel[object]
+        self._into, self._from = trio.open_memory_channel(BUFFER_SIZE)
         self._held: list[object] = []  # taken from the buffer, not delivered yet
         self._failure: Exception | None = None
         self._producing, self._delivering = trio.CancelScope(), trio.CancelScope()
@@ -75,7 +77,8 @@ class Sale:
         finally:
             self._failure = failure
             self._into.close()
-            await self._close(yields)
+            if failure is not None:  # else it has ended by itself
+                await self._close(yields)
 
     async def _close(self, yields: AsyncGenerator[object, None]) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):

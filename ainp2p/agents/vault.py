@@ -298,12 +298,12 @@ class Vault:
     async def _flush_forever(self) -> None:
         while True:
             await self._dirty.wait()
+            await trio.sleep(FLUSH_S)  # what comes meanwhile is written with it
             self._dirty = trio.Event()
             try:
                 await self._written()
             except StorageError:
                 return  # remembered: every later call says so
-            await trio.sleep(FLUSH_S)
 
     def _end(self) -> None:
         """Settle what is open at what was signed, which is known exactly, and write it down."""

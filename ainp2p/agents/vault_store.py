@@ -52,6 +52,8 @@ class VaultStore:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
+        self._breaker: BreakerState | None = None  # as it was put last
+        self._oldest_minute = -1
 
     async def synced(self) -> None:
         """Return once all that was put before is durable."""
@@ -106,9 +108,15 @@ class VaultStore:
             put("INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", spent, replaces=("spent", *spent[:2]))
         for repeat in changed.repeats:
             put("INSERT OR REPLACE INTO repeats VALUES (?, ?, ?)", repeat, replaces=("repeat", repeat[0]))
-        put("DELETE FROM spent WHERE minute < ?", (changed.oldest_minute,), replaces="old")
-        put("DELETE FROM repeats WHERE times = 0", (), replaces="forgotten")
+        if changed.oldest_minute > self._oldest_minute:
+            self._oldest_minute = changed.oldest_minute
+            put("DELETE FROM spent WHERE minute < ?", (changed.oldest_minute,), replaces="old")
+        if any(not times for _, _, times in changed.repeats):
+            put("DELETE FROM repeats WHERE times = 0", (), replaces="forgotten")
         state = changed.breaker
+        if state == self._breaker:
+            return
+        self._breaker = state
         row = (state.tripped, state.minute, state.begun, state.outcomes)
         put("INSERT OR REPLACE INTO breaker VALUES (1, ?, ?, ?, ?)", row, replaces="breaker")
 

@@ -21,12 +21,15 @@ from ainp2p.protocol.storage import FILES, Storage
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
+UNWRITTEN_MAX = 256  # writes that nobody waits for, before they are written all the same
+
 
 class Disk:
     """One open database; `open_disk` makes it."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, instant: bool = False) -> None:
+        """`instant`: whoever waits for a commit does it, and what nobody waits for is written with it."""
+        self._database, self._instant = database, instant
         self._queue: dict[Hashable, tuple[str, Row]] = {}
         self._reads: list[_Read] = []
         self._put = 0  # writes handed over, and how many of them are durable
@@ -47,7 +50,8 @@ class Disk:
         if replaces is not None:
             self._queue.pop(replaces, None)
         self._queue[self._put if replaces is None else replaces] = (sql, params)
-        self._work.set()
+        if not self._instant or len(self._queue) >= UNWRITTEN_MAX:
+            self._work.set()
 
     async def synced(self) -> None:
         """Return once all that was put before is durable.
@@ -55,6 +59,12 @@ class Disk:
         Raises:
             StorageError: it never will be.
         """
+        if self._instant and self._synced < self._put:
+            self._check()
+            self._commit_now()
+            self._check()
+            await trio.lowlevel.checkpoint()
+            return
         wanted = self._put
         while self._synced < wanted:
             self._check()
@@ -86,6 +96,9 @@ class Disk:
         while True:
             await self._work.wait()
             self._work = trio.Event()
+            if self._instant:
+                self._commit_now()
+                continue
             with trio.CancelScope(shield=True):  # what was taken from the queue is finished
                 await self._commit(run)
             await trio.lowlevel.checkpoint()
@@ -101,6 +114,20 @@ class Disk:
                 self._failed = exc
         progress, self._progress = self._progress, trio.Event()
         progress.set()
+
+    def _commit_now(self) -> None:
+        """As `_commit`, without a checkpoint: nothing else can be written meanwhile."""
+        writes, reads = list(self._queue.values()), self._reads
+        self._queue, self._reads = {}, []
+        if self._failed is None:
+            try:
+                self._write(writes, reads)
+                self._synced = self._put
+            except StorageError as exc:
+                self._failed = exc
+        if reads:
+            progress, self._progress = self._progress, trio.Event()
+            progress.set()
 
     def _write(self, writes: Sequence[tuple[str, Row]], reads: Sequence[_Read]) -> None:
         if writes:
@@ -132,7 +159,7 @@ async def open_disk(
         StorageError: it cannot be opened, is damaged, or another process has it open.
     """
     database = open_database(path, storage)
-    disk = Disk(database)
+    disk = Disk(database, instant=storage.instant)
     caught: Exception | None = None
     try:
         _make_tables(database, schema)

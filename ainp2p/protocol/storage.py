@@ -44,6 +44,10 @@ class Storage(Protocol):
     async def run(self, job: Callable[[], T]) -> T:
         """Do disk work; waited for even when cancelled, so that no write is half known."""
 
+    @property
+    def instant(self) -> bool:
+        """Whether work takes no time and blocks nobody, so that it may be done where it is asked for."""
+
     def read(self, path: Path) -> bytes | None:
         """A small file; None if there is none.
 
@@ -86,6 +90,11 @@ class Files:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
         return connect_sqlite(str(path))
+
+    @property
+    def instant(self) -> bool:
+        """Whether the runner does the work in the event loop."""
+        return self.runner is run_inline
 
     async def run(self, job: Callable[[], T]) -> T:
         """Do disk work by the runner."""

@@ -72,6 +72,11 @@ class SimStorage:
         handle = self._open[path] = _Handle(inner, self._disk, lambda: self._open.pop(path, None))
         return handle
 
+    @property
+    def instant(self) -> bool:
+        """Whether an fsync takes no virtual time."""
+        return not self._disk.fsync_s
+
     async def run(self, job: Callable[[], T]) -> T:
         """Do disk work, after the time that it takes.
 

@@ -132,8 +132,7 @@ class Links:
         self.up[end.peer] = end
         if old is not None:
             old.close(Broken("connected anew"))
-        else:
-            self._tell(end.peer, connected=True)
+        self._tell(end.peer, connected=True)
         dial = self.dials.get(end.peer)
         if dial is not None:
             dial.over(None)  # also one of ours that the peer's has overtaken

@@ -224,6 +224,7 @@ async def test_without_a_faucet_an_agent_has_nothing_and_can_earn(
                 assert "got no purse" in caplog.text
                 assert (await alice.balance()).total == 0
                 await buy(bob, await bob.find("write"))
+                await trio.testing.wait_all_tasks_blocked()  # the last receipt is on its way
                 assert (await alice.balance()).total == 18
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents.deposit import Deposit
+from ainp2p.agents.deposit import CONFIRM_AFTER_S, Deposit
 from ainp2p.agents.skill import skill
 from ainp2p.errors import NoOffers
 from ainp2p.protocol.delivery import STEP
@@ -257,6 +257,7 @@ async def paid_and_held(market: Market) -> tuple[int, int]:
     """A short job while every one-way message is lost: what was signed, and what the seller holds of it."""
     async with market.agent("alice", [write], writer(10)) as alice, market.agent("bob") as bob:
         bought = await buy(bob, await bob.find("write"))
+        await trio.sleep(CONFIRM_AFTER_S + 1)
         await market.check_rest("bob")
         return bought.job.paid, alice.wallet.book.unsettled(bought.job.legs[0].lock)
 
@@ -272,6 +273,6 @@ async def test_the_last_receipt_arrives_though_notices_are_lost_and_a_mutant_tha
     monkeypatch.setattr(MemoryNetwork, "send", lost)
     async with found_market() as market:
         assert await paid_and_held(market) == (20, 20)
-    monkeypatch.setattr(Deposit, "confirm_soon", lambda self: None)
+    monkeypatch.setattr(Deposit, "job_ended", lambda self: None)
     async with found_market() as market:
         assert await paid_and_held(market) == (20, 0)

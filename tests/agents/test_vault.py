@@ -566,7 +566,7 @@ async def test_g3_a_cancelled_reservation_debits_nothing(tmp_path: Path) -> None
         if done:
             assert pay(vault, b"1", 60).cumulative == 60
 
-    assert await cancelled_at_every_step(lambda vault: vault.reserve(b"1", SELLER, 100), look, tmp_path) > 2
+    assert await cancelled_at_every_step(lambda vault: vault.reserve(b"1", SELLER, 100), look, tmp_path) > 1
 
 
 async def test_g3_cancelling_a_repeat_does_not_take_the_first_ones_money() -> None:
