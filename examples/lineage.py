@@ -17,7 +17,7 @@ from ainp2p.ledger.rules.receipts import Payer, SignedReceipt, read_receipt
 from ainp2p.ledger.rules.shares import Split
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Call
-from ainp2p.simulation.metrics import gini
+from ainp2p.simulation.metrics import gini, lifetime
 
 PROTOCOL = "/lineage-example/1"
 PRICE, COST, WORTH = (
@@ -69,13 +69,9 @@ async def model(
         tuner = world.node(name).agent
         upstream: Split = [(world.node(above).agent.id, 1) for above in ("data", "base")]
         shares: list[tuple[bytes | Split, int]] = [(tuner.id, 100 - split), (upstream, split)]
-        lock = await agent.wallet.open_lock(
-            [share for share in shares if share[1]],
-            closer=world.node(name).key.public,
-            deposit=DEPOSIT,
-            step=PRICE,
-            life_ms=3_600_000,
-        )
+        paid = [share for share in shares if share[1]]
+        closer = world.node(name).key.public
+        lock = await agent.wallet.open_lock(paid, closer, DEPOSIT, step=PRICE, life_ms=3_600_000)
         payer = Payer(agent.genesis.network_id, lock.lock, me.key)
         agent.network.add_addresses(tuner.peer_id, tuner.addresses)
         while payer.left >= PRICE:
@@ -101,6 +97,9 @@ async def model(
     await world.run_for(3600 * hours)
     world.measure("makers_left", len(makers) - len(ended))
     world.measure("worth", worth())
+    lived_s = lifetime((ended.get(name, world.now), name in ended) for name in makers)
+    if lived_s is not None:
+        world.measure("makers_lived_s", lived_s)
     world.measure("gini_makers", gini(income.values()) or 0.0)
 
 

@@ -81,17 +81,10 @@ async def model(
                     await job.ended.wait()
 
     for i in range(sellers):
-        regulars = Regulars(
-            strangers=max(1, slots // 4) if remember else 1_000_000, every_s=10.0, now=lambda: world.now
-        )
-        world.spawn(
-            f"seller-{i}",
-            skills=[work_of(regulars)],
-            slots=slots,
-            role="seller",
-            balance=1_000,
-            strategies=Strategies(pricing=regulars.bidding),
-        )
+        strangers = max(1, slots // 4) if remember else 1_000_000  # of them in ten seconds
+        regulars = Regulars(strangers, every_s=10.0, now=lambda: world.now)
+        strategies, skills = Strategies(pricing=regulars.bidding), [work_of(regulars)]
+        world.spawn(f"seller-{i}", skills=skills, slots=slots, role="seller", strategies=strategies)
     buyers = agents - sellers
     for i in range(buyers):
         late_s = QUIET_S + (end_s - QUIET_S) / 2 if i % 4 == 3 else 0.0
