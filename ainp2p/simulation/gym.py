@@ -200,10 +200,9 @@ class MarketEnv(ParallelEnv[str, Vector, Vector]):  # type: ignore[misc]  # Pett
         knobs = {name: self._knobs(name, actions) for name in self.agents}  # refuse before anything is turned
         for name, values in knobs.items():
             self._turn(name, values)
-        run.go()
+        periods: dict[str, Period] = run.go()
         self._step += 1
         took_part, traders, late = self.agents, market.traders, self._step >= self.steps
-        periods = {name: traders[name].close_books() for name in took_part}
         self._seen = {name: self._observe(name, periods[name]) for name in took_part}
         rewards = {name: float(periods[name].gain) for name in took_part}
         terminations = {name: traders[name].broke.is_set() for name in took_part}

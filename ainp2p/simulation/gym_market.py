@@ -245,7 +245,7 @@ class Market:
         return {**self.sellers, **self.buyers}
 
     async def play(self, world: World, turn: Turn, step_s: float) -> None:
-        """Open everybody, then hand over after every `step_s` of virtual time, and first before them."""
+        """Open everybody; hand over {}, and after every `step_s` of virtual time each learner's `Period`."""
         for name, seller in self.sellers.items():
             self._open_seller(world, name, seller)
         for i, scripted in enumerate(self._scripted):
@@ -260,12 +260,15 @@ class Market:
         for seller in self.sellers.values():
             assert seller.node is not None
             self._by_agent[seller.node.agent.id] = seller
+        periods: dict[str, Period] = {}
         with suppress(Ended):
             while True:
-                await turn(world.now)
+                await turn(periods)
                 await world.run_for(step_s)
                 for seller in self.sellers.values():
                     seller.book(-self.rules.rent)
+                taking_part = {name: each for name, each in self.traders.items() if not each.broke.is_set()}
+                periods = {name: trader.close_books() for name, trader in taking_part.items()}
                 for customer in customers:
                     customer.close_books()
 

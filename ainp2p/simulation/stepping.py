@@ -11,12 +11,13 @@ in one thread or in several, and the code between two steps may read clocks and 
 likes. Dropped unfinished, a run is ended at the next step of another one, or at the end of the process. A
 forked child cannot go on with its parent's runs.
 
-The schedule is that of `kernel.run_virtual`. Only async generators that nobody refers to any more end at
-another time: at the end of a step, since Python's collector is on and would else decide.
+The schedule is that of `kernel.run_virtual`, but for async generators that are left lying in cycles: Python's
+collector is on and must not decide when they end, so they end with the run.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ from typing import Any, Generic, TypeVar
 import outcome
 import trio
 from trio._core import _run
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol import identity
@@ -119,7 +121,7 @@ class _Course:
     ) -> None:
         self.outcome: Any = None
         self._main, self._clock, self._pid = main, clock, os.getpid()
-        self._generators = _Held()
+        self._generators = _Kept()
         with signatures(signed, secret=secret):
             self._process = _Process({}, None, random.Random(seed), (identity._sign, identity._open), None)
         self._loop: Generator[float, Any, None] | None = None
@@ -143,13 +145,12 @@ class _Course:
     @trio.lowlevel.enable_ki_protection  # ^C ends the run as it ends `trio.run`: at a checkpoint
     def go(self, answer: Any) -> Any:
         """One step; the caller holds the lock."""
-        with self._process.swapped(), in_order():
+        with self._process.swapped(), in_order(), self._generators.watched():
             if self._loop is None:
                 self._begin()
             self._said, self._answer = _NOTHING, answer
             while self.outcome is None and (self._said is _NOTHING or self._clock.error is not None):
                 self._tick()
-            self._generators.let_go()
         return None if self._said is _NOTHING else self._said
 
     def end(self) -> None:
@@ -211,28 +212,44 @@ class _Course:
         return answer
 
 
-class _Held(Generators):
-    """The async generators of a run, held so that no collection ends one at a moment of its own."""
+class _Kept(Generators):
+    """The async generators of a run; those that a collection finds are kept until its end.
+
+    A generator that nobody refers to any more ends at once, as in `trio.run`. Cycles are found at
+    moments that depend on what else the process does, so what lies in them must not end before the run does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._held: dict[int, Any] = {}
+        self._found_late: list[Any] = []
+        self._collecting: int | None = 0  # by which thread; None: by none. 0: between two steps
 
-    def _begin(self, generator: AsyncGenerator[Any, Any]) -> None:
-        super()._begin(generator)
-        self._held[self._begun] = generator
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Know inside the block when Python collects."""
 
-    def let_go(self) -> None:
-        """Those that have ended, and those that only we refer to: these end now, oldest first."""
-        for number in list(self._held):
-            generator = self._held[number]
-            # Referred to by the table, by the line above, and by the call that counts.
-            if generator.ag_frame is None or sys.getrefcount(generator) <= 3:
-                del self._held[number]
+        def tell(phase: str, _: object) -> None:
+            self._collecting = threading.get_ident() if phase == "start" else None
+
+        self._collecting = None
+        gc.callbacks.append(tell)
+        try:
+            yield
+        finally:
+            gc.callbacks.remove(tell)
+            self._collecting = 0
+
+    def _abandoned(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._collecting in (0, threading.get_ident()):
+            self._found_late.append(generator)
+        else:
+            self._end(generator)
 
     async def close(self) -> None:
+        asyncgens: Any = GLOBAL_RUN_CONTEXT.runner.asyncgens
+        asyncgens.alive.update(self._found_late)  # a collection takes weak references away
         await super().close()
-        self._held.clear()
+        self._found_late.clear()
 
 
 class _Process:
@@ -255,7 +272,7 @@ class _Process:
             yield
         finally:
             self._context, self._hooks = dict(trios.__dict__), sys.get_asyncgen_hooks()
-            self._sigint = _sigint()
+            self._sigint = _sigint() or self._sigint
             _run._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # type: ignore[misc]
             outside._put()
 
@@ -266,7 +283,7 @@ class _Process:
             sys.set_asyncgen_hooks(*self._hooks)
         _run._r = self._rng
         identity._sign, identity._open = self._signing
-        if self._sigint is not None and self._sigint is not _sigint():
+        if self._sigint is not None and _sigint() not in (None, self._sigint):
             signal.signal(signal.SIGINT, self._sigint)
 
 

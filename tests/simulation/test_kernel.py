@@ -30,11 +30,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # generators
 VERSION = importlib.metadata.version("trio")
 
 # What the simulation uses of trio's inside, and what for. Where a name is gone: find in trio/_core/_run.py
-# what has taken its place, use that in ainp2p/simulation/{kernel,clock,garbage}.py, and change this table.
+# what has taken its place, use that in ainp2p/simulation/{kernel,clock,garbage,stepping}.py, and change
+# this table.
 PRIVATE = {
     "_ALLOW_DETERMINISTIC_SCHEDULING": "kernel._seeded sets it: a batch of tasks is sorted, then shuffled",
     "_r": "kernel._seeded seeds it: what shuffles the batch",
-    "in_trio_run": "kernel.run_virtual refuses to start inside a run",
+    "in_trio_run": "kernel.run_virtual and stepping refuse to start inside a run",
+    "setup_runner": "stepping begins a run as trio.run does",
+    "unrolled_run": "stepping drives this generator as trio.run does",
+    "sniffio_library": "stepping names the library while a run is stepped",
+    "Runner.io_manager": "stepping asks it for events as trio.run does",
+    "Runner.main_task_outcome": "stepping: how a run ended",
     "GLOBAL_RUN_CONTEXT": "clock.start_clock takes the runner from it",
     "Runner.runq": "clock: whether a callback has woken a task",
     "Runner.deadlines": "clock: the next cancel scope's deadline",
