@@ -20,7 +20,7 @@ export CFLAGS += -I$(shell brew --prefix 2>/dev/null)/include
 export LDFLAGS += -L$(shell brew --prefix 2>/dev/null)/lib
 endif
 
-.PHONY: help install models swarm test format bench chaos adversary clean FORCE
+.PHONY: help install models swarm test format bench chaos adversary faults clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' Makefile | expand -t 10
@@ -54,6 +54,9 @@ chaos: install models  ## kill a process of a swarm at a random moment, RUNS tim
 
 adversary: install  ## attack the ledger's committees, SEEDS times
 	$(BIN)/python -m tests.adversary --seeds $(SEEDS) $(ARGS)
+
+faults: install  ## a simulated town in SEEDS storms: every fault, and what must hold
+	$(BIN)/pytest -n 2 -q -p no:cacheprovider tests/simulation/test_storm.py --sim-seeds $(SEEDS) $(ARGS)
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis swarm-report
