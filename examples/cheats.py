@@ -8,6 +8,7 @@ of three, never again one whom they caught, and sellers that find no work leave.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 from operator import eq
@@ -42,7 +43,7 @@ async def model(
     sellers = agents // 2
     false = round(cheats * sellers)
     sold = dict[str, float]()  # when each seller last did
-    late = {"cheat": 0, "seller": 0}  # uain, in the last quarter
+    lately = Counter[str]()  # role → uain paid to it, in this quarter of the run
     known = set[bytes]()
 
     def square_of(name: str, error: int) -> ainp2p.Skill:
@@ -75,8 +76,7 @@ async def model(
             spot.examine(job.legs[-1].seller, partial(eq, answer, number * number))
             cost = 0 if world.node(job.seller).role == "cheat" else COST
             world.measure("surplus", WORTH * good - cost - CHECK * (spot.checked - checked))
-            if world.now > 0.75 * 3600 * hours:
-                late[world.node(job.seller).role] += job.paid
+            lately[world.node(job.seller).role] += job.paid
 
     for i in range(sellers):
         role, name = ("cheat" if i < false else "seller"), f"seller-{i}"
@@ -91,16 +91,17 @@ async def model(
         )
     for i in range(agents - sellers):
         world.spawn(f"buyer-{i}", main=shop, role="buyer", balance=50_000)
-    world.every(60, lambda: _count(world))
+    world.every(900 * hours, _tell, world, lately)
     await world.run_for(3600 * hours)
-    _count(world)
-    if sum(late.values()):
-        world.measure("cheats_share_late", late["cheat"] / sum(late.values()))
+    _tell(world, lately)
 
 
-def _count(world: sim.World) -> None:
+def _tell(world: sim.World, lately: Counter[str]) -> None:
     for role, name in (("cheat", "cheats_left"), ("seller", "honest_left")):
         world.measure(name, sum(node.alive for node in world.nodes.values() if node.role == role))
+    if lately.total():
+        world.measure("cheats_share_lately", lately["cheat"] / lately.total())
+    lately.clear()
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
         numbers = result.summary()
         print(
             f"{checks:7.0%}  {warn!s:6}  {numbers['cheats_share']:13.0%}"
-            f"  {numbers['cheats_share_late']:10.0%}  {numbers['cheats_left']:11.0f}"
+            f"  {numbers['cheats_share_lately']:10.0%}  {numbers['cheats_left']:11.0f}"
             f"  {numbers['honest_left']:11.0f}  {numbers['welfare']:7.0%}"
         )
 

@@ -21,7 +21,9 @@ def test_without_checks_cheats_sell_most(seed: int) -> None:
 def test_with_spot_checks_their_share_falls(seed: int) -> None:
     blind, watched = (played("cheats", seed, checks=checks, **SMALL) for checks in (0.0, 0.3))
     assert number(watched, "cheats_share") <= 0.35
-    assert number(watched, "cheats_share_late") <= 0.1
+    assert number(watched, "cheats_share_lately") <= 0.1
+    shares = [row["value"] for row in watched.metrics.dicts() if row["name"] == "cheats_share_lately"]
+    assert len(shares) == 4  # one for each quarter
     assert number(watched, "welfare") >= number(blind, "welfare") + 0.2
 
 
