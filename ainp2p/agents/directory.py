@@ -97,6 +97,7 @@ class Directory:
         self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
         self._strangers: dict[PeerId, float] = {}  # when a neighbour last refused to compare
         self._sync_s = SYNC_S
+        self._news = 0  # cards that said something new
         self._announced = trio.Event()  # a new card of one's own
         self._changed = trio.Event()
         self._push_in, self._push_out = trio.open_memory_channel[tuple[Held, PeerId | None]](PUSH_QUEUE_MAX)
@@ -157,12 +158,12 @@ class Directory:
         """Tell others of our card; of one without skills only who asks. `again`: it says nothing new."""
         if not held.card.skills:
             return
-        if not again:
-            self._enqueue(held, None)
-        elif self._table.is_crowded(held.card):
+        if again and self._table.is_crowded(held.card):
             return  # it is one of many: those who deal with us ask for it when they need it
         with suppress(NetworkError):  # pushes and comparing tables do it as well
             await self._network.publish(self._topic, encode(held.signed))
+        if not again:  # after it, so that only where the topic failed there is somebody left to be told
+            self._enqueue(held, None)
 
     # --- others -----------------------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class Directory:
             answer = await self._network.request(
                 peer, PROTOCOL, encode(CardWanted()), timeout_s=PROBE_TIMEOUT_S
             )
-            self._take(decode_card_wire(answer), peer)
+            self._take(decode_card_wire(answer), None)
         except Error:  # not alive, or not one of us
             if len(self._silent) >= CARDS_MAX:
                 self._silent.clear()
@@ -299,7 +300,11 @@ class Directory:
     # --- gossip -----------------------------------------------------------------------------------
 
     def _take(self, message: object, source: PeerId | None) -> int:
-        """Add cards; what is new is passed on. Bad ones are dropped: whoever relays may be honest."""
+        """Add cards; returns how many were added, and passes on what is news if it was pushed by `source`.
+
+        What came by the topic is relayed there, and what was asked for is known to those who were asked. Bad
+        ones are dropped: whoever relays may be honest.
+        """
         if not isinstance(message, CardPush):
             raise Malformed("expected cards")
         now, new = self._network.context.now_ms(), 0
@@ -310,7 +315,8 @@ class Directory:
                 continue
             if held is not None:
                 new += 1
-                if held.is_news:
+                self._news += held.is_news
+                if held.is_news and source is not None:
                     self._enqueue(held, source)
         if new:
             self._stir()
@@ -367,7 +373,7 @@ class Directory:
         async with self._network.subscribe(self._topic) as messages:
             async for published in messages:
                 try:
-                    self._take(CardPush((decode(published.data, Signed),)), published.sender)
+                    self._take(CardPush((decode(published.data, Signed),)), None)
                 except RemoteError:
                     continue
 
@@ -396,24 +402,22 @@ class Directory:
         return self._strangers.get(peer, -math.inf) > trio.current_time() - STRANGER_S
 
     async def _sync(self, peer: PeerId) -> bool:
-        """Fetch what a neighbour knows and we do not; whether there was anything."""
-        learned = False
+        """Fetch what a neighbour knows and we do not; whether anything came that is news."""
+        before = self._news
         async with self._syncs:
             for _ in range(SYNC_ROUNDS_MAX):
                 self._table.expire(self._network.context.now_ms())
                 try:
                     body = encode(CardsHeld(self._table.held()))
                     answer = decode_card_wire(await self._network.request(peer, PROTOCOL, body))
-                    if not self._take(answer, peer):
-                        return learned
-                    learned = True
-                    if not (isinstance(answer, CardPush) and answer.more):
-                        return learned
+                    added = self._take(answer, None)
+                    if not (added and isinstance(answer, CardPush) and answer.more):
+                        break
                 except Error as exc:  # gone: there are others
                     if isinstance(exc, Refused) and exc.code == "no-such-protocol":
                         self._avoid(peer)
-                    return learned
-        return learned
+                    break
+        return self._news > before
 
     async def _renew_forever(self) -> None:
         while True:
