@@ -21,10 +21,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from gymnasium.spaces import Box
-from numpy.typing import NDArray
-from pettingzoo import ParallelEnv
+try:
+    import numpy as np
+    from gymnasium.spaces import Box
+    from numpy.typing import NDArray
+    from pettingzoo import ParallelEnv
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(f"{exc.name} is missing: pip install 'ainp2p[gym]'", name=exc.name) from exc
 
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.gym_market import ASKS_MAX, Buyer, Market, Period, Rules, Scripted, Seller

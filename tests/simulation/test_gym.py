@@ -346,6 +346,14 @@ def test_an_action_outside_its_space_is_taken_to_its_edge() -> None:
     )
 
 
+def test_without_the_extra_the_remedy_is_named() -> None:
+    code = "import sys; sys.modules['pettingzoo'] = None; import ainp2p.simulation.gym"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "pettingzoo is missing: pip install 'ainp2p[gym]'" in told.stderr
+
+
 def test_a_step_before_reset_and_after_the_end_is_refused() -> None:
     env = MarketEnv(**SMALL)
     with pytest.raises(InvalidInput, match=r"call reset\(\) first"):
