@@ -8,9 +8,11 @@ libp2p's code stays as it is; names that its modules have bound are replaced, an
     hash() of ids and tasks   a number that every process agrees on, so that sets have one order
     has_public_ipv6           False, whatever this machine has
 
-Not replaced: the ephemeral keys of Noise, which OpenSSL draws. So the bytes on the wire differ from run to
-run, while times, order and lengths repeat. A thread or a socket that libp2p would need beyond that ends the
-world with `Ambient`, which names the line.
+Not replaced: the ephemeral keys of Noise, which OpenSSL draws; so the bytes on the wire differ from run to
+run, while times, order and lengths repeat. Nor an `import time` inside a function: none of those is on our
+adapter's ways (pubsub's ids of gossipsub 1.4, the health monitor, QUIC). All hosts share the world's clock:
+a node's own skew is its agent's, not its libp2p's. A thread or a socket that libp2p would need ends the world
+with `Ambient`, which names the line.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Nobody below libp2p notices that a peer has fallen silent: that is left to those
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ PORT = 4001
 FIRST_OWN_PORT = 32_768  # of those that a dialling host takes for itself
 WINDOW_SIZE = 256 * 1024  # bytes sent and not read; beyond it a writer waits, as at a kernel's buffers
 CONNECT_TIMEOUT_S = 127.0  # Linux gives a connection up after six repetitions of its SYN
+
+log = logging.getLogger(__name__)
 
 DATA, FIN, RESET = "bytes", "fin", "reset"
 
@@ -254,7 +257,7 @@ async def serve(machine: Machine, end: End) -> None:
         if handler is not None:
             await handler(end)
     except Exception as exc:  # libp2p's TCP listener drops it, too
-        machine.wire.failed.append(repr(exc))
+        log.debug("a connection that came in has failed: %r", exc)
     finally:
         with trio.CancelScope(shield=True):
             await end.close()

@@ -47,7 +47,6 @@ class Libp2pWire:
     Attributes:
         observers: each is told of every arrival; they must not send.
         machines: the life of each host that is on the wire.
-        failed: what libp2p's connection handlers died of.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Libp2pWire:
         self.weather = weather
         self.observers: list[Callable[[Message], None]] = []
         self.machines: dict[PeerId, Machine] = {}
-        self.failed: list[str] = []
         self._crashed: set[PeerId] = set()  # machines that answer nothing
         self._numbers: dict[PeerId, int] = {}
         self._peers: dict[str, PeerId] = {}  # by IP address
@@ -145,6 +143,8 @@ class Libp2pWire:
             await self._changes()
             await self._pass(us, peer)
             target = self.machines.get(peer)
+        if not source.alive:
+            raise OpenConnectionError("this machine has crashed")
         listens = target is not None and target.handler is not None and port == PORT
         if target is None or not listens:
             await self._pass(peer, us)
@@ -160,8 +160,6 @@ class Libp2pWire:
             ours.send(RESET)
             ours.end(RESET)
             raise
-        if not source.alive:
-            raise OpenConnectionError("this machine has crashed")
         return ours
 
     async def _pass(self, source: PeerId, target: PeerId) -> None:

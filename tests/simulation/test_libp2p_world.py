@@ -19,11 +19,12 @@ import pytest
 import trio
 
 from ainp2p.errors import Closed, InvalidInput, NetworkError
+from ainp2p.protocol import channel
 from ainp2p.protocol.channel import DEAD_AFTER_S, HEARTBEAT_S
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.libp2p import Libp2pNetwork, _new_host, open_network
 from ainp2p.protocol.network import Call
-from ainp2p.simulation import Ambient, VirtualClock, Weather, World, run, run_virtual
+from ainp2p.simulation import Ambient, VirtualClock, Weather, World, libp2p_transport, run, run_virtual
 from ainp2p.simulation import libp2p_ambient as ambient
 from ainp2p.simulation.clock import EPOCH_MS
 from ainp2p.simulation.draws import Draws
@@ -199,33 +200,34 @@ async def look_at_clocks(town: Town) -> None:
     await town.settle(2)
     await trio.sleep(70)
     demand_that_all_clocks_are_the_world_s()
-    assert gossipsub.time.time() == pytest.approx(EPOCH_MS / 1000 + town.clock.now)
-    assert gossipsub.time.monotonic_ns() == pytest.approx(town.clock.now * 1e9)
+    assert gossipsub.time.time() == pytest.approx(EPOCH_MS / 1000 + town.clock.now, rel=0, abs=1e-3)
+    assert gossipsub.time.monotonic_ns() == pytest.approx(town.clock.now * 1e9, rel=0, abs=1)
     moment = common.datetime.now(UTC)
-    assert moment.timestamp() == pytest.approx(EPOCH_MS / 1000 + town.clock.now)
+    assert moment.timestamp() == pytest.approx(EPOCH_MS / 1000 + town.clock.now, rel=0, abs=1e-3)
     assert isinstance(moment, common.datetime)
 
 
 def test_all_modules_of_libp2p_read_the_world_s_clock_and_dice_and_the_real_ones_afterwards() -> None:
     from libp2p.peer.id import ID
 
+    town = Town()
     before = [modules_that_read(source) for source in (time, datetime, random, secrets)]
     others = (ID.__hash__, threading.Thread.start, trio.to_thread.run_sync, socket.socket.__init__)
-    assert len(before[0]) >= 25  # of the 49 that libp2p has; what is not imported reads nothing
-    Town().run(look_at_clocks)
+    assert len(before[0]) >= 49
+    town.run(look_at_clocks)
     assert [modules_that_read(source) for source in (time, datetime, random, secrets)] == before
     assert others == (ID.__hash__, threading.Thread.start, trio.to_thread.run_sync, socket.socket.__init__)
 
 
 def test_what_is_replaced_is_put_back_after_a_run_that_failed() -> None:
-    before = modules_that_read(time)
+    town, before = Town(), modules_that_read(time)
 
     async def fail(town: Town) -> None:
         await town.add(0)
         raise ZeroDivisionError("mine")
 
     with pytest.raises(BaseExceptionGroup):
-        Town().run(fail)
+        town.run(fail)
     assert modules_that_read(time) == before
 
 
@@ -261,23 +263,45 @@ def test_messages_seen_are_forgotten_in_virtual_time_and_without_a_thread() -> N
 # --- what only the real protocol shows --------------------------------------------------------------------
 
 
-def test_a_gossip_mesh_that_was_partitioned_meets_again_after_healing() -> None:
+async def partitioned_and_healed(town: Town) -> None:
+    await town.settle(6)
+    await town.networks[3].publish(TOPIC, b"before")
+    await trio.sleep(3)
+    assert town.who_heard(b"before") == {0, 1, 2, 4, 5}
+    one_side, other_side = ([town.peer(n) for n in side] for side in ((0, 1, 2), (3, 4, 5)))
+    town.wire.partition(one_side, other_side)
+    await trio.sleep(60)
+    await town.networks[0].publish(TOPIC, b"during")
+    await trio.sleep(10)
+    assert town.who_heard(b"during") == {1, 2}
+    town.wire.heal()
+    await trio.sleep(REDIALLED_S)
+    await town.networks[3].publish(TOPIC, b"after")
+    await trio.sleep(3)
+    assert town.who_heard(b"after") == {0, 1, 2, 4, 5}
+
+
+def test_c1_a_gossip_mesh_that_was_partitioned_meets_again_after_healing() -> None:
+    Town().run(partitioned_and_healed)
+
+
+def test_c1_a_mutant_whose_cuts_let_bytes_through_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(End, "arrive", End._hear)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Town().run(partitioned_and_healed)
+    assert caught.group_contains(AssertionError)
+
+
+def test_twenty_hosts_all_hear_what_one_of_them_publishes() -> None:
     async def main(town: Town) -> None:
-        await town.settle(6)
-        await town.networks[3].publish(TOPIC, b"before")
-        await trio.sleep(3)
-        assert town.who_heard(b"before") == {0, 1, 2, 4, 5}
-        sides = [[town.peer(n) for n in side] for side in ((0, 1, 2), (3, 4, 5))]
-        town.wire.partition(*sides)
-        await trio.sleep(60)
-        await town.networks[0].publish(TOPIC, b"during")
+        hosts = [await town.add(n) for n in range(20)]
+        for n, host in enumerate(hosts):
+            for other in (n + 1, n + 3):
+                await host.connect(hosts[other % 20].addresses[0])
         await trio.sleep(10)
-        assert town.who_heard(b"during") == {1, 2}
-        town.wire.heal()
-        await trio.sleep(REDIALLED_S)
-        await town.networks[3].publish(TOPIC, b"after")
+        await town.networks[7].publish(TOPIC, b"news")
         await trio.sleep(3)
-        assert town.who_heard(b"after") == {0, 1, 2, 4, 5}
+        assert town.who_heard(b"news") == set(range(20)) - {7}
 
     Town().run(main)
 
@@ -317,14 +341,22 @@ def test_a_request_after_a_reset_dials_at_once() -> None:
     Town().run(main)
 
 
-def test_a_machine_that_falls_silent_is_noticed_by_our_heartbeat() -> None:
-    async def main(town: Town) -> None:
-        await town.settle(2)
-        town.wire.kill(town.peer(1))
-        took_s = await until(lambda: town.networks[0].peers() == (), 3 * DEAD_AFTER_S)
-        assert DEAD_AFTER_S - HEARTBEAT_S <= took_s <= DEAD_AFTER_S + 2 * HEARTBEAT_S
+async def falling_silent(town: Town) -> None:
+    await town.settle(2)
+    town.wire.kill(town.peer(1))
+    took_s = await until(lambda: town.networks[0].peers() == (), 3 * DEAD_AFTER_S)
+    assert DEAD_AFTER_S - HEARTBEAT_S <= took_s <= DEAD_AFTER_S + 2 * HEARTBEAT_S
 
-    Town().run(main)
+
+def test_a_machine_that_falls_silent_is_noticed_by_our_heartbeat() -> None:
+    Town().run(falling_silent)
+
+
+def test_a_mutant_whose_heartbeat_gives_nobody_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "DEAD_AFTER_S", 1e6)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Town().run(falling_silent)
+    assert caught.group_contains(trio.TooSlowError)
 
 
 def test_a_process_that_dies_is_noticed_by_its_reset_at_once() -> None:
@@ -358,20 +390,30 @@ def test_libp2p_alone_never_notices_a_peer_whose_cable_was_pulled() -> None:
     Town().run(main)
 
 
-def test_a_half_open_connection_is_replaced_after_the_peer_s_machine_has_restarted() -> None:
-    async def main(town: Town) -> None:
-        await town.settle(2)
-        town.wire.kill(town.peer(0))  # the bootstrap peer; nobody hears of it
-        await trio.sleep(1)
-        assert town.networks[1].peers() == (town.peer(0),)  # half open
-        await trio.sleep(5)
-        await town.add(0)
-        lost_s = await until(lambda: town.networks[1].peers() == (), DEAD_AFTER_S)
-        assert lost_s <= HEARTBEAT_S + 1  # its next heartbeat is answered by a reset
-        await until(lambda: town.networks[1].peers() == (town.peer(0),), REDIALLED_S)
-        assert await town.networks[1].request(town.peer(0), ECHO, b"new life") == b"new life"
+async def half_open(town: Town) -> None:
+    await town.settle(2)
+    town.wire.kill(town.peer(0))  # the bootstrap peer; nobody hears of it
+    await trio.sleep(1)
+    assert town.networks[1].peers() == (town.peer(0),)
+    await trio.sleep(2)
+    await town.add(0)
+    lost_s = await until(lambda: town.networks[1].peers() == (), DEAD_AFTER_S)
+    assert lost_s <= HEARTBEAT_S + 1  # its next heartbeat is answered by a reset
+    await until(lambda: town.networks[1].peers() == (town.peer(0),), REDIALLED_S)
+    assert await town.networks[1].request(town.peer(0), ECHO, b"new life") == b"new life"
 
-    Town().run(main)
+
+def test_a_half_open_connection_is_replaced_after_the_peer_s_machine_has_restarted() -> None:
+    Town().run(half_open)
+
+
+def test_a_mutant_whose_machines_answer_unknown_connections_by_silence_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Libp2pWire, "answers", lambda *_: False)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Town().run(half_open)
+    assert caught.group_contains(AssertionError)
 
 
 def test_a_one_way_cut_ends_the_link_at_the_end_that_hears_nothing_and_so_at_both() -> None:
@@ -427,31 +469,63 @@ def joined(town: Town) -> tuple[End, End]:
     return ends[0], ends[1]
 
 
-def test_bytes_come_in_order_however_long_each_piece_takes() -> None:
-    async def main(town: Town) -> None:
-        ours, theirs = joined(town)
-        for n in range(100):
-            await ours.write(b"%02d" % n)
-        await ours.close()
-        got = b""
-        while piece := await theirs.read(7):
-            got += piece
-        assert got == b"".join(b"%02d" % n for n in range(100))
+async def counting(town: Town) -> None:
+    ours, theirs = joined(town)
+    for n in range(100):
+        await ours.write(b"%02d" % n)
+    await trio.sleep(1000)
+    got = b""
+    while len(got) < 200:
+        got += await theirs.read(7)
+    assert got == b"".join(b"%02d" % n for n in range(100))
 
-    Town(weather=Weather(latency=(0.0, 1.0), loss=0.1)).run(main)
+
+JITTERY = Weather(latency=(0.0, 1.0), loss=0.1)
+
+
+def test_bytes_come_in_order_however_long_each_piece_takes() -> None:
+    Town(weather=JITTERY).run(counting)
+
+
+def test_a_mutant_that_lets_pieces_overtake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: End, kind: str, data: bytes = b"") -> None:
+        self.wire.clock.call_later(self.wire.delay_s(self), self.other.arrive, kind, data)
+
+    monkeypatch.setattr(End, "send", send)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Town(weather=JITTERY).run(counting)
+    assert caught.group_contains(AssertionError)
+
+
+async def waiting_for_a_reader(town: Town) -> None:
+    ours, theirs = joined(town)
+    await ours.write(bytes(WINDOW_SIZE))
+    with trio.move_on_after(100) as scope:
+        await ours.write(b"more")
+    assert scope.cancelled_caught
+    assert len(await theirs.read()) == WINDOW_SIZE
+    with trio.fail_after(1):
+        await ours.write(b"more")
+        assert await theirs.read() == b"more"
 
 
 def test_a_writer_waits_for_a_reader_that_does_not_read() -> None:
+    Town().run(waiting_for_a_reader)
+
+
+def test_a_mutant_whose_writers_never_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libp2p_transport, "WINDOW_SIZE", float("inf"))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        Town().run(waiting_for_a_reader)
+    assert caught.group_contains(AssertionError)
+
+
+def test_the_end_comes_after_all_that_was_sent() -> None:
     async def main(town: Town) -> None:
         ours, theirs = joined(town)
-        await ours.write(bytes(WINDOW_SIZE))
-        with trio.move_on_after(100) as scope:
-            await ours.write(b"more")
-        assert scope.cancelled_caught
-        assert len(await theirs.read()) == WINDOW_SIZE
-        with trio.fail_after(1):
-            await ours.write(b"more")
-            assert await theirs.read() == b"more"
+        await ours.write(b"last words")
+        await ours.close()
+        assert [await theirs.read(), await theirs.read()] == [b"last words", b""]
 
     Town().run(main)
 
@@ -554,6 +628,18 @@ def test_a_thread_that_libp2p_would_start_ends_the_world() -> None:
         exec(compile(code, prometheus_exporter.__file__, "exec"), vars(prometheus_exporter))
 
     assert ending(main).source == "threading.Thread"
+
+
+def test_a_mutant_that_refuses_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ambient, "_refuse_threads_and_sockets", lambda *_: None)
+
+    async def main(town: Town) -> None:
+        from libp2p.transport.tcp.tcp import TCP
+        from multiaddr import Multiaddr
+
+        await TCP().create_listener(print).listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))  # a real port
+
+    Town().run(main)  # no Ambient: the tests above would fail
 
 
 def test_threads_and_sockets_of_others_are_none_of_its_business() -> None:
