@@ -20,7 +20,7 @@ from typing import Any, Literal
 import nacl.exceptions
 
 from ainp2p.errors import InvalidInput
-from ainp2p.protocol import identity, messages
+from ainp2p.protocol import card, identity, messages
 
 Mode = Literal["ed25519", "cached", "keyed"]
 CACHE_SIZE = (
@@ -50,11 +50,13 @@ def signatures(mode: Mode, *, secret: bytes = b"") -> Iterator[None]:
     elif mode != "ed25519":
         raise InvalidInput(f"signatures are 'ed25519', 'cached' or 'keyed', not {mode!r}")
     messages.forget_opened()
+    card.forget_opened()
     try:
         yield
     finally:
         hooks._sign, hooks._open = before
         messages.forget_opened()
+        card.forget_opened()
 
 
 def _remembering(verify: _Open) -> _Open:
