@@ -34,6 +34,9 @@ from ainp2p.protocol.codec import encode
 from tests.adversary.leavers import Leaver
 from tests.adversary.marks import sometimes
 from tests.adversary.world import Brain, World
+from tests.ledger.memory_journal import MemoryJournal
+
+LOST_SHARE = 0.3  # of those that forget: they lose all
 
 
 def choose_traitors(rng: random.Random, weights: Sequence[int], *, surplus: int = 0) -> list[int]:
@@ -99,7 +102,7 @@ class Traitor:
         self.world.after(self.rng.randint(50, 400), self._replay)
 
     def _amnesiac(self) -> None:
-        """Comes back with the disk of a while ago, and votes again (row A3): its first life is over then."""
+        """Comes back with an old disk or an empty one (A3, B5), and votes again: its first life is over."""
         first, second = self.brains
         self.world.crash(second)
         self.world.after(self.rng.randint(500, 4_000), partial(self._forget, first, second))
@@ -247,12 +250,15 @@ class Traitor:
             self.world.push(brain, take)
 
     def _forget(self, first: Brain, second: Brain) -> None:
-        image = first.disk.image()
-        self.world.after(self.rng.randint(200, 3_000), partial(self._awake, first, second, image))
+        if self.rng.random() < LOST_SHARE:
+            image, what = MemoryJournal(self.world.genesis), "a lost disk"  # row B5: nothing is on it
+        else:
+            image, what = first.disk.image(), "an old disk"
+        self.world.after(self.rng.randint(200, 3_000), partial(self._awake, first, second, image, what))
 
-    def _awake(self, first: Brain, second: Brain, image: object) -> None:
+    def _awake(self, first: Brain, second: Brain, image: MemoryJournal, what: str) -> None:
         self.world.crash(first)
         first.audience = lambda other: False
-        second.disk = image  # type: ignore[assignment]
-        sometimes("an old disk")
+        second.disk = image
+        sometimes(what)
         self.world.start(second)

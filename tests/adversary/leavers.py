@@ -97,7 +97,9 @@ class Leaver:
     def _propose(self, brain: Brain, validator: Validator, closing: Closing, now: int) -> None:
         if (id(validator), validator.epoch) in self._proposed or not validator.voting:
             return
-        end = validator._end
+        end, committee = validator._end, validator.committee
+        if committee.weight_of(closing.usable) < committee.quorum:
+            return  # said here too, for a mutant in which the library does not say it
         signed = closing.propose(
             self.world.keys[self.place],
             validator.state,

@@ -35,12 +35,14 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "tell peers different things as leader": (
         "a leader forges a justification",
         "a leader proposes what does not follow",
+        "a justification that is void",
         "a leader's justification shows too little",
         "traitor: false leader",
         "traitor: forger",
     ),
     "replay, withhold": ("a replayed batch", "traitor: replayer", "traitor: silent", "traitor: withholder"),
     "A3: after restart with a stale disk": ("an old disk", "traitor: amnesiac"),
+    "B5: a disk that is lost; it stays silent": ("a disk that forgot lets nobody vote", "a lost disk"),
     # --- people -----------------------------------------------------------------------------------------
     "A2: owners that sign twice and show halves to different validators": (
         "VOID decided",

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import ainp2p.ledger
-from tests.adversary.run import Outcome, simulate
+from tests.adversary.run import Outcome, plan_for, simulate
 
 TABLE = Path(__file__).parent / "caught.json"
 SEEDS_MAX = 2_000
@@ -65,7 +65,11 @@ def _mutant(check: str, *edits: _Strings, beside: tuple[_Strings, ...] = ()) -> 
     return Mutant(tuple(check.split("|")), first, second)
 
 
-_LOCK_ONCE = ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:")
+_LOCK_ONCE = (  # it remembers still, and refuses nothing
+    "slot:Slot.lock",
+    "if self.locked.setdefault(view, operation) != operation:",
+    "if self.locked.setdefault(view, operation) is None:",
+)
 
 MUTANTS: dict[str, Mutant] = {
     # --- the eleven that LEDGER.md names ---------------------------------------------------------------
@@ -85,7 +89,7 @@ MUTANTS: dict[str, Mutant] = {
             "if 0 in slot.locked or slot.committed or slot.promised:",
             "if slot.promised:",
         ),
-        _LOCK_ONCE,
+        beside=(_LOCK_ONCE,),
     ),
     "skip the justification": _mutant(
         "justification|pick",
@@ -133,10 +137,12 @@ MUTANTS: dict[str, Mutant] = {
     "LOCK twice in a later view": _mutant(
         "6 one LOCK",
         ("judging:Judging.follow", " or proposal.view in slot.locked:", ":"),
-        _LOCK_ONCE,
+        # A third defence, that only the first PROPOSE of a view counts, lets nothing through as a pair: with
+        # this edit no LOCK is remembered at all.
+        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
     ),
     "LOCK in view 0 after NEWVIEW": _mutant(
-        "6 below NEWVIEW",
+        "6 below NEWVIEW|handoff",
         ("deciding:Decider._lock", " or slot.promised:", ":"),
     ),
     "LOCK below NEWVIEW in a later view": _mutant(
@@ -280,6 +286,18 @@ MUTANTS: dict[str, Mutant] = {
             "if False:",
         ),
     ),
+    "a COMMITTEE of few HANDOFFs": _mutant(
+        "committee",
+        ("handoff:unite", "if committee.weight_of(members) < committee.quorum:", "if False:"),
+    ),
+    "a COMMITTEE of another state": _mutant(
+        "state root",
+        ("epochs:Closing.judge", "if root != body.state_root:", "if False:"),
+    ),
+    "a bond that is not here stops its COMMITTEE": _mutant(
+        "10 liveness",
+        ("state:State.check", 'if exc.rule != "unknown-bond":', "if True:"),
+    ),
     "votes go on after one's HANDOFF": _mutant(
         "handoff",
         (
@@ -343,6 +361,10 @@ MUTANTS: dict[str, Mutant] = {
             "verify(spending_key(account, body), SIGN_OPERATION, parsed.id, signed.signatures[0])",
             "spending_key(account, body)",
         ),
+    ),
+    "one verifier is enough": _mutant(
+        "validity",
+        ("receipts:verify_receipt", "if len(signatures) != lock.threshold:", "if False:"),
     ),
     "more than 60 s ahead": _mutant(
         "clock",
@@ -428,6 +450,21 @@ def find(name: str, seeds: int = SEEDS_MAX) -> tuple[str, int | None, str]:
         if outcome.violation:
             said = f"seed {seed}: {outcome.check}: {outcome.violation}"
     return name, None, said
+
+
+def alike(seed: int, many: int) -> list[int]:
+    """This seed and the next ones whose plans have the same traitors and are sieges if its is."""
+    kind, found = _kind(seed), [seed]
+    while len(found) < many:
+        seed += 1
+        if _kind(seed) == kind:
+            found.append(seed)
+    return found
+
+
+def _kind(seed: int) -> tuple[object, ...]:
+    plan = plan_for(seed)
+    return plan.siege, plan.traitors
 
 
 def table() -> dict[str, int]:

@@ -229,6 +229,8 @@ class Run:
             assert brain.validator is not None
             world.auditor.whole(brain.place, brain.validator.state)
             roots.add(brain.validator.state.root())
+            if None in brain.validator._decider.contention._judging._judged.values():
+                sometimes("a justification that is void")
         demand(len(roots) == 1, "5 roots", "equal frontiers, and other roots")
         world.run(2_000)  # all is written by then, unless something was decided meanwhile
         for brain in world.honest:

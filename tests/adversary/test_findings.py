@@ -47,3 +47,9 @@ def test_an_operation_is_valid_when_any_of_its_proofs_is_whichever_was_seen_firs
 def test_a_validator_whose_clock_was_ahead_does_not_name_what_only_it_could_lock() -> None:
     # It went on naming its own LOCK, 10,000 s ahead; leaders left it out, and the others were no quorum.
     assert not simulate(30852).violation
+
+
+def test_a_bond_of_the_union_that_some_have_not_applied_stops_no_committee() -> None:
+    # Frozen members waited for a bond that they get with the COMMITTEE only; no epoch began any more.
+    # The mutant "a bond that is not here stops its COMMITTEE" is caught at this seed.
+    assert not simulate(133).violation

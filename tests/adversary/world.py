@@ -175,6 +175,8 @@ class World:
         else:
             auditor, heights = self.auditor, self._own_heights(brain)
             silent = auditor.disks.silent(place, heights, auditor.votes, auditor.honest)
+            if max(auditor.votes) in silent:
+                sometimes("a disk that forgot lets nobody vote")
             brain.disk.on_write = lambda records: self.auditor.forged(place, records, silent)
         self.note("start", place)
         try:
