@@ -212,6 +212,30 @@ def fix_pubsub_messages() -> None:
     _patch(GossipSub, "handle_rpc", make)
 
 
+def fix_thin_mesh() -> None:
+    """What we publish goes to our mesh alone: to nobody, while no neighbour has a place for us in its own.
+
+    gossipsub.py `_get_peers_to_send`; gossipsub v1.1 floods one's own messages to all ("Flood Publishing").
+    Ours go to as many subscribers as a full mesh has, if the mesh is too small.
+    """
+    from libp2p.pubsub.gossipsub import GossipSub
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        def peers(self: Any, topic_ids: Any, msg_forwarder: Any, origin: Any, msg_id: Any = None) -> Any:
+            chosen = list(original(self, topic_ids, msg_forwarder, origin, msg_id))
+            if origin == msg_forwarder:  # our own
+                for topic in topic_ids:
+                    if len(self.mesh.get(topic, ())) < self.degree_low and topic in self.pubsub.peer_topics:
+                        minus = [*chosen, origin]
+                        chosen += self._get_in_topic_gossipsub_peers_from_minus(topic, self.degree, minus)
+            yield from chosen
+
+        return peers
+
+    _patch(GossipSub, "_get_peers_to_send", make)
+
+
 def fix_gossip_queues() -> None:
     """Queues of 32 messages to each peer and subscriber silently lose bursts (pubsub.py, rpc_queue.py)."""
     from libp2p.pubsub import pubsub, rpc_queue
@@ -278,6 +302,7 @@ FIXES: tuple[Callable[[], None], ...] = (
     fix_read_credit,
     fix_write_credit,
     fix_pubsub_messages,
+    fix_thin_mesh,
     fix_gossip_queues,
     fix_dial_delay,
     fix_read_exactly,

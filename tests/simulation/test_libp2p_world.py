@@ -306,6 +306,30 @@ def test_twenty_hosts_all_hear_what_one_of_them_publishes() -> None:
     Town().run(main)
 
 
+async def publishing_without_a_mesh(town: Town) -> None:
+    await town.settle(20)
+    leaf = next(n for n in range(1, 20) if not town.networks[n]._gossip.mesh[TOPIC])  # the hub's is full
+    await town.networks[leaf].publish(TOPIC, b"news")
+    await trio.sleep(3)
+    assert len(town.who_heard(b"news")) > 10  # the hub, and its mesh
+
+
+def test_a_host_whose_only_neighbour_has_a_full_mesh_is_heard_all_the_same() -> None:
+    Town().run(publishing_without_a_mesh)
+
+
+def test_a_mutant_that_publishes_to_the_mesh_alone_is_heard_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from libp2p.pubsub.gossipsub import GossipSub
+
+    town = Town()
+    monkeypatch.setattr(GossipSub, "_get_peers_to_send", GossipSub._get_peers_to_send._before_ainp2p)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        town.run(publishing_without_a_mesh)
+    assert caught.group_contains(AssertionError)
+
+
 def test_a_cut_shorter_than_the_heartbeat_only_delays() -> None:
     async def main(town: Town) -> None:
         await town.settle(2)
