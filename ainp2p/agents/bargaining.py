@@ -94,6 +94,7 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
         await _ask_all(network, negotiation, list(zip(asked, calls, strict=True)), problems)
     bid = negotiation.best(network.context.now_ms())
     if bid is None:
+        await _decline(network, negotiation, asked)
         raise _nobody(negotiation, asked, problems)
     chosen = next(offer for offer in asked if offer.key == bid.key)
     return Deal(negotiation, bid, chosen.agent, chosen.name, chosen.peer, tuple(asked))
@@ -132,10 +133,14 @@ def _nobody(negotiation: Buyer, asked: Sequence[Offer], problems: dict[bytes, Er
 
 async def decline_others(network: Network, deal: Deal) -> None:
     """After the award, or instead of one: free the slots of those whose proposals were not taken."""
-    declines = deal.negotiation.declines()
+    await _decline(network, deal.negotiation, deal.asked)
+
+
+async def _decline(network: Network, negotiation: Buyer, asked: Sequence[Offer]) -> None:
+    declines = negotiation.declines()
     if not declines:
         return
-    peers = {offer.key: offer.peer for offer in deal.asked}
+    peers = {offer.key: offer.peer for offer in asked}
     alive = network.peers()
     with trio.move_on_after(DECLINE_TIMEOUT_S):  # a slot is free again when its proposal expires
         for key, signed in declines:
