@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ainp2p.simulation.answers import record as record
+    from ainp2p.simulation.answers import replayed as replayed
     from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
     from ainp2p.simulation.clock import Timer as Timer
     from ainp2p.simulation.clock import VirtualClock as VirtualClock
@@ -61,6 +63,8 @@ _WHERE = {
     "Schedule": "faults",
     "test": "testing",
     "Trial": "replay",
+    "record": "answers",
+    "replayed": "answers",
     "ReplicateFailed": "sweep_plan",
     "Result": "results",
     "SimulationError": "errors",

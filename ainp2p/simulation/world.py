@@ -46,6 +46,8 @@ from ainp2p.simulation.wire import Wire
 Who = Node | str
 Invariant = Callable[["World"], object]
 CHECK_S = 1.0
+_REAL = ("ProcessModel", "Recording")  # by name: a world imports no engine
+REMEDY = "record its answers outside the world, and give replayed(path) (ainp2p.simulation.answers)"
 LAST_EVENTS = 20  # of the trace, shown with a violation
 
 
@@ -178,6 +180,11 @@ class World:
                 "a model by name is a real process, which no seed decides: give a ScriptedModel, or record "
                 "its answers once and replay them (docs/simulation.md)"
             )
+        for each in model if isinstance(model, Sequence) else [model]:
+            if type(each).__name__ in _REAL:
+                raise InvalidInput(
+                    f"a {type(each).__name__} is a real model, which no seed decides: {REMEDY}"
+                )
         chosen = dict(options, skills=tuple(skills), model=model, policy=policy, strategies=strategies)
         if slots is not None:
             chosen["slots"] = slots
