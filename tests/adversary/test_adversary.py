@@ -21,7 +21,7 @@ from tests.adversary.violation import Violation
 from tests.adversary.world import PARAMETERS, World
 
 CHUNKS, SEEDS_PER_CHUNK = 6, 5
-H3_SEEDS = (1, 9, 13, 36, 38, 45, 49, 57, 64, 72, 75, 88, 98, 109)  # few that reach all of it
+H3_SEEDS = (3, 9, 10, 17, 120, 125, 130, 132, 137, 139, 141, 145)  # few that reach all of it
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,11 +42,9 @@ def test_a1_a2_c1_c2_committees_under_attack_keep_every_promise(chunk: int) -> N
 
 def test_h3_nothing_that_should_happen_sometimes_never_does() -> None:
     marks.reached.clear()
-    for seed in (*H3_SEEDS, *range(100, 200)):  # the others, should what happens at a seed have changed
+    for seed in H3_SEEDS:
         assert not simulate(seed).violation
-        if not marks.missing():
-            break
-    assert marks.missing() == {}
+    assert marks.missing() == {}, "what happens at these seeds has changed: choose others"
 
 
 def test_h3_a_mark_that_was_not_reached_is_named_with_what_asks_for_it() -> None:
