@@ -9,6 +9,7 @@ A proposal holds a slot of its seller for ten seconds, and asking is free. One n
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 
 import trio
@@ -17,7 +18,9 @@ import ainp2p
 import ainp2p.simulation as sim
 from ainp2p.agents.work import Work
 from ainp2p.errors import NoOffers
+from ainp2p.protocol.messages import PROTOCOL
 from ainp2p.protocol.strategies import Strategies
+from ainp2p.simulation.lies import Sent
 from ainp2p.simulation.strategies import Regulars, nobody, some_of
 
 PRICE, COST, WORTH = 10, 4, 30  # uain
@@ -36,6 +39,11 @@ def work_of(regulars: Regulars) -> ainp2p.Skill:
     return work
 
 
+def without_declines(sent: Sent) -> bytes | None:
+    """An agent tells a seller that it takes somebody else, which frees the slot; a spammer does not."""
+    return None if (sent.kind, sent.protocol) == ("send", PROTOCOL) else sent.body
+
+
 async def model(
     world: sim.World,
     *,
@@ -50,8 +58,7 @@ async def model(
 
     With `remember` a seller keeps three quarters of its slots for those who have bought before.
     """
-    sellers = max(2, agents // 3)
-    end_s = 3600 * hours
+    sellers, end_s = max(2, agents // 3), 3600 * hours
     asked = {"regular": 0, "newcomer": 0}
     filled = dict(asked)
 
@@ -61,21 +68,19 @@ async def model(
         offers = await agent.find("work", at_least=sellers, timeout_s=30)
         for number in count():
             await world.run_for(pause_s * rng.uniform(0.5, 1.5))
-            under_attack = world.now > QUIET_S
-            asked[kind] += under_attack
+            asked[kind] += (under_attack := world.now > QUIET_S)
             world.measure("optimum", WORTH - COST)
             with trio.move_on_after(DEADLINE_S):
-                try:
+                with suppress(NoOffers):
                     async with agent.hire(some_of(offers, 2, rng), number=number, budget=PRICE) as job:
                         await job.result()
-                except NoOffers:
-                    continue
-                filled[kind] += under_attack
-                world.measure("surplus", WORTH - COST)
+                    filled[kind] += under_attack
+                    world.measure("surplus", WORTH - COST)
 
     async def spam(agent: ainp2p.Agent) -> None:
         for number in count():
-            with trio.move_on_after(1.0):  # whatever they say
+            await world.run_for(0.1)
+            with trio.move_on_after(0.4):  # whatever they say
                 offers = await agent.find("work", limit=64)
                 async with agent.hire(offers, number=number, budget=PRICE) as job:
                     await job.ended.wait()
@@ -92,14 +97,13 @@ async def model(
 
     async def attack() -> None:
         for i in range(spammers):
-            strategies = Strategies(choosing=nobody)
-            world.spawn(f"spammer-{i}", main=spam, role="spammer", balance=1_000, strategies=strategies)
+            world.spawn(f"spammer-{i}", main=spam, role="spammer", strategies=Strategies(choosing=nobody))
+            world.lie(f"spammer-{i}", without_declines)
 
     world.at(QUIET_S, attack)
     await world.run_for(end_s)
-    for kind in asked:
-        if asked[kind]:
-            world.measure(f"{kind}s_filled", filled[kind] / asked[kind])
+    for kind in filter(asked.get, asked):
+        world.measure(f"{kind}s_filled", filled[kind] / asked[kind])
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def first_proposal() -> Choosing:
 
 
 def nobody(bids: Sequence[Bid]) -> Bid | None:
-    """Ask, and take nothing: every proposal holds a slot of its seller until it expires."""
+    """Ask, and take nothing: a proposal holds a slot of its seller until it is declined, or expires."""
     return None
 
 
