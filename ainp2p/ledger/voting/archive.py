@@ -95,15 +95,23 @@ class Archive:
         """Have an attachment on disk with the next write, and keep it: a HANDOFF, or a page of one."""
         self._keepsakes[attachment_id(raw)] = raw
 
-    def hand_over(self, raw: bytes, now: int) -> None:
+    def hand_over(self, raw: bytes) -> None:
         """The same for our own, and push it then; what it speaks of is on disk before it."""
         self.keepsake(raw)
         self._pushed.append(raw)
-        self.write_at = now
+        self.write_at = 0
 
-    def turn(self, epoch: int, now: int) -> None:
+    def mark(self, raw: bytes) -> None:
+        """A keepsake that stays here; what it speaks of is on disk before it or with it.
+
+        Lemma L7 (docs/ledger-proof.md): what a member has caught up with is on its disk before it votes.
+        """
+        self.keepsake(raw)
+        self.write_at = 0
+
+    def turn(self, epoch: int) -> None:
         """Another epoch begins: what opened it is on disk before any vote in it."""
-        self.epoch, self.hold_floors, self.write_at = epoch, False, now
+        self.epoch, self.hold_floors, self.write_at = epoch, False, 0
 
     def add_batch(self, batch: VoteBatch, now: int) -> None:
         """Another validator's batch, in its place."""

@@ -6,7 +6,7 @@
 
 The `Validator` opens the next epoch then. Who took no part in the closing (a newcomer, one that was away)
 enters by the state root: what it has fetched by certificates must be exactly what the COMMITTEE says. Who can
-do neither follows the next epoch without a vote.
+do neither enters the next epoch without a vote, until it knows that it lacks nothing (`Regaining`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ainp2p.ledger.voting.epochs import Certain, Closing, Epochal, Verdict
 from ainp2p.ledger.voting.evidence import Evidence, Offence, evidence_id, read_evidence, verify_evidence
 from ainp2p.ledger.voting.examining import Examiner
 from ainp2p.ledger.voting.handoff import Head, Leaving, SlotId, make_handoff, read_handoff
+from ainp2p.ledger.voting.regaining import blind_mark
 from ainp2p.ledger.voting.slot import Candidate, Slot
 from ainp2p.ledger.voting.visiting import Applied
 from ainp2p.ledger.voting.votelog import COMMIT, Handoff, VoteBatch, handoff_entry, has_views, read_entries
@@ -47,7 +48,7 @@ class EpochEnd:
 
     Attributes:
         closing: from END-EPOCH on, at a member that is not behind.
-        blind: COMMITTEE was applied without knowing that our state is the one that it names.
+        blind: COMMITTEE was applied without knowing that our state is the one that it names (`Regaining`).
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class EpochEnd:
                 state.network, desk.epoch, key, desk.log.height, members, leaving, self._signer
             )
             for raw in attachments:
-                desk.archive.hand_over(raw, now)
+                desk.archive.hand_over(raw)
                 self._early[attachment_id(raw)] = raw
             desk.log.add(handoff_entry(attachment_id(attachments[0])), now)
             self.closing.recorded(desk.member, attachment_id(attachments[0]))
@@ -438,6 +439,7 @@ class EpochEnd:
             )
         if since < 0 and now >= -since + FOLLOW_AFTER_MS:
             self.blind = True
+            self._desk.archive.keepsake(blind_mark(self._desk.state.network, self._desk.epoch + 1))
             return True
         return False
 

@@ -6,7 +6,7 @@ from ainp2p.errors import InvalidOperation, RemoteError
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.desk import Desk
 from ainp2p.ledger.voting.effects import Effects, Wanted
-from ainp2p.ledger.voting.handoff import Prepared, SlotId, check_handoff, read_handoff
+from ainp2p.ledger.voting.handoff import Handoff, Prepared, SlotId, check_handoff, read_handoff
 
 ASK_AGAIN_MS = 900
 
@@ -16,6 +16,7 @@ class Inheritance:
 
     Attributes:
         prepared: slot → certificate; None until all HANDOFFs and pages are here.
+        handoffs: those HANDOFFs by their ids, from then on.
     """
 
     def __init__(self, desk: Desk, handoffs: tuple[bytes, ...]) -> None:
@@ -25,6 +26,7 @@ class Inheritance:
         self._named = handoffs
         self._asked_at = 0
         self.prepared: dict[SlotId, Prepared] | None = None
+        self.handoffs: dict[bytes, Handoff] = {}
         self._look()
 
     def take_attachment(self, raw: bytes) -> bool:
@@ -61,6 +63,7 @@ class Inheritance:
         self._wanted += [page for page in pages if self._fetch(page) is None]
         if not self._wanted:
             self.prepared = self._highest()
+            self.handoffs = {id_: read_handoff(self._raw[id_]) for id_ in self._named}
 
     def _highest(self) -> dict[SlotId, Prepared]:
         """A quorum has checked these before it made the COMMITTEE final; slots decided here are over."""

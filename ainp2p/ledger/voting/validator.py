@@ -24,6 +24,9 @@ before it is: its certificate proves it, and each COMMIT in it is on its signer'
 **Starting.** A validator that forgot its votes must not vote again, so it is silent until members that make a
 quorum with it have said how many of its batches they hold (`handle_height`). Whoever claims more has to
 show one (`gaps` asks for it); if that bears our signature we are `behind` and stay silent for this epoch.
+
+Who entered its epoch `blind` (without knowing that it has all that the epoch before decided) is silent until
+it does, over restarts too (`regaining`).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from ainp2p.ledger.voting.attachments import (
     ATTACHMENT_SIZE_MAX,
     EVIDENCE,
     HANDOFF,
+    MARK,
     PAGE,
     attachment_id,
     attachment_tag,
@@ -52,6 +56,7 @@ from ainp2p.ledger.voting.epoch_end import EpochEnd
 from ainp2p.ledger.voting.epochs import Closing
 from ainp2p.ledger.voting.evidence import read_evidence, verify_evidence
 from ainp2p.ledger.voting.inheritance import Inheritance
+from ainp2p.ledger.voting.regaining import Regaining, entered_blind, heads_name, heads_of, sees_mark
 from ainp2p.ledger.voting.seen_votes import SeenVotes
 from ainp2p.ledger.voting.slot import SlotId
 from ainp2p.ledger.voting.votelog import (
@@ -184,6 +189,9 @@ class Validator:
         desk.collects = lambda: self._end.collects
         self.state.check_committee = self._end.check_committee
         self._inheritance = Inheritance(desk, self._named_by(opening))
+        self._shown: dict[bytes, tuple[int, bytes]] | None = None
+        self._name = heads_name(opening, self._signer.public)
+        self._regaining = Regaining(desk, opening, self._inheritance) if entered_blind(desk) else None
 
     def _named_by(self, opening: bytes) -> tuple[bytes, ...]:
         """The HANDOFFs that the current epoch began with."""
@@ -347,19 +355,35 @@ class Validator:
         """
         self._refuse_if_halted()
         out = Effects()
-        self._end.take_frontier(handoff, heads)
+        if self._regaining is not None and self._regaining.wants(handoff):
+            self._regaining.take(handoff, heads)
+        else:
+            self._end.take_frontier(handoff, heads)
         return self._finish(now, out)
 
     def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
-        """Our frontier as it was frozen for our HANDOFF; empty while the epoch goes on."""
-        return dict(self._end.closing.base) if self._end.closing is not None else {}
+        """What `handle_frontier` compares with; our HANDOFF's frontier. Empty while the epoch goes on."""
+        if self._end.closing is not None:
+            return dict(self._end.closing.base)
+        return dict(self._regaining.base) if self._regaining is not None else {}
 
     def frontier(self, handoff: bytes) -> dict[bytes, tuple[int, bytes]] | None:
         """A HANDOFF's whole frontier, of the epoch that closes or closed last; None if it is not known."""
+        if handoff == self._name:
+            return self._all_heads()
         found = self._end.frontier(handoff)
         if found is None and self._before is not None:
             found = self._before.frontier(handoff)
         return found
+
+    def _all_heads(self) -> dict[bytes, tuple[int, bytes]] | None:
+        """What we have, for members that are blind; None while we are blind ourselves.
+
+        Those of one moment are as good as those of any other, and a look at the whole disk is not cheap.
+        """
+        if self._shown is None and not self.blind and self._member >= 0:
+            self._shown = heads_of(self._desk)
+        return self._shown
 
     def _place_of(self, key: bytes) -> int:
         place = self.committee.index.get(key)
@@ -389,13 +413,14 @@ class Validator:
         end, before = self._end, self._desk
         leftovers = end.leftovers()
         held = [c for c in self._table.candidates.values() if c.parsed is not None and c.final is None]
-        self._archive.turn(self.state.epoch, now)
+        self._archive.turn(self.state.epoch)
         if end.closing is not None:
             end.closing.retire()
         self._before = end.closing
         self._open(self.state.system.head)
         self._desk.receipts.highest.update(before.receipts.highest)
-        self.behind = end.blind
+        if not end.blind:
+            self._see()  # a run before this one was blind here, and crashed before it entered
         for evidence in end.evidence:
             self._end.note_evidence(evidence)
         begun = {prepared.operation for prepared in (self._inheritance.prepared or {}).values()}
@@ -435,9 +460,16 @@ class Validator:
         """Whether it casts votes.
 
         Lemma L6 (docs/ledger-proof.md): nobody votes before it has the epoch's one set of HANDOFFs.
+        Lemma L7 (docs/ledger-proof.md): nobody votes who may not know what the epoch before decided.
         """
         ready = self._started and self._inheritance.prepared is not None
-        return ready and not self.behind and self._member >= 0 and self.halted is None
+        lacking = self.behind or self.blind
+        return ready and not lacking and self._member >= 0 and self.halted is None
+
+    @property
+    def blind(self) -> bool:
+        """Whether something that our epoch began with may be unknown here."""
+        return self._regaining is not None
 
     @property
     def due(self) -> int:
@@ -450,6 +482,7 @@ class Validator:
             self._contention.due,
             self._end.due,
             self._inheritance.due,
+            self._regaining.due if self._regaining is not None and self._member >= 0 else None,
             None if self._archive.writing else self._archive.write_at,
         ):
             if time is not None:
@@ -469,6 +502,7 @@ class Validator:
         self._contention.run_timers(now, out)
         self._end.tick(now, out)
         self._inheritance.tick(now, out, self.committee.keys)
+        self._regain(now, out)
         for member in range(len(self._chains)):
             self._find_gap(member, now, out)
         self._finish(now, out)
@@ -481,6 +515,19 @@ class Validator:
                 raise
             out.extend(self.release(records, now))
         return out
+
+    def _regain(self, now: int, out: Effects) -> None:
+        """Vote again, once nothing of the last epoch is unknown here."""
+        if self._regaining is None or self._member < 0 or not self._regaining.tick(now, out):
+            return
+        self._see()
+        self._room.work.extend(self._table.candidates.values())
+        self._contention.restored()
+
+    def _see(self) -> None:
+        if self._regaining is not None:
+            self._regaining = None
+            self._archive.mark(sees_mark(self.network, self.epoch))
 
     def seal(self, now: int) -> Records | None:
         """Collect what has to be written, if it is time: own votes become batches."""
@@ -522,6 +569,8 @@ class Validator:
             self._log.clock_put_back(now)
             self._archive.clock_put_back(now)
             self._decider.clock_put_back(now)
+            if self._regaining is not None:
+                self._regaining.clock_put_back()
         self._latest = now
 
     def _find_gap(self, member: int, now: int, out: Effects) -> None:
@@ -606,7 +655,7 @@ class Validator:
             candidates=len(self._table.candidates),
             waiting=len(self._room),
             height=self._chains[self._member].height if self._member >= 0 else 0,
-            behind=self.behind,
+            behind=self.behind or self.blind,
             voting=self.voting,
             halted=self.halted,
             evidence=len(self._archive.culprits),
@@ -647,6 +696,8 @@ class Validator:
                 continue
             if attachment_tag(raw) == EVIDENCE:
                 self._end.note_evidence(read_evidence(raw))
+                continue
+            if attachment_tag(raw) == MARK:
                 continue
             self._contention.restore_attachment(raw, segment)
         # "A slot with a prepared certificate in the set starts at view 1": also here, before any vote in it.
