@@ -194,7 +194,11 @@ class GetLocksOf(Message, frozen=True, tag=18):
 
 
 class ReconcileFrontier(Message, frozen=True, tag=19):
-    """A message of a reconciliation with the frontier of a HANDOFF: every decided head."""
+    """A message of a reconciliation with the frontier of a HANDOFF: every decided head.
+
+    Also, by the name that the member has for that in this epoch, with all of its own heads
+    (docs/wire-formats.md, `ainp2p/sees/1`).
+    """
 
     handoff: Bytes32
     message: RawReconcile
