@@ -17,7 +17,7 @@ from ainp2p.ledger.rules.receipts import Payer, SignedReceipt, read_receipt
 from ainp2p.ledger.rules.shares import Split
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Call
-from ainp2p.simulation.metrics import gini, lifetime
+from ainp2p.simulation.results.metrics import gini, lifetime
 
 PROTOCOL = "/lineage-example/1"
 PRICE, COST, WORTH = (

@@ -20,8 +20,8 @@ from ainp2p.agents.work import Work
 from ainp2p.errors import NoOffers
 from ainp2p.protocol.messages import PROTOCOL
 from ainp2p.protocol.strategies import Strategies
-from ainp2p.simulation.lies import Sent
 from ainp2p.simulation.strategies import Regulars, nobody, some_of
+from ainp2p.simulation.wire.lies import Sent
 
 PRICE, COST, WORTH = 10, 4, 30  # uain
 QUIET_S = 60.0  # before the attack: who buys in this time is no stranger later

@@ -20,10 +20,10 @@ from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ainp2p.cli.command import Subparsers
-    from ainp2p.simulation.model_files import ModelFile
-    from ainp2p.simulation.results import Result
+    from ainp2p.simulation.results.model_files import ModelFile
+    from ainp2p.simulation.results.results import Result
 
-SIGNED = ("ed25519", "cached", "keyed")  # ainp2p.simulation.signatures
+SIGNED = ("ed25519", "cached", "keyed")  # ainp2p.simulation.core.signatures
 
 
 def register(subparsers: Subparsers) -> None:
@@ -151,7 +151,7 @@ def _sweep(first: argparse.Namespace) -> int:
     from functools import partial
 
     from ainp2p.simulation import running
-    from ainp2p.simulation.sweeping import sweep
+    from ainp2p.simulation.results.sweeping import sweep
 
     file, args, grid = parsed(first, many=True)
     table = sweep(
@@ -179,8 +179,8 @@ def _sweep(first: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from ainp2p.simulation import running
-    from ainp2p.simulation.model_files import ModelFile
-    from ainp2p.simulation.results import Result
+    from ainp2p.simulation.results.model_files import ModelFile
+    from ainp2p.simulation.results.results import Result
 
     saved = Result.load(args.result)
     file = ModelFile.read(args.file or saved.model)
@@ -195,7 +195,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from ainp2p.simulation.results import Result
+    from ainp2p.simulation.results.results import Result
 
     found = Result.load(args.ours).diff(Result.load(args.theirs))
     emit(args, str(found), {"same": not found, "difference": str(found) if found else None})
@@ -203,7 +203,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from ainp2p.simulation.results import Result
+    from ainp2p.simulation.results.results import Result
 
     result = Result.load(args.result)
     if args.page is not None:
@@ -225,10 +225,10 @@ def _check_target(
     target: Path, file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]
 ) -> None:
     """Refuse before the run what could not be saved after it; the same run may be there already."""
-    from ainp2p.simulation.files import check_free
-    from ainp2p.simulation.results import label
+    from ainp2p.simulation.results.files import check_free
+    from ainp2p.simulation.results.results import label
+    from ainp2p.simulation.results.saving import MANIFEST, manifest
     from ainp2p.simulation.running import bind
-    from ainp2p.simulation.saving import MANIFEST, manifest
 
     if not (target / MANIFEST).exists():
         check_free(target)
@@ -241,8 +241,8 @@ def _check_target(
 
 
 def _save(result: Result, target: Path, format_: str) -> None:
-    from ainp2p.simulation.results import Result
-    from ainp2p.simulation.saving import MANIFEST
+    from ainp2p.simulation.results.results import Result
+    from ainp2p.simulation.results.saving import MANIFEST
 
     if not (target / MANIFEST).exists():
         result.save(target, format=format_, report=True)
@@ -273,8 +273,8 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(result: Result) -> str:
-    from ainp2p.simulation.pictures import said_s
-    from ainp2p.simulation.report import said
+    from ainp2p.simulation.results.pictures import said_s
+    from ainp2p.simulation.results.report import said
 
     head = [("model", result.model), ("seed", str(result.seed)), ("hash", result.hash)]
     head += [("virtual time", said_s(result.duration_s))]
@@ -289,7 +289,7 @@ _OWN_SHOWN = 4  # columns of what the model measured; all are in sweep.csv
 
 def _sweep_text(table: Any, parameters: list[str]) -> str:
     """One line for each point of the grid: the means over its seeds."""
-    from ainp2p.simulation.report import said
+    from ainp2p.simulation.results.report import said
 
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in table.dicts():

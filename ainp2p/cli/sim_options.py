@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from ainp2p.simulation.model_files import ModelFile, Parameter
+    from ainp2p.simulation.results.model_files import ModelFile, Parameter
 
 # What `sim.run` and the two commands call their own options.
 _RESERVED = (
@@ -26,7 +26,7 @@ def parsed(
     first: argparse.Namespace, *, many: bool = False
 ) -> tuple[ModelFile, argparse.Namespace, dict[str, Any]]:
     """The file, the standard options, and the parameters that were given (lists of values if `many`)."""
-    from ainp2p.simulation.model_files import ModelFile, check_names
+    from ainp2p.simulation.results.model_files import ModelFile, check_names
 
     if first.file.startswith("-"):
         first.parser.error(f"FILE comes before the model's parameters: {first.file}")
@@ -49,7 +49,7 @@ def model_parser(
     prog: str, file: ModelFile, add: Any
 ) -> tuple[argparse.ArgumentParser, dict[str, Parameter]]:
     """The parser of what follows FILE, and the model's parameters, which are not in it yet."""
-    from ainp2p.simulation.model_files import parameters_of
+    from ainp2p.simulation.results.model_files import parameters_of
 
     model = file.load()
     words = (model.__doc__ or "").strip()
@@ -73,7 +73,7 @@ def model_parser(
 
 
 def _add_parameter(parser: argparse.ArgumentParser, parameter: Parameter, many: bool) -> None:
-    from ainp2p.simulation.model_files import REQUIRED
+    from ainp2p.simulation.results.model_files import REQUIRED
 
     if parameter.type is None:
         return  # a strategy, say: only programs can give it

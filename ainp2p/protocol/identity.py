@@ -77,7 +77,7 @@ def verify(public: bytes, purpose: bytes, payload: bytes, signature: bytes) -> N
 
 
 # Every signature of the library goes through these two names; a simulation may put cheaper ones in their
-# place for the time of a run (ainp2p/simulation/signatures.py).
+# place for the time of a run (ainp2p/simulation/core/signatures.py).
 
 
 def _sign(secret: bytes, message: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The Network interface: all that agents, ledger and simulation know of a network.
 
 Implementations: `ainp2p.protocol.libp2p` over real sockets, `ainp2p.protocol.memory` in one process, and
-`ainp2p.simulation.network` in virtual time. One contract suite (tests/protocol/test_network.py) runs on
+`ainp2p.simulation.wire.network` in virtual time. One contract suite (tests/protocol/test_network.py) runs on
 all. Peers are named by their libp2p peer id; the connection proves that id, so `Call.peer` can be trusted as
 the sender's key.
 """

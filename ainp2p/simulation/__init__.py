@@ -9,81 +9,81 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ainp2p.simulation.answers import record as record
-    from ainp2p.simulation.answers import replayed as replayed
-    from ainp2p.simulation.clock import EPOCH_MS as EPOCH_MS
-    from ainp2p.simulation.clock import Timer as Timer
-    from ainp2p.simulation.clock import VirtualClock as VirtualClock
-    from ainp2p.simulation.draws import Draws as Draws
+    from ainp2p.simulation.core.clock import EPOCH_MS as EPOCH_MS
+    from ainp2p.simulation.core.clock import Timer as Timer
+    from ainp2p.simulation.core.clock import VirtualClock as VirtualClock
+    from ainp2p.simulation.core.draws import Draws as Draws
+    from ainp2p.simulation.core.guards import allowed as allowed
+    from ainp2p.simulation.core.guards import guarded as guarded
+    from ainp2p.simulation.core.kernel import run_virtual as run_virtual
+    from ainp2p.simulation.core.trace import Difference as Difference
+    from ainp2p.simulation.core.trace import Trace as Trace
     from ainp2p.simulation.errors import Ambient as Ambient
     from ainp2p.simulation.errors import Deadlock as Deadlock
     from ainp2p.simulation.errors import InvariantViolated as InvariantViolated
     from ainp2p.simulation.errors import Mixed as Mixed
     from ainp2p.simulation.errors import SimulationError as SimulationError
     from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
-    from ainp2p.simulation.executors import PoolExecutor as PoolExecutor
-    from ainp2p.simulation.faults import Fault as Fault
-    from ainp2p.simulation.faults import Schedule as Schedule
-    from ainp2p.simulation.guards import allowed as allowed
-    from ainp2p.simulation.guards import guarded as guarded
     from ainp2p.simulation.invariants import money_is_conserved as money_is_conserved
     from ainp2p.simulation.invariants import nobody_is_overdrawn as nobody_is_overdrawn
     from ainp2p.simulation.invariants import validators_agree as validators_agree
-    from ainp2p.simulation.kernel import run_virtual as run_virtual
-    from ainp2p.simulation.model_files import ModelFile as ModelFile
     from ainp2p.simulation.node import Node as Node
-    from ainp2p.simulation.profile import Profile as Profile
-    from ainp2p.simulation.replay import Trial as Trial
-    from ainp2p.simulation.results import Result as Result
+    from ainp2p.simulation.results.executors import PoolExecutor as PoolExecutor
+    from ainp2p.simulation.results.model_files import ModelFile as ModelFile
+    from ainp2p.simulation.results.results import Result as Result
+    from ainp2p.simulation.results.sweep_plan import ReplicateFailed as ReplicateFailed
+    from ainp2p.simulation.results.sweeping import load_sweep as load_sweep
+    from ainp2p.simulation.results.sweeping import sweep as sweep
+    from ainp2p.simulation.results.tables import Table as Table
     from ainp2p.simulation.running import run as run
-    from ainp2p.simulation.sweep_plan import ReplicateFailed as ReplicateFailed
-    from ainp2p.simulation.sweeping import load_sweep as load_sweep
-    from ainp2p.simulation.sweeping import sweep as sweep
-    from ainp2p.simulation.tables import Table as Table
-    from ainp2p.simulation.testing import test as test
-    from ainp2p.simulation.trace import Difference as Difference
-    from ainp2p.simulation.trace import Trace as Trace
-    from ainp2p.simulation.weather import Weather as Weather
-    from ainp2p.simulation.weather import lognormal as lognormal
+    from ainp2p.simulation.trials.answers import record as record
+    from ainp2p.simulation.trials.answers import replayed as replayed
+    from ainp2p.simulation.trials.faults import Fault as Fault
+    from ainp2p.simulation.trials.faults import Schedule as Schedule
+    from ainp2p.simulation.trials.profile import Profile as Profile
+    from ainp2p.simulation.trials.replay import Trial as Trial
+    from ainp2p.simulation.trials.testing import test as test
+    from ainp2p.simulation.wire.weather import Weather as Weather
+    from ainp2p.simulation.wire.weather import lognormal as lognormal
     from ainp2p.simulation.world import World as World
 
 _WHERE = {
     "Ambient": "errors",
     "Deadlock": "errors",
-    "Difference": "trace",
-    "Draws": "draws",
-    "EPOCH_MS": "clock",
+    "Difference": "core.trace",
+    "Draws": "core.draws",
+    "EPOCH_MS": "core.clock",
     "InvariantViolated": "errors",
     "Mixed": "errors",
-    "ModelFile": "model_files",
+    "ModelFile": "results.model_files",
     "Node": "node",
-    "PoolExecutor": "executors",
-    "Profile": "profile",
-    "Fault": "faults",
-    "Schedule": "faults",
-    "test": "testing",
-    "Trial": "replay",
-    "record": "answers",
-    "replayed": "answers",
-    "ReplicateFailed": "sweep_plan",
-    "Result": "results",
+    "PoolExecutor": "results.executors",
+    "Profile": "trials.profile",
+    "Fault": "trials.faults",
+    "Schedule": "trials.faults",
+    "test": "trials.testing",
+    "Trial": "trials.replay",
+    "record": "trials.answers",
+    "replayed": "trials.answers",
+    "ReplicateFailed": "results.sweep_plan",
+    "Result": "results.results",
     "SimulationError": "errors",
-    "Table": "tables",
-    "Timer": "clock",
-    "Trace": "trace",
+    "Table": "results.tables",
+    "Timer": "core.clock",
+    "Trace": "core.trace",
     "VersionMismatch": "errors",
-    "VirtualClock": "clock",
-    "Weather": "weather",
+    "VirtualClock": "core.clock",
+    "Weather": "wire.weather",
     "World": "world",
-    "allowed": "guards",
-    "guarded": "guards",
-    "load_sweep": "sweeping",
-    "lognormal": "weather",
+    "allowed": "core.guards",
+    "guarded": "core.guards",
+    "load_sweep": "results.sweeping",
+    "lognormal": "wire.weather",
     "money_is_conserved": "invariants",
     "nobody_is_overdrawn": "invariants",
     "run": "running",
-    "run_virtual": "kernel",
-    "sweep": "sweeping",
+    "run_virtual": "core.kernel",
+    "sweep": "results.sweeping",
     "validators_agree": "invariants",
 }
 __all__ = sorted(_WHERE)

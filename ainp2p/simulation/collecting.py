@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.protocol.identity import id_text
-from ainp2p.simulation.results import new_table
+from ainp2p.simulation.results.results import new_table
 
 if TYPE_CHECKING:
     from ainp2p.agents.job import Job

@@ -12,7 +12,7 @@ from ainp2p.ledger.rules.operations import account_id, plain_inception
 from ainp2p.ledger.rules.state import State
 from ainp2p.protocol.identity import Key, peer_id
 from ainp2p.protocol.network import Network
-from ainp2p.simulation.clock import EPOCH_MS
+from ainp2p.simulation.core.clock import EPOCH_MS
 from ainp2p.simulation.node import HOME, Body, Node
 
 if TYPE_CHECKING:

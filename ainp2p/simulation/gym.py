@@ -30,10 +30,10 @@ except ModuleNotFoundError as exc:
     raise ModuleNotFoundError(f"{exc.name} is missing: pip install 'ainp2p[gym]'", name=exc.name) from exc
 
 from ainp2p.errors import InvalidInput
+from ainp2p.simulation.core.signatures import Mode
+from ainp2p.simulation.core.stepping import Stepped
 from ainp2p.simulation.gym_market import ASKS_MAX, Buyer, Market, Period, Rules, Scripted, Seller
-from ainp2p.simulation.results import Result
-from ainp2p.simulation.signatures import Mode
-from ainp2p.simulation.stepping import Stepped
+from ainp2p.simulation.results.results import Result
 from ainp2p.simulation.world import World
 
 Vector = NDArray[np.float32]
@@ -101,7 +101,7 @@ class MarketEnv(ParallelEnv[str, Vector, Vector]):  # type: ignore[misc]  # Pett
             step_s: virtual seconds of one step.
             rules: costs, worth and pace.
             world: arguments of `World`, such as ``{"weather": Weather(latency=0.05)}``.
-            signed: how keys sign (`ainp2p.simulation.signatures`).
+            signed: how keys sign (`ainp2p.simulation.core.signatures`).
             render_mode: "ansi": `render` gives the last step as text.
 
         Raises:

@@ -27,7 +27,7 @@ from ainp2p.errors import Error
 from ainp2p.protocol.messages import CallForProposals
 from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import Bid, No, Pricing, Strategies, cheapest
-from ainp2p.simulation.stepping import Ended, Turn
+from ainp2p.simulation.core.stepping import Ended, Turn
 from ainp2p.simulation.strategies import asking, some_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ainp2p.errors import Closed, InvalidInput
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.network import Network, PeerId
-from ainp2p.simulation.clock import EPOCH_MS
+from ainp2p.simulation.core.clock import EPOCH_MS
 from ainp2p.simulation.disks import Disk
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 from typing import Any
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation.guards import guarded
-from ainp2p.simulation.kernel import run_virtual
-from ainp2p.simulation.results import Result, label
-from ainp2p.simulation.signatures import Mode, signatures
+from ainp2p.simulation.core.guards import guarded
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.signatures import Mode, signatures
+from ainp2p.simulation.results.results import Result, label
 from ainp2p.simulation.world import World
 
 ModelFunction = Callable[..., Awaitable[Any]]

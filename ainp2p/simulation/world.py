@@ -30,31 +30,31 @@ from ainp2p.ledger.rules.genesis import DEVELOPMENT, DEVELOPMENT_PURSE, Genesis,
 from ainp2p.ledger.rules.state import State
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.strategies import Strategies
-from ainp2p.simulation.clock import VirtualClock
 from ainp2p.simulation.collecting import Collector
 from ainp2p.simulation.committee import BANK, Bank, Committee, found
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.trace import Trace
 from ainp2p.simulation.disks import FSYNC_S
-from ainp2p.simulation.draws import Draws
 from ainp2p.simulation.errors import InvariantViolated
-from ainp2p.simulation.faults import Schedule
-from ainp2p.simulation.injecting import Faults, Injector
 from ainp2p.simulation.node import Body, Node, agent_body, process_body
-from ainp2p.simulation.trace import Trace
-from ainp2p.simulation.weather import CALM, Weather
-from ainp2p.simulation.wire import Wire
+from ainp2p.simulation.trials.faults import Schedule
+from ainp2p.simulation.trials.injecting import Faults, Injector
+from ainp2p.simulation.wire.weather import CALM, Weather
+from ainp2p.simulation.wire.wire import Wire
 
 Who = Node | str
 Invariant = Callable[["World"], object]
 CHECK_S = 1.0
 _REAL = ("ProcessModel", "Recording")  # by name: a world imports no engine
-REMEDY = "record its answers outside the world, and give replayed(path) (ainp2p.simulation.answers)"
+REMEDY = "record its answers outside the world, and give replayed(path) (ainp2p.simulation.trials.answers)"
 LAST_EVENTS = 20  # of the trace, shown with a violation
 
 
 def _wire_class(name: str) -> Any:
     """The wire of this name; libp2p's is imported when it is wanted."""
     if name == "libp2p":
-        from ainp2p.simulation.libp2p_world import Libp2pWire
+        from ainp2p.simulation.wire.libp2p_world import Libp2pWire
 
         return Libp2pWire
     if name != "simulated":
@@ -296,7 +296,7 @@ class World:
         """Let a schedule of faults happen: its text, or a `Profile` from which it is drawn.
 
         Raises:
-            InvalidInput: the text is no schedule (`ainp2p.simulation.faults`).
+            InvalidInput: the text is no schedule (`ainp2p.simulation.trials.faults`).
         """
         self._injector.arm(faults, record=False)
 
@@ -353,7 +353,7 @@ class World:
         node.skew_ms, node.rate = ms, rate
 
     def lie(self, who: Who, rewrite: Any) -> None:
-        """Let all that a node sends pass through `rewrite` (`ainp2p.simulation.lies`); None: no more."""
+        """Let all that a node sends pass through `rewrite` (`ainp2p.simulation.wire.lies`); None: no more."""
         self._fault("lie", self.node(who).name)
         self.wire.lie(self.node(who).peer, rewrite)
 

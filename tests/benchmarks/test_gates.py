@@ -83,7 +83,7 @@ async def test_mutant_receipts_that_are_saved_one_by_one_are_noticed() -> None:
 
     async def save(wallet: Wallet, signed: SignedReceipt) -> None:
         async with order:
-            wallet._store.put_receipt(signed.body[:32], signed)
+            wallet._store.put_receipt(signed.body[:32], signed, receipts.PAYER.public)
             await wallet._store.synced()
 
     assert await commits_for(100, save) >= 100

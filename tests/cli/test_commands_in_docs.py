@@ -10,7 +10,7 @@ import shlex
 import pytest
 
 from ainp2p import cli
-from ainp2p.simulation.model_files import ModelFile
+from ainp2p.simulation.results.model_files import ModelFile
 from tests.blocks import ROOT, blocks, documents
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ainp2p.cli import exit_codes, main
 from ainp2p.cli import sim as cli_sim
-from ainp2p.simulation.results import Result
-from ainp2p.simulation.sweeping import load_sweep
+from ainp2p.simulation.results.results import Result
+from ainp2p.simulation.results.sweeping import load_sweep
 
 MODEL = '''
 from __future__ import annotations

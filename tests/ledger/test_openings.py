@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from ainp2p.ledger.database import Database
 from ainp2p.ledger.openings import Openings, opened
@@ -16,6 +15,7 @@ from ainp2p.ledger.serving.answers import Answers
 from ainp2p.ledger.serving.checkpoint_desk import CheckpointDesk
 from ainp2p.ledger.serving.checkpoint_messages import FetchCheckpoint
 from ainp2p.ledger.serving.checkpoint_sync import Taking
+from ainp2p.ledger.serving.core_lock import CoreLock
 from ainp2p.ledger.serving.messages import ObjectHead
 from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.store import Decided, Store
@@ -85,7 +85,7 @@ def test_who_starts_from_a_checkpoint_knows_what_opened_its_locks(tmp_path: Path
     pair.turn()
     pair.idle()
     newcomer = PrunedDisk(tmp_path / "newcomer", world)
-    pages = CheckpointDesk(pair.pruned.store, trio.Lock()).pages(FetchCheckpoint(0))
+    pages = CheckpointDesk(pair.pruned.store, CoreLock()).pages(FetchCheckpoint(0))
     taking = Taking(world.genesis, newcomer.database, newcomer.store, after=0)
     for page in pages:
         taking.take(page)

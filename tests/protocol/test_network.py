@@ -24,14 +24,14 @@ from ainp2p.protocol.libp2p import open_network
 from ainp2p.protocol.linked_network import LinkedNetwork
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
 from ainp2p.protocol.network import BODY_SIZE_MAX, Call, Network, PeerChange, Published
-from ainp2p.simulation.clock import VirtualClock
-from ainp2p.simulation.draws import Draws
-from ainp2p.simulation.ends import End
-from ainp2p.simulation.kernel import run_virtual
-from ainp2p.simulation.libp2p_world import Libp2pWire
-from ainp2p.simulation.network import SimNetwork
-from ainp2p.simulation.trace import Trace
-from ainp2p.simulation.wire import Wire
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.trace import Trace
+from ainp2p.simulation.wire.ends import End
+from ainp2p.simulation.wire.libp2p_world import Libp2pWire
+from ainp2p.simulation.wire.network import SimNetwork
+from ainp2p.simulation.wire.wire import Wire
 
 ECHO = "/test/echo/1"
 COUNT = "/test/count/1"

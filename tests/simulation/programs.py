@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
-from ainp2p.simulation.clock import VirtualClock
-from ainp2p.simulation.draws import Draws
-from ainp2p.simulation.kernel import run_virtual
-from ainp2p.simulation.trace import Trace
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.trace import Trace
 
 
 class Small:

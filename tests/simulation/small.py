@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 
-from ainp2p.simulation.results import Result, label
-from ainp2p.simulation.trace import Trace
+from ainp2p.simulation.core.trace import Trace
+from ainp2p.simulation.results.results import Result, label
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(1)>\x1b[2J"
 

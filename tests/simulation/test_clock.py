@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import clock as clock_module
-from ainp2p.simulation.clock import EPOCH_MS, VirtualClock
-from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.core import clock as clock_module
+from ainp2p.simulation.core.clock import EPOCH_MS, VirtualClock
+from ainp2p.simulation.core.kernel import run_virtual
 
 
 def fired(plan: list[tuple[float, int]], until_s: float = 1000.0) -> list[tuple[float, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainp2p.simulation.cuts import Cuts, _Wall
+from ainp2p.simulation.wire.cuts import Cuts, _Wall
 
 PEERS = "abcd"
 PAIRS = [(one, other) for one in PEERS for other in PEERS if one != other]

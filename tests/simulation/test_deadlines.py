@@ -7,10 +7,10 @@ from typing import Any
 
 import trio
 
-from ainp2p.simulation import deadlines
-from ainp2p.simulation.clock import VirtualClock
-from ainp2p.simulation.deadlines import QUEUES_MAX, SWEEP_MIN, Deadlines
-from ainp2p.simulation.kernel import run_virtual
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.wire import deadlines
+from ainp2p.simulation.wire.deadlines import QUEUES_MAX, SWEEP_MIN, Deadlines
 from tests.simulation.wired import fails
 
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import draws as draws_module
-from ainp2p.simulation.draws import Draws
+from ainp2p.simulation.core import draws as draws_module
+from ainp2p.simulation.core.draws import Draws
 
 NAMES = st.lists(st.one_of(st.text(max_size=4), st.integers(-5, 300), st.binary(max_size=4)), max_size=3)
 
@@ -163,7 +163,7 @@ def test_a_stream_cannot_be_seeded_or_copied() -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "random"])
 def test_draws_are_the_same_in_any_process(hash_seed: str) -> None:
-    code = "from ainp2p.simulation.draws import Draws; print(Draws('s').stream('a', 1, b'x').random())"
+    code = "from ainp2p.simulation.core.draws import Draws; print(Draws('s').stream('a', 1, b'x').random())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": hash_seed},

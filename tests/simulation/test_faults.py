@@ -15,10 +15,10 @@ import ainp2p
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol.network import Call, Network
 from ainp2p.simulation import Fault, Profile, Schedule, Weather, World, run
-from ainp2p.simulation.faults import KINDS, LIES
-from ainp2p.simulation.injecting import Injector
-from ainp2p.simulation.lies import Sent
-from ainp2p.simulation.profile import MOST
+from ainp2p.simulation.trials.faults import KINDS, LIES
+from ainp2p.simulation.trials.injecting import Injector
+from ainp2p.simulation.trials.profile import MOST
+from ainp2p.simulation.wire.lies import Sent
 from tests.simulation.test_world import WINDY, buy, demand_the_ledger_s_invariants, work
 
 ECHO = "/test/echo/1"

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from ainp2p.errors import Closed
-from ainp2p.simulation import gossip
-from ainp2p.simulation.network import SimNetwork
-from ainp2p.simulation.weather import CALM, Weather
+from ainp2p.simulation.wire import gossip
+from ainp2p.simulation.wire.network import SimNetwork
+from ainp2p.simulation.wire.weather import CALM, Weather
 from tests.simulation.wired import Town, fails, in_town, wired
 
 

@@ -26,13 +26,13 @@ import trio
 
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol.context import Context
-from ainp2p.simulation import guards as guards_module
 from ainp2p.simulation import running
-from ainp2p.simulation.ambient import SOURCES
-from ainp2p.simulation.clock import VirtualClock
+from ainp2p.simulation.core import guards as guards_module
+from ainp2p.simulation.core.ambient import SOURCES
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.guards import allowed, guarded
+from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.errors import Ambient
-from ainp2p.simulation.guards import allowed, guarded
-from ainp2p.simulation.kernel import run_virtual
 from ainp2p.simulation.world import World
 from tests.simulation import ambient_model
 from tests.simulation.ambient_model import AWAITED, READS, harmless
@@ -267,7 +267,7 @@ def test_guards_inside_guards_are_refused() -> None:
 
 
 def test_code_given_as_text_is_the_models() -> None:
-    program = "import time\nfrom ainp2p.simulation.guards import guarded\nwith guarded():\n    time.time()\n"
+    program = "import time\nimport ainp2p.simulation as sim\nwith sim.guarded():\n    time.time()\n"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
     )

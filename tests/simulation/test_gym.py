@@ -20,7 +20,7 @@ from ainp2p.errors import InvalidInput
 from ainp2p.simulation.gym import BUYER_SEES, SELLER_SEES, MarketEnv, parallel_env
 from ainp2p.simulation.gym_market import Market, Rules
 from ainp2p.simulation.strategies import cost_plus
-from ainp2p.simulation.weather import Weather
+from ainp2p.simulation.wire.weather import Weather
 from tests.blocks import ROOT
 
 SMALL: dict[str, Any] = {"scripted_sellers": (50,), "scripted_buyers": 3, "steps": 4}

@@ -17,11 +17,11 @@ import trio
 from trio._core import _run
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import kernel
-from ainp2p.simulation.clock import VirtualClock
+from ainp2p.simulation.core import kernel
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.garbage import Generators
+from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.errors import Deadlock
-from ainp2p.simulation.garbage import Generators
-from ainp2p.simulation.kernel import run_virtual
 from tests.blocks import ROOT
 from tests.simulation.programs import PROGRAMS, run
 
@@ -78,7 +78,7 @@ def test_trio_orders_a_batch_of_tasks_as_the_kernel_expects() -> None:
     for line in ("if _ALLOW_DETERMINISTIC_SCHEDULING:", "key=lambda t: t._counter", "_r.shuffle(batch)"):
         assert line in source, (
             f"trio {VERSION} orders tasks in another way: {line!r} is gone from unrolled_run;"
-            " find what orders them now, seed it in ainp2p/simulation/kernel.py:_seeded, and change this test"
+            " find what orders them now, seed it in simulation/core/kernel.py:_seeded, and change this test"
         )
 
 

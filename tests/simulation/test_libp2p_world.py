@@ -24,13 +24,14 @@ from ainp2p.protocol.channel import DEAD_AFTER_S, HEARTBEAT_S
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.libp2p import Libp2pNetwork, _new_host, open_network
 from ainp2p.protocol.network import Call
-from ainp2p.simulation import Ambient, VirtualClock, Weather, World, libp2p_transport, run, run_virtual
-from ainp2p.simulation import libp2p_ambient as ambient
-from ainp2p.simulation.clock import EPOCH_MS
-from ainp2p.simulation.draws import Draws
-from ainp2p.simulation.libp2p_transport import PORT, WINDOW_SIZE, End, Machine, MemoryTransport
-from ainp2p.simulation.libp2p_world import Libp2pWire
-from ainp2p.simulation.trace import Trace
+from ainp2p.simulation import Ambient, VirtualClock, Weather, World, run, run_virtual
+from ainp2p.simulation.core.clock import EPOCH_MS
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.trace import Trace
+from ainp2p.simulation.wire import libp2p_ambient as ambient
+from ainp2p.simulation.wire import libp2p_transport
+from ainp2p.simulation.wire.libp2p_transport import PORT, WINDOW_SIZE, End, Machine, MemoryTransport
+from ainp2p.simulation.wire.libp2p_world import Libp2pWire
 from tests.simulation.test_world import buy, demand_the_ledger_s_invariants, market, work
 
 ECHO = "/test/echo/1"

@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from ainp2p.errors import TimedOut
-from ainp2p.simulation import gossip
-from ainp2p.simulation.ends import End
-from ainp2p.simulation.lies import Rewrite, Sent, told
-from ainp2p.simulation.network import SimNetwork
+from ainp2p.simulation.wire import gossip
+from ainp2p.simulation.wire.ends import End
+from ainp2p.simulation.wire.lies import Rewrite, Sent, told
+from ainp2p.simulation.wire.network import SimNetwork
 from tests.simulation.wired import COUNT, ECHO, HEAR, Town, fails, outcome, wired
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import metrics
-from ainp2p.simulation.metrics import (
+from ainp2p.simulation.results import metrics
+from ainp2p.simulation.results.metrics import (
     cheats_share,
     fill_rate,
     gini,

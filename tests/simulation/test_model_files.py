@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation.model_files import (
+from ainp2p.simulation.results.model_files import (
     REQUIRED,
     ModelFile,
     Parameter,

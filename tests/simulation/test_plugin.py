@@ -14,8 +14,8 @@ import ainp2p.agents.agent
 import ainp2p.ledger.serving.service  # what worlds import when they begin: once, not once a run of pytest
 import ainp2p.simulation.running  # noqa: F401
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import plugin
 from ainp2p.simulation import test as sim_test
+from ainp2p.simulation.trials import plugin
 
 pytest_plugins = ["pytester"]
 
@@ -299,7 +299,7 @@ def test_a_function_without_a_world_is_refused() -> None:
 
 def test_the_plugin_loads_nothing_heavy() -> None:
     code = (
-        "import sys, ainp2p.simulation.plugin\n"
+        "import sys, ainp2p.simulation.trials.plugin\n"
         "heavy = ('trio', 'torch', 'libp2p', 'nacl', 'msgspec', 'hypothesis')\n"
         "print(*[name for name in heavy if name in sys.modules])"
     )
@@ -309,4 +309,4 @@ def test_the_plugin_loads_nothing_heavy() -> None:
 
 def test_pytest_finds_the_plugin_where_the_library_is_installed() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert re.search(r'\[project\.entry-points\.pytest11\]\nainp2p = "ainp2p\.simulation\.plugin"', text)
+    assert re.search(r'\[project\.entry-points\.pytest11\]\nainp2p = "ainp2p\.simulation\.trials\.plugin"', text)

@@ -38,9 +38,9 @@ from ainp2p.protocol.messages import ReceiptNotice, decode_wire
 from ainp2p.protocol.network import Network
 from ainp2p.protocol.seller_meter import SellerMeter
 from ainp2p.simulation import InvariantViolated, Profile, World, money_is_conserved, run
-from ainp2p.simulation.lies import Sent
 from ainp2p.simulation.node import Node
-from ainp2p.simulation.replay import Attempt, Trial
+from ainp2p.simulation.trials.replay import Attempt, Trial
+from ainp2p.simulation.wire.lies import Sent
 from tests.simulation.town import (
     PRICE,
     STORM,
@@ -544,7 +544,7 @@ def test_c3_nodes_clogged_one_after_another_and_freed_in_another_order(seed: int
 def test_c3_mutant_a_committee_that_does_not_come_together_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ainp2p.simulation.injecting import Injector
+    from ainp2p.simulation.trials.injecting import Injector
 
     monkeypatch.setitem(vars(sys.modules[Injector.__module__])["_END"], "pause", lambda self, fault: None)
     is_caught(paying, "V9", seeds=2, faults=SWIZZLE)

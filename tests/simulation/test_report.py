@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import pictures, report
-from ainp2p.simulation.pictures import (
+from ainp2p.simulation.results import pictures, report
+from ainp2p.simulation.results.pictures import (
     POINTS_MAX,
     bin_s,
     binned,
@@ -23,8 +23,8 @@ from ainp2p.simulation.pictures import (
     time_ticks,
     value_ticks,
 )
-from ainp2p.simulation.report import NAMES_MAX, ROWS_MAX, page
-from ainp2p.simulation.results import Result
+from ainp2p.simulation.results.report import NAMES_MAX, ROWS_MAX, page
+from ainp2p.simulation.results.results import Result
 from ainp2p.swarm import charts, pieces
 from tests.simulation.small import HOSTILE, market
 from tests.swarm.test_page import Checker, check_harmless

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import results, saving
+from ainp2p.simulation.core.trace import Trace
 from ainp2p.simulation.errors import VersionMismatch
-from ainp2p.simulation.results import COLUMNS, Result, label, new_table
-from ainp2p.simulation.tables import Table
-from ainp2p.simulation.trace import Trace
+from ainp2p.simulation.results import results, saving
+from ainp2p.simulation.results.results import COLUMNS, Result, label, new_table
+from ainp2p.simulation.results.tables import Table
 from tests.simulation.small import market, undercut
 
 
@@ -139,7 +139,7 @@ def test_mutant_a_save_that_does_not_look_would_overwrite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "new_directory", lambda path: _as_it_is(Path(path)))
-    monkeypatch.setattr("ainp2p.simulation.tables.new_file", lambda path: _as_it_is(Path(path)))
+    monkeypatch.setattr("ainp2p.simulation.results.tables.new_file", lambda path: _as_it_is(Path(path)))
     market(1).save(tmp_path)
     market(2).save(tmp_path)
     assert saving.manifest(tmp_path)["seed"] == 2

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.simulation import Fault, Schedule
-from ainp2p.simulation.shrink import SHORTEST_S, shrink
+from ainp2p.simulation.trials.shrink import SHORTEST_S, shrink
 
 
 def pauses(count: int, for_s: float | None = 8.0) -> Schedule:

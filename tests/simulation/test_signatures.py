@@ -11,8 +11,8 @@ import pytest
 from ainp2p.errors import BadSignature, InvalidInput
 from ainp2p.protocol import identity
 from ainp2p.protocol.identity import Key, verify
-from ainp2p.simulation import signatures as signatures_module
-from ainp2p.simulation.signatures import Mode, signatures
+from ainp2p.simulation.core import signatures as signatures_module
+from ainp2p.simulation.core.signatures import Mode, signatures
 
 ALICE, BOB = Key(b"a" * 32), Key(b"b" * 32)
 MODES: list[Mode] = ["ed25519", "cached", "keyed"]

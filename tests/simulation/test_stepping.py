@@ -18,11 +18,12 @@ from trio._core import _run
 
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol import identity
-from ainp2p.simulation import kernel, run, stepping
+from ainp2p.simulation import run
+from ainp2p.simulation.core import kernel, stepping
+from ainp2p.simulation.core.garbage import Generators
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.stepping import Ended, Stepped, Turn
 from ainp2p.simulation.errors import Deadlock
-from ainp2p.simulation.garbage import Generators
-from ainp2p.simulation.kernel import run_virtual
-from ainp2p.simulation.stepping import Ended, Stepped, Turn
 from ainp2p.simulation.world import World
 from tests.simulation.test_world import WINDY, market
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ainp2p.simulation as sim
 from ainp2p.simulation import World
-from ainp2p.simulation.faults import KINDS
+from ainp2p.simulation.trials.faults import KINDS
 from tests.simulation.town import STORM, storm
 
 MARKS = (

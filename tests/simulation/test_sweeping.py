@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import sweep_files, sweeping
 from ainp2p.simulation.errors import Mixed, VersionMismatch
-from ainp2p.simulation.executors import PoolExecutor
-from ainp2p.simulation.model_files import ModelFile
-from ainp2p.simulation.sweep_files import SweepFiles
-from ainp2p.simulation.sweep_plan import Outcome, ReplicateFailed, plan, take, tidy
-from ainp2p.simulation.sweeping import load_sweep, sweep
-from ainp2p.simulation.tables import Table
+from ainp2p.simulation.results import sweep_files, sweeping
+from ainp2p.simulation.results.executors import PoolExecutor
+from ainp2p.simulation.results.model_files import ModelFile
+from ainp2p.simulation.results.sweep_files import SweepFiles
+from ainp2p.simulation.results.sweep_plan import Outcome, ReplicateFailed, plan, take, tidy
+from ainp2p.simulation.results.sweeping import load_sweep, sweep
+from ainp2p.simulation.results.tables import Table
 from tests.simulation import small
 
 GRID = {"agents": [10, 100], "rate": [1.0, 0.5]}

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import columns, files, tables
-from ainp2p.simulation.columns import REPEATING_MAX, Texts, kind_of
-from ainp2p.simulation.tables import Table
+from ainp2p.simulation.results import columns, files, tables
+from ainp2p.simulation.results.columns import REPEATING_MAX, Texts, kind_of
+from ainp2p.simulation.results.tables import Table
 
 COLUMNS = (("at_s", float), ("who", str), ("amount", int), ("good", bool), ("died_s", float | None))
 PLAIN = COLUMNS[:4]  # nothing may be missing: rows take the short way

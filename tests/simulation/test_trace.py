@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation import trace as trace_module
-from ainp2p.simulation.clock import VirtualClock
-from ainp2p.simulation.draws import Draws
+from ainp2p.simulation.core import trace as trace_module
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.trace import Trace
 from ainp2p.simulation.errors import VersionMismatch
-from ainp2p.simulation.trace import Trace
 
 
 def walk(events: int = 100, *, planted: int | None = None, keep: int = 200, every: int = 1) -> Trace:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation.weather import LOSSES_MAX, Weather, lognormal
+from ainp2p.simulation.wire.weather import LOSSES_MAX, Weather, lognormal
 
 RNG = random.Random(1)
 

@@ -16,16 +16,16 @@ import trio
 from ainp2p.errors import Broken, Closed, NetworkError, Refused, TimedOut
 from ainp2p.protocol import frames
 from ainp2p.protocol.network import Call
-from ainp2p.simulation import ends, handlers
-from ainp2p.simulation.asked import Asked
-from ainp2p.simulation.deadlines import Deadlines
-from ainp2p.simulation.ends import End
 from ainp2p.simulation.errors import Ambient
-from ainp2p.simulation.handlers import Handlers
-from ainp2p.simulation.network import SimNetwork
-from ainp2p.simulation.way import Way
-from ainp2p.simulation.weather import CALM, Weather, lognormal
-from ainp2p.simulation.wire import Message, Wire
+from ainp2p.simulation.wire import ends, handlers
+from ainp2p.simulation.wire.asked import Asked
+from ainp2p.simulation.wire.deadlines import Deadlines
+from ainp2p.simulation.wire.ends import End
+from ainp2p.simulation.wire.handlers import Handlers
+from ainp2p.simulation.wire.network import SimNetwork
+from ainp2p.simulation.wire.way import Way
+from ainp2p.simulation.wire.weather import CALM, Weather, lognormal
+from ainp2p.simulation.wire.wire import Message, Wire
 from tests.simulation.wired import COUNT, ECHO, HANG, HEAR, SLOW, Town, fails, in_town, outcome, wired
 
 # --- time and order -----------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_mutant_without_deadlines_callers_hang(monkeypatch: Any) -> None:
 
 
 def test_mutant_a_deadline_that_outlives_its_call_is_found(monkeypatch: Any) -> None:
-    monkeypatch.setattr("ainp2p.simulation.deadlines._lasts", lambda entry: True)
+    monkeypatch.setattr("ainp2p.simulation.wire.deadlines._lasts", lambda entry: True)
     assert fails(test_a_chunk_that_comes_in_time_starts_the_clock_anew)
 
 

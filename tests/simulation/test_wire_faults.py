@@ -10,12 +10,12 @@ import trio
 
 from ainp2p.errors import Broken, Closed, InvalidInput, TimedOut, Unreachable
 from ainp2p.protocol.network import Call, PeerChange
-from ainp2p.simulation.dialling import Bootstrap
-from ainp2p.simulation.knocking import Knocking
-from ainp2p.simulation.network import SimNetwork
-from ainp2p.simulation.way import Way
-from ainp2p.simulation.weather import Weather
-from ainp2p.simulation.wire import Wire
+from ainp2p.simulation.wire.dialling import Bootstrap
+from ainp2p.simulation.wire.knocking import Knocking
+from ainp2p.simulation.wire.network import SimNetwork
+from ainp2p.simulation.wire.way import Way
+from ainp2p.simulation.wire.weather import Weather
+from ainp2p.simulation.wire.wire import Wire
 from tests.simulation.wired import ECHO, HANG, HEAR, Town, fails, outcome, wired
 
 # --- cuts ---------------------------------------------------------------------------------------

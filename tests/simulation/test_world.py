@@ -25,7 +25,7 @@ from ainp2p.simulation import (
     run,
     validators_agree,
 )
-from ainp2p.simulation.draws import Draws
+from ainp2p.simulation.core.draws import Draws
 
 WINDY = {"weather": Weather(latency=(0.01, 0.05), loss=0.01)}
 ECHO = "/test/echo/1"

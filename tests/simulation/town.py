@@ -18,8 +18,8 @@ from ainp2p.errors import Error, InsufficientFunds
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.simulation import Profile, World, money_is_conserved, nobody_is_overdrawn, validators_agree
-from ainp2p.simulation.profile import MOST
 from ainp2p.simulation.node import Node
+from ainp2p.simulation.trials.profile import MOST
 
 PRICE = 2
 WINDOW = 64  # units that a seller may have delivered and not been paid for

@@ -10,13 +10,13 @@ import trio
 from ainp2p.errors import Error
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.network import Call
-from ainp2p.simulation.clock import VirtualClock
-from ainp2p.simulation.draws import Draws
-from ainp2p.simulation.kernel import run_virtual
-from ainp2p.simulation.network import SimNetwork
-from ainp2p.simulation.trace import Trace
-from ainp2p.simulation.weather import CALM, Weather
-from ainp2p.simulation.wire import Wire
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.trace import Trace
+from ainp2p.simulation.wire.network import SimNetwork
+from ainp2p.simulation.wire.weather import CALM, Weather
+from ainp2p.simulation.wire.wire import Wire
 
 ECHO, SLOW, COUNT = "/test/echo/1", "/test/slow/1", "/test/count/1"
 HANG, HEAR = "/test/hang/1", "/test/hear/1"

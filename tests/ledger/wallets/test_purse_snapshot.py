@@ -214,7 +214,7 @@ async def test_g4_the_receipt_of_a_lock_that_has_left_is_dropped(tmp_path: Path)
         Receipt(story.world.network, b"l" * 32, 5, 5, b"c" * 32), key_of("alice")
     )
     async with open_wallet_store(tmp_path, storage=INLINE) as store:
-        store.put_receipt(b"l" * 32, signed)
+        store.put_receipt(b"l" * 32, signed, key_of("alice").public)
         await store.synced()
         store.drop_receipt(b"l" * 32)
     async with open_wallet_store(tmp_path, storage=INLINE) as store:

@@ -1,0 +1,1 @@
+"""Virtual time: clock, kernel, draws, trace, guards, signatures; no agents, no wire."""

@@ -1,0 +1,105 @@
+"""Garbage is collected when the program says so; abandoned generators end in the order of their beginning.
+
+Collecting wakes tasks: trio closes an async generator that nobody refers to any more in a task of its
+own. Python collects cycles after so many allocations, which depends on what the process did before, and
+finds them in an order that depends on addresses. So while a virtual run lasts, Python's collector is
+off, what was there before is set aside, and cycles are collected at steps of the virtual clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trio._core._run import GLOBAL_RUN_CONTEXT
+
+from ainp2p.simulation.core.clock import VirtualClock
+
+YOUNG_STEPS = 2_000  # steps of the clock between two collections of what is young
+FULL_STEPS = 200_000  # and of everything, at first; then whenever there were a quarter more
+
+_Generator = AsyncGenerator[Any, Any]
+
+
+class Generators:
+    """The async generators of one run, numbered as they begin."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._begun = 0
+        self._found: list[_Generator] | None = None  # by the collection that is under way
+        self._first: Callable[[_Generator], object] | None = None
+        self._finalize: Callable[[_Generator], object] | None = None
+
+    def watch(self) -> None:
+        """Stand between Python and trio's hooks, until trio takes its own away at the end of the run."""
+        hooks = sys.get_asyncgen_hooks()
+        self._first, self._finalize = hooks.firstiter, hooks.finalizer
+        sys.set_asyncgen_hooks(firstiter=self._begin, finalizer=self._abandoned)
+
+    def collect(self, generation: int) -> None:
+        """Collect cycles, and hand the generators among them to trio, oldest first."""
+        found: list[_Generator] = []
+        self._found = found
+        gc.collect(generation)
+        self._found = None
+        for generator in sorted(found, key=self._number):
+            self._end(generator)
+
+    async def close(self) -> None:
+        """End what is left when the program has ended, oldest first."""
+        asyncgens: Any = GLOBAL_RUN_CONTEXT.runner.asyncgens
+        for generator in sorted(asyncgens.alive, key=self._number):
+            await asyncgens._finalize_one(generator, generator.__qualname__)
+
+    def _begin(self, generator: _Generator) -> None:
+        self._begun += 1
+        self._numbers[id(generator)] = self._begun
+        if self._first is not None:
+            self._first(generator)
+
+    def _abandoned(self, generator: _Generator) -> None:
+        if self._found is None:
+            self._end(generator)
+        else:
+            self._found.append(generator)
+
+    def _end(self, generator: _Generator) -> None:
+        if self._finalize is not None:
+            self._finalize(generator)
+
+    def _number(self, generator: _Generator) -> int:
+        return self._numbers.get(id(generator), 0)
+
+
+@contextmanager
+def collecting(clock: VirtualClock) -> Iterator[Generators]:
+    """Collect at steps of this clock; Python's collector is as it was when the block ends."""
+    generators = Generators()
+    full_at = FULL_STEPS
+
+    def upkeep() -> int:
+        nonlocal full_at
+        if clock.steps < full_at:
+            generators.collect(1)
+        else:  # seldom: it takes a second where there are ten thousand agents
+            generators.collect(2)
+            full_at = max(clock.steps + FULL_STEPS, clock.steps * 5 // 4)
+        return clock.steps + YOUNG_STEPS
+
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    gc.disable()
+    if not frozen:
+        gc.freeze()
+    clock.upkeep(upkeep, YOUNG_STEPS)
+    try:
+        yield generators
+    finally:
+        clock.upkeep(None, 0)
+        if not frozen:
+            gc.unfreeze()
+        if enabled:
+            gc.enable()

@@ -1,0 +1,313 @@
+"""While a world runs, a model that reads the real world is stopped at that line, and told the remedy.
+
+Each name of ambient.py is replaced by a guard that looks at its caller: the standard library, installed
+packages and ainp2p itself pass; everybody else (the model) gets `Ambient`. Names bound earlier (`from
+time import time`, `from datetime import datetime`, a default argument, a class attribute) are found in
+the model's modules and replaced too. Leaving the block puts everything back, also what a module imported
+meanwhile has bound.
+
+Only the thread that entered is watched. Not found: a name kept in a container or a closure, a subclass
+of `random.Random` made before, numpy imported for the first time inside the run, `hash(str)` and the
+order of sets.
+"""
+
+from __future__ import annotations
+
+import functools
+import site
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ainp2p.errors import InvalidInput
+from ainp2p.simulation.core.ambient import SOURCES, Source
+from ainp2p.simulation.errors import Ambient
+
+_OURS = str(Path(__file__).parent.parent) + "/"
+_KERNEL = str(Path(__file__).with_name("kernel.py"))
+_PACKAGES = ("/site-packages/", "/dist-packages/")
+_LIBRARIES = tuple(
+    {
+        path + "/"
+        for path in [
+            *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+            *site.getsitepackages(),
+            site.getusersitepackages(),
+        ]
+    }
+)
+
+Put = tuple[Any, str, Any, Any]  # where, which name, what was there, what is there now
+
+
+class _Watch:
+    """One `guarded` block: whom it watches, and whether it does just now."""
+
+    def __init__(self, strict: bool, report: Callable[[Ambient], object] | None) -> None:
+        self.strict, self.report = strict, report
+        self.thread = threading.get_ident()
+        self.paused = 0
+        self.active = True
+
+    def check(self, frame: types.FrameType | None, source: Source) -> None:
+        """Stop the caller at `frame` if it is the model's.
+
+        Raises:
+            Ambient: it is.
+        """
+        if not self.active or self.paused or threading.get_ident() != self.thread:
+            return
+        blamed = _blamed(frame, source.deep, self.strict)
+        if blamed is not None:
+            where = f"{blamed.f_code.co_filename}:{blamed.f_lineno}"
+            error = Ambient(f"{source.module}.{source.name}".removesuffix(".__init__"), where, source.remedy)
+            if self.report is not None:
+                self.report(error)
+            raise error
+
+
+_current: _Watch | None = None
+
+
+@contextmanager
+def guarded(*, strict: bool = False, report: Callable[[Ambient], object] | None = None) -> Iterator[None]:
+    """Stop the model where it reads what no seed decides, in this thread, inside this block.
+
+    `strict` watches ainp2p's own code too. `report` hears of each violation before it is raised (a world ends
+    itself by it, since the model may swallow exceptions).
+
+    Raises:
+        Ambient: in the model, at that line.
+        InvalidInput: a block inside another one.
+    """
+    global _current
+    if _current is not None:
+        raise InvalidInput("already guarded: one world at a time in a process")
+    _current = watch = _Watch(strict, report)
+    before = set(sys.modules)
+    puts: list[Put] = []
+    try:
+        guards = _install(watch, puts)
+        for module in _model_modules():
+            _swap_names(module, guards, puts)
+        yield
+    finally:
+        watch.active = False
+        _current = None
+        for where, name, was, is_ in reversed(puts):
+            if _attribute(where, name) is is_:
+                setattr(where, name, was)
+        _swap_back(puts, before)
+
+
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Let the real world be read inside this block; it must not contain an `await`."""
+    watch = _current
+    if watch is None:
+        yield
+        return
+    watch.paused += 1
+    try:
+        yield
+    finally:
+        watch.paused -= 1
+
+
+# --- who calls ----------------------------------------------------------------------------------
+
+
+def _blamed(frame: types.FrameType | None, deep: bool, strict: bool) -> types.FrameType | None:
+    """The model's frame that is to blame for a call from `frame`, or None."""
+    while frame is not None and frame.f_code.co_filename != _KERNEL:  # trio's own set-up is nobody's
+        kind = _kind(frame)
+        if kind == "model" or (kind == "ainp2p" and strict):
+            return frame
+        if kind == "ainp2p" or not deep or "importlib" in frame.f_code.co_filename:
+            return None  # importing a library may do what it likes
+        frame = frame.f_back
+    return None
+
+
+def _kind(frame: types.FrameType) -> str:
+    name = frame.f_code.co_filename
+    if not name.startswith("<"):
+        return _kind_of_file(name)
+    if name.startswith(("<frozen", "<attrs generated")):
+        return "library"
+    # `python -c`, a notebook, a doctest; or a dataclass's generated method, whose module is known.
+    file = frame.f_globals.get("__file__")
+    return _kind_of_file(file) if isinstance(file, str) else "model"
+
+
+@functools.cache
+def _kind_of_file(name: str) -> str:
+    if name.startswith(_OURS):
+        return "ainp2p"
+    if name.startswith(_LIBRARIES) or any(part in name for part in _PACKAGES):
+        return "library"
+    return "model"
+
+
+def _model_modules() -> list[types.ModuleType]:
+    found = []
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, types.ModuleType):
+            file = getattr(module, "__file__", None)
+            if (name == "__main__" and file is None) or (file is not None and _kind_of_file(file) == "model"):
+                found.append(module)
+    return found
+
+
+# --- guards in their places ---------------------------------------------------------------------
+
+
+def _install(watch: _Watch, puts: list[Put]) -> dict[Any, Any]:
+    """Replace every source that is imported; what was there → what is there now."""
+    guards: dict[Any, Any] = {}
+    stand_ins: dict[type, type] = {}
+    behind: dict[type, type] = {}
+    for source in SOURCES:
+        where: Any = sys.modules.get(source.module)
+        *path, name = source.name.split(".")
+        for step in path:
+            where = getattr(where, step, None)
+        where = behind.get(where, where) if isinstance(where, type) else where
+        was = _attribute(where, name)
+        if was is None:
+            continue
+        if isinstance(where, type) and where.__flags__ & _IMMUTABLE:
+            method = getattr(
+                where, name
+            )  # datetime.now: a class of C is replaced by one that stands in for it
+            stand_in = stand_ins.get(where) or _stand_in(where, None)
+            guard = _guard(watch, source, method)
+            setattr(stand_in, name, staticmethod(guard))
+            guards[method] = guard
+            if where not in stand_ins:
+                stand_ins[where] = guards[where] = stand_in
+                behind[stand_in] = where
+                _put(puts, sys.modules[source.module], path[-1], where, stand_in)
+        else:
+            if isinstance(was, type):
+                guard = guards.get(was) or _stand_in(was, functools.partial(_check_call, watch, source))
+            else:
+                guard = _guard(watch, source, was)
+            guards[was] = guard
+            _put(puts, where, name, was, guard)
+    return guards
+
+
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+
+
+def _attribute(where: Any, name: str) -> Any:
+    """A class's own attribute as it lies there, a module's as it is; None if there is none."""
+    if isinstance(where, types.FunctionType):
+        return getattr(where, name, None)
+    return vars(where).get(name) if where is not None else None
+
+
+def _put(puts: list[Put], where: Any, name: str, was: Any, is_: Any) -> None:
+    setattr(where, name, is_)
+    puts.append((where, name, was, is_))
+
+
+def _guard(watch: _Watch, source: Source, original: Callable[..., Any]) -> Callable[..., Any]:
+    when = source.when
+
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        if watch.active and when(args, kwargs):
+            watch.check(sys._getframe(1), source)
+        return original(*args, **kwargs)
+
+    guard.__name__ = guard.__qualname__ = source.name
+    guard.__doc__ = original.__doc__
+    return guard
+
+
+def _check_call(watch: _Watch, source: Source, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if watch.active and source.when(args, kwargs):
+        watch.check(sys._getframe(2), source)
+
+
+def _stand_in(original: type, check: Callable[[tuple[Any, ...], dict[str, Any]], None] | None) -> type:
+    """A class that makes instances of `original`, is one with it for isinstance, and can be subclassed."""
+
+    class Meta(type(original)):  # type: ignore[misc]  # whatever the original's is
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            if cls is not stand_in:
+                return super().__call__(*args, **kwargs)
+            if check is not None:
+                check(args, kwargs)
+            return original(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original) if cls is stand_in else super().__instancecheck__(instance)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, original) if cls is stand_in else super().__subclasscheck__(subclass)
+
+    stand_in: type = Meta(original.__name__, (original,), {"__module__": original.__module__})
+    return stand_in
+
+
+# --- names bound earlier ------------------------------------------------------------------------
+
+
+def _swap_names(module: types.ModuleType, guards: dict[Any, Any], puts: list[Put]) -> None:
+    """Globals, class attributes and default arguments of one of the model's modules."""
+    for name, value in list(vars(module).items()):
+        guard = _lookup(guards, value)
+        if guard is not None:
+            _put(puts, module, name, value, guard)
+        elif isinstance(value, type | types.FunctionType) and value.__module__ == module.__name__:
+            members = list(vars(value).items()) if isinstance(value, type) else []
+            for inner, member in members:
+                function = member.__func__ if isinstance(member, staticmethod | classmethod) else member
+                guard = _lookup(guards, function)
+                if guard is not None:
+                    _put(puts, value, inner, member, staticmethod(guard))
+                else:
+                    _swap_defaults(function, guards, puts)
+            _swap_defaults(value, guards, puts)
+
+
+def _swap_defaults(function: object, guards: dict[Any, Any], puts: list[Put]) -> None:
+    if not isinstance(function, types.FunctionType):
+        return
+    old = function.__defaults__ or ()
+    new = tuple(_lookup(guards, value) or value for value in old)
+    if any(a is not b for a, b in zip(old, new, strict=True)):
+        function.__defaults__ = new
+        puts.append((function, "__defaults__", old, new))
+    named = function.__kwdefaults__ or {}
+    replaced = {name: _lookup(guards, value) or value for name, value in named.items()}
+    if any(named[name] is not replaced[name] for name in named):
+        function.__kwdefaults__ = replaced
+        puts.append((function, "__kwdefaults__", named, replaced))
+
+
+def _lookup(guards: dict[Any, Any], value: object) -> Any:
+    if not callable(value):
+        return None
+    try:
+        return guards.get(value)  # by equality: `datetime.now` is another object each time
+    except Exception:  # what cannot be hashed or compared is nothing that is guarded
+        return None
+
+
+def _swap_back(puts: list[Put], before: set[str]) -> None:
+    """What modules bound while the guards were in place."""
+    originals = {id(is_): was for _, _, was, is_ in puts}
+    new = [module for name, module in list(sys.modules.items()) if name not in before]
+    for module in [*new, *_model_modules()]:
+        if isinstance(module, types.ModuleType):
+            for name, value in list(vars(module).items()):
+                if id(value) in originals:
+                    setattr(module, name, originals[id(value)])

@@ -1,0 +1,1 @@
+"""Faults as data, tests over seeds, shrinking, replay, recorded answers."""

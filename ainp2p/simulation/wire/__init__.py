@@ -1,0 +1,1 @@
+"""The simulated wire, and the second one that runs py-libp2p itself."""
