@@ -6,7 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import entry_points
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,24 +15,33 @@ import pytest
 from tests.blocks import ROOT
 
 PAGE = ROOT / "docs" / "simulation-testing.md"
-INSTALLED = any(point.name == "ainp2p" for point in entry_points(group="pytest11"))
-PLUGIN = () if INSTALLED else ("-p", "ainp2p.simulation.plugin")
+INSTALLED = "from importlib.metadata import entry_points as e; print(*e(group='pytest11').names)"
 LIMIT_S = 100
 
 
 def section() -> tuple[dict[str, str], str]:
     """The files that it shows, by name, and the command that it gives."""
     text = PAGE.read_text("utf-8").partition("\n## Finding a planted bug\n")[2].partition("\n## ")[0]
-    files = {name: code for name, code in re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.M | re.S)}
+    files = dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.M | re.S))
     (command,) = re.findall(r"^```sh\n(.*?)\n```$", text, re.M | re.S)
     return files, command
+
+
+@cache
+def plugin() -> tuple[str, ...]:
+    """What loads the plugin where the library is not installed with it."""
+    command = [sys.executable, "-P", "-c", INSTALLED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    module = project["entry-points"]["pytest11"]["ainp2p"]
+    return () if "ainp2p" in done.stdout.split() else ("-p", module)
 
 
 def run(command: str, cwd: Path) -> tuple[int, str]:
     """A command as it is printed, in a process of its own: exit status and output."""
     name, *words = shlex.split(command)
     assert name == "pytest"
-    options = ("-p", "no:cacheprovider", f"--rootdir={cwd}", *PLUGIN)
+    options = ("-p", "no:cacheprovider", f"--rootdir={cwd}", *plugin())
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *words],
         cwd=cwd,
