@@ -116,4 +116,7 @@ def test_the_page_shows_what_a_report_looks_like() -> None:
     shown = re.findall(r"^```text\n(seed \d+, .*?)^```$", text, re.M | re.S)
     assert len(shown) == 1
     lines = told(shown[0])
-    assert lines[-1].startswith("pytest test_budget.py::test_a_job_costs_its_budget_at_most --sim-seed=5 ")
+    seed, fault = lines[0].split()[1].rstrip(","), lines[lines.index("last events:") - 1]
+    words = shlex.split(lines[-1])
+    assert words[:1] + words[2:] == ["pytest", f"--sim-seed={seed}", f"--sim-faults={fault}"]
+    assert f'@sim.test(seeds=[{seed}], faults="{fault}")' in text
