@@ -587,6 +587,12 @@ class Auditor:
         """ "once correct validators with more than 1/3 of the total weight hold a receipt, before one of them
         has LOCKed an operation that ends the Lock, the Lock cannot end below it"."""
         held, ending = self.receipts[lock], self.ending.get(lock, {})
+        deposit = self.book.deposits[lock]
+        begun = self.epoch.inherited.get((lock, deposit.seq + 1))
+        if begun is not None and isinstance(self.operations[begun].operation.body, Close | Refund):
+            # It was prepared by the weights of an epoch before: nobody of that one LOCKs anything else, whatever
+            # those who have come since hold.
+            return
         for cumulative in sorted(set(held.values()), reverse=True):
             holders = [
                 m for m, c in held.items() if c >= cumulative and ending.get(m, cumulative) >= cumulative
