@@ -590,8 +590,8 @@ class Auditor:
         deposit = self.book.deposits[lock]
         begun = self.epoch.inherited.get((lock, deposit.seq + 1))
         if begun is not None and isinstance(self.operations[begun].operation.body, Close | Refund):
-            # It was prepared by the weights of an epoch before: nobody of that one LOCKs anything else, whatever
-            # those who have come since hold.
+            # It was prepared by the weights of an epoch before: nobody of that one LOCKs anything else,
+            # whatever those who have come since hold.
             return
         for cumulative in sorted(set(held.values()), reverse=True):
             holders = [
