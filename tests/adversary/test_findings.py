@@ -53,3 +53,14 @@ def test_a_bond_of_the_union_that_some_have_not_applied_stops_no_committee() -> 
     # Frozen members waited for a bond that they get with the COMMITTEE only; no epoch began any more.
     # The mutant "a bond that is not here stops its COMMITTEE" is caught at this seed.
     assert not simulate(133).violation
+
+
+def test_no_lock_ends_below_a_receipt_that_came_between_a_newview_and_its_proposal() -> None:
+    # Three had named a CLOSE(77) before an outage; after it they held a receipt for 218, and LOCKed what was
+    # picked from their own NEWVIEWs.
+    assert not simulate(71151).violation
+
+
+def test_what_an_epoch_inherits_goes_before_receipts_that_came_later() -> None:
+    # A CLOSE was prepared by the weights of one epoch; the auditor counted holders by those of the next.
+    assert not simulate(71365).violation

@@ -72,6 +72,7 @@ class Judging:
         """The candidate to LOCK, or None: the proposal is void, or something is missing.
 
         Lemma L5 (docs/ledger-proof.md): only what a justification makes follow; what is prepared comes first.
+        Lemma L9: what was picked gets our LOCK only if it is not below a held receipt.
         """
         shown = self._shown(slot_id, proposal, now, out)
         if shown is None:
@@ -90,6 +91,10 @@ class Judging:
         if not isinstance(chosen, Conflict):
             ahead = (chosen.operation.timestamp or 0) - now
             if chosen.id != proposal.operation or ahead > FOLLOWER_AHEAD_MS:
+                return None
+            lock = self._desk.state.locks.get(slot_id[0])
+            if lock is not None and not self._desk.receipts.allow(lock, chosen):
+                # We may have named it before the receipt came. In the next view we name the receipt's.
                 return None
         candidate = candidate_of(self._desk, chosen)
         return candidate if candidate.id == proposal.operation else None

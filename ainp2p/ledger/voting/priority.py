@@ -63,9 +63,9 @@ class HeldReceipts:
         return learned
 
     def allow(self, lock: Lock, parsed: ParsedOperation) -> bool:
-        """Whether view 0 may LOCK this operation beside what is held.
+        """Whether this operation may be LOCKed beside what is held, unless it is prepared.
 
-        Lemma L9 (docs/ledger-proof.md): nothing below a held receipt gets our LOCK in view 0.
+        Lemma L9 (docs/ledger-proof.md): nothing below a held receipt gets our LOCK, unless it is prepared.
         """
         held = self.highest.get(lock.id)
         if held is None or _cumulative(lock, parsed) >= held.cumulative:
