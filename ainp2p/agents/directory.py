@@ -66,6 +66,9 @@ BYTES_AT_ONCE = 8.0 * 1024 * 1024
 COMPARING_COST = 64 * 1024  # bytes
 LOOK_AGAIN_S = 1.0  # a wait for offers asks the DHT again after this, then after half as much more, …
 PROVIDE_S = 3600.0  # DHT records live for a day or more
+PROVIDE_AGAIN_S = (
+    1.0  # at first, then ever longer: a DHT that has just been joined leaves a record with nobody
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Directory:
         self._drafting: Callable[[], CardDraft] | None = None
         self._own: Held | None = None
         self._sequence = 0
-        self._provided: dict[bytes, float] = {}
+        self._provided: dict[bytes, tuple[float, float]] = {}  # skill → when its record is due, and the gap
         self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
         self._strangers: dict[PeerId, float] = {}  # when a neighbour last refused to compare
         self._sync_s = SYNC_S
@@ -437,7 +440,7 @@ class Directory:
         while True:
             self._announced = trio.Event()
             failed = await self._provide()
-            due = min(self._provided.values(), default=math.inf) + PROVIDE_S
+            due = min((due for due, _ in self._provided.values()), default=math.inf)
             with trio.move_on_at(trio.current_time() + 1 if failed else due):
                 await self._announced.wait()
 
@@ -446,10 +449,11 @@ class Directory:
         failed = False
         for skill in self._own.card.skills if self._own is not None else ():
             now = trio.current_time()
-            if now - self._provided.get(skill.name, -math.inf) >= PROVIDE_S:
+            due, gap = self._provided.get(skill.name, (-math.inf, PROVIDE_AGAIN_S))
+            if now >= due:
                 try:
                     await self._network.provide(skill_digest(self._network_id, skill.name))
-                    self._provided[skill.name] = now
+                    self._provided[skill.name] = now + gap, min(4 * gap, PROVIDE_S)
                 except Error:
                     failed = True
         return failed

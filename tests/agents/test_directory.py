@@ -381,3 +381,19 @@ async def test_neighbours_that_tell_nothing_new_are_asked_ever_less_often(
             await trio.sleep(600)
     assert asked.count(validator.peer_id) <= 12  # not an agent: once a minute at most
     assert len(asked) <= 60  # two directories for 600 s: 240 at a steady pace of 5 s
+
+
+async def test_a_record_is_made_again_soon_since_a_dht_just_joined_leaves_it_with_nobody(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    async def provide(self: MemoryNetwork, key: bytes) -> None:
+        made.append(trio.current_time())
+
+    monkeypatch.setattr(MemoryNetwork, "provide", provide)
+    began = trio.current_time()
+    async with peer(MemoryHub(15), 1) as (_, seller):
+        await seller.announce(draft(1))
+        await trio.sleep(3600)
+    assert [round(at - began) for at in made] == [0, 1, 5, 21, 85, 341, 1365]
