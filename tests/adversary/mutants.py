@@ -71,6 +71,12 @@ _LOCK_ONCE = (  # it remembers still, and refuses nothing
     "if self.locked.setdefault(view, operation) is None:",
 )
 
+_LOCK_WHAT_IS_PICKED = (
+    "judging:Judging._judge",
+    "if lock is not None and not self._desk.receipts.allow(lock, chosen):",
+    "if False:",
+)
+
 MUTANTS: dict[str, Mutant] = {
     # --- the eleven that LEDGER.md names ---------------------------------------------------------------
     "ignore the prepared certificate": _mutant(
@@ -327,10 +333,12 @@ MUTANTS: dict[str, Mutant] = {
             "if lock is not None and not self._desk.receipts.allow(lock, candidate.parsed):",
             "if False:",
         ),
+        beside=(_LOCK_WHAT_IS_PICKED,),
     ),
     "a REFUND before a receipt": _mutant(
         "pick|8 priority",
         ("picking:rank", "return 0, _REFUND", "return -(2**62), _REFUND"),
+        beside=(_LOCK_WHAT_IS_PICKED,),
     ),
     "a SETTLE that pays nothing more": _mutant(
         "validity|balance|2 paid",

@@ -28,7 +28,7 @@ from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core.ambient import SOURCES, Source
 from ainp2p.simulation.errors import Ambient
 
-_OURS = str(Path(__file__).parent.parent) + "/"
+_OURS = str(Path(__file__).parents[2]) + "/"
 _KERNEL = str(Path(__file__).with_name("kernel.py"))
 _PACKAGES = ("/site-packages/", "/dist-packages/")
 _LIBRARIES = tuple(
