@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Member, Parameters, new_genesis
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_genesis
 from ainp2p.ledger.rules.operations import account_id, plain_inception
 from ainp2p.ledger.rules.state import State
-from ainp2p.protocol.identity import Key, peer_id
+from ainp2p.protocol.identity import Key
 from ainp2p.protocol.network import Network
 from ainp2p.simulation.core.clock import EPOCH_MS
 from ainp2p.simulation.node import HOME, Body, Node
@@ -44,9 +44,6 @@ class Committee:
 
             context = node.context()
             async with node.transport(context)(node.key) as network:
-                for member in genesis().validators:
-                    if member.key != node.key.public:
-                        _introduce(network, member)
                 async with open_validator(network, genesis(), node.key, HOME / "validator") as service:
                     self._services[node.name] = service
                     try:
@@ -75,8 +72,6 @@ class Bank:
         """Be the bank, until cancelled."""
         from ainp2p.ledger.wallets.wallet import open_wallet
 
-        for member in genesis.validators:
-            _introduce(network, member)
         async with open_wallet(network, genesis, key, None) as self._wallet:
             self._open.set()
             await trio.sleep_forever()
@@ -87,7 +82,3 @@ class Bank:
         assert self._wallet is not None
         account = account_id(genesis.network_id, plain_inception(key.public))
         await self._wallet.send(account, amount, note=b"endow:" + account)
-
-
-def _introduce(network: Network, member: Member) -> None:
-    network.add_addresses(peer_id(member.key), tuple(address.decode() for address in member.addresses))

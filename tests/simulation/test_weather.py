@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation.wire.weather import LOSSES_MAX, Weather, lognormal
+from ainp2p.protocol.memory import LOSSES_MAX
+from ainp2p.simulation.wire.weather import Weather, lognormal
 
 RNG = random.Random(1)
 

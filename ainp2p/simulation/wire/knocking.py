@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ainp2p.errors import Unreachable
 from ainp2p.protocol.linked_network import DIAL_TIMEOUT_S
+from ainp2p.protocol.memory import RETRANSMIT_S
 from ainp2p.simulation.wire.dialling import Dial
 from ainp2p.simulation.wire.ends import End
 from ainp2p.simulation.wire.way import OPENED
-from ainp2p.simulation.wire.weather import RETRANSMIT_S
 
 if TYPE_CHECKING:
     from ainp2p.simulation.wire.wire import Wire

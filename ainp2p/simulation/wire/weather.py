@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ainp2p.errors import InvalidInput
+from ainp2p.protocol.memory import LOSSES_MAX, RETRANSMIT_S
 from ainp2p.protocol.network import PeerId
 
 Latency = float | tuple[float, float] | Callable[[random.Random, PeerId, PeerId], float]
@@ -77,8 +78,6 @@ class Weather:
 
 
 CALM = Weather()
-RETRANSMIT_S = 0.2  # after the first loss of a message on a connection; doubles
-LOSSES_MAX = 6  # in a row: the connection breaks
 
 
 def lognormal(median_s: float, sigma: float) -> Callable[[random.Random, PeerId, PeerId], float]:
