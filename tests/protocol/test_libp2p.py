@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -36,6 +35,7 @@ from ainp2p.protocol.libp2p import (
     open_network,
 )
 from ainp2p.protocol.network import Call
+from tests.threads import lasting_threads
 
 ALICE, BOB, CAROL = (Key(bytes([n]) * 32) for n in (1, 2, 3))
 ECHO = "/test/echo/1"
@@ -460,11 +460,11 @@ async def test_a_port_in_use_is_refused_and_libp2p_alone_shares_it() -> None:
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/198.51.100.7/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"])
 async def test_an_address_at_which_we_cannot_listen_is_refused(address: str) -> None:
-    before = threading.active_count()
+    before = lasting_threads()
     with pytest.raises(InvalidInput):
         async with open_network(ALICE, (address,)):
             pass
-    assert threading.active_count() <= before
+    assert lasting_threads() <= before
 
 
 async def test_a_network_may_listen_nowhere_and_still_dial() -> None:
@@ -696,15 +696,15 @@ async def accepts(number: int) -> bool:
 async def test_closing_leaves_no_port_task_thread_or_file() -> None:
     async with two():
         pass  # what is made once per process is made now
-    before = (tasks(), files(), threading.active_count())
+    before, threads = (tasks(), files()), lasting_threads()
     for _ in range(3):
         async with two() as (alice, bob):
             number = port(bob.addresses[0])
             assert await accepts(number)
             await alice.request(bob.peer_id, ECHO, b"x")
         assert not await accepts(number)
-    await eventually(lambda: (tasks(), files()) <= before[:2])
-    assert threading.active_count() <= before[2]
+    await eventually(lambda: (tasks(), files()) <= before)
+    assert lasting_threads() <= threads
 
 
 async def test_without_our_closing_a_host_leaves_its_port_open() -> None:

@@ -7,7 +7,6 @@ import gc
 import pickle
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ainp2p.simulation.gym_market import Market, Rules
 from ainp2p.simulation.strategies import cost_plus
 from ainp2p.simulation.wire.weather import Weather
 from tests.blocks import ROOT
+from tests.threads import lasting_threads
 
 SMALL: dict[str, Any] = {"scripted_sellers": (50,), "scripted_buyers": 3, "steps": 4}
 
@@ -268,7 +268,7 @@ def _without_rent(play: Any) -> Any:
 
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_nothing_is_left_of_an_environment_that_is_given_up(how: str) -> None:
-    before = threading.active_count()
+    before = lasting_threads()
     env = MarketEnv(**SMALL)
     env.reset(seed=1)
     env.step(at(env))
@@ -278,7 +278,7 @@ def test_nothing_is_left_of_an_environment_that_is_given_up(how: str) -> None:
     else:
         del env
         gc.collect()
-    assert threading.active_count() == before
+    assert lasting_threads() <= before
     assert not _run.in_trio_run()
 
 
