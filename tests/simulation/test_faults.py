@@ -255,6 +255,19 @@ def test_a_process_comes_back_when_its_fault_ends(kind: str) -> None:
     assert run(model, 1).marks
 
 
+@pytest.mark.parametrize("order", ["5+10 kill seller; 8+7 full seller", "5+10 full seller; 8+7 kill seller"])
+def test_two_faults_of_a_process_that_end_at_one_instant_start_it_once(order: str) -> None:
+    async def model(world: World) -> None:
+        seller = await world.spawn("seller", skills=[work]).ready()
+        world.inject(order)
+        await world.run_for(60)
+        assert (seller.alive, seller.disk.full) == (True, False)
+        buyer = await world.spawn("buyer").ready()
+        assert await buy(buyer.agent, "a b") == "ab"
+
+    run(model, 1)
+
+
 def test_a_process_that_cannot_be_opened_during_a_partition_is_started_until_it_is() -> None:
     async def model(world: World) -> None:
         seller = await world.spawn("seller", skills=[work]).ready()

@@ -13,6 +13,7 @@ from ainp2p.simulation.trials.faults import LIES, Fault, Schedule
 from ainp2p.simulation.trials.profile import Draft, Profile
 
 if TYPE_CHECKING:
+    from ainp2p.simulation.node import Node
     from ainp2p.simulation.world import World
 
 AGAIN_S = 2.0  # until a process that could not open is started again
@@ -116,11 +117,11 @@ class Injector:
                 self._start(name)
 
     def _start(self, name: str) -> None:
-        self._world._running.start_soon(self._keep_starting, name)
+        """Now, so that another fault which ends at this instant finds it running."""
+        self._world._running.start_soon(self._keep_running, self._world.restart(name))
 
-    async def _keep_starting(self, name: str) -> None:
+    async def _keep_running(self, node: Node) -> None:
         """As an operator does: a process that cannot open (nobody can be reached, say) is started again."""
-        node = self._world.restart(name)
         while True:
             try:
                 await node.ready()
@@ -129,7 +130,7 @@ class Injector:
                 await trio.sleep(AGAIN_S)
             if node.alive:
                 return
-            self._world.restart(name)
+            self._world.restart(node.name)
 
     def _nothing(self, fault: Fault) -> None:
         """It has ended already."""
