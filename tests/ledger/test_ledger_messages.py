@@ -40,7 +40,7 @@ VECTORS: list[tuple[Message, str]] = [
         m.ObjectHead(A, b"state", (), (DECIDED,)),
         "9516c420" + "61" * 32 + "c40573746174659091" + "92c4026f70c40463657274",
     ),
-    (m.CreditPage((m.CreditEntry(CREDIT, 5),), 1, 9), "94179192c422" + "61" * 32 + "0001050109"),
+    (m.CreditPage((m.CreditEntry(CREDIT, 5),), 1, 9, 8), "95179192c422" + "61" * 32 + "000105010908"),
     (m.Heights((m.Height(A, 3),), 2), "93189192c420" + "61" * 32 + "0302"),
     (m.Finals((DECIDED,), 2), "93199192c4026f70c4046365727402"),
     (

@@ -124,13 +124,13 @@ class Answers:
         last = self.decided(found.head) if found.seq else None
         return ObjectHead(id_, encode(found), _maybe(opening), _maybe(last))
 
-    def credit_page(self, question: GetCredits) -> CreditPage:
+    def credit_page(self, question: GetCredits, now_ms: int) -> CreditPage:
         """Unconsumed credits of an account, a page at a time."""
         state = self._validator.state
         credits = state.credits_of(question.account)
         ids = sorted(id_ for id_ in credits if id_ > question.after)
         page = tuple(CreditEntry(id_, credits[id_]) for id_ in ids[:CREDITS_PAGE_MAX])
-        return CreditPage(page, int(len(ids) > len(page)), state.head(question.account)[0])
+        return CreditPage(page, int(len(ids) > len(page)), state.head(question.account)[0], now_ms)
 
     def locks_of(self, question: GetLocksOf) -> LockIds:
         """Open Locks that concern somebody, a page at a time."""

@@ -261,11 +261,13 @@ class CreditPage(Message, frozen=True, tag=23):
     """Answers GetCredits; ask for those after the last entry until `more` is 0.
 
     `seq` is the account's at that moment: a page from before its last SPEND shows what that consumed.
+    `now_ms` is that moment by the validator's own clock: a wallet signs nothing far ahead of a quorum's.
     """
 
     entries: Annotated[tuple[CreditEntry, ...], msgspec.Meta(max_length=CREDITS_PAGE_MAX)]
     more: Annotated[int, msgspec.Meta(ge=0, le=1)]
     seq: Uint
+    now_ms: Uint = 0
 
 
 class Height(Message, frozen=True):

@@ -435,7 +435,7 @@ class ValidatorService:
         if isinstance(question, GetObject):
             return self._answers.object_head(question.object)
         if isinstance(question, GetCredits):
-            return self._answers.credit_page(question)
+            return self._answers.credit_page(question, self._now_ms())
         if isinstance(question, GetLocksOf):
             return self._answers.locks_of(question)
         if isinstance(question, GetHeights):

@@ -44,6 +44,7 @@ from ainp2p.ledger.serving.messages import (
 )
 from ainp2p.ledger.serving.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.serving.sync import ASK_TIMEOUT_S, LAST_WORD_S, Validators
+from ainp2p.ledger.wallets.committee_clock import CommitteeClock
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.leaf_proofs import prove_credits
 from ainp2p.ledger.wallets.lookup import newest_lock
@@ -76,16 +77,18 @@ class Mirror:
         purse: Purse,
         learn: Callable[[Proven, int], None],
         on_lock: Callable[[Lock, bytes], None],
+        clock: CommitteeClock,
     ) -> None:
         """Prepare; nothing is asked before `run`.
 
         Args:
             learn: takes every operation that is proven final, and uain that it is known to have brought.
             on_lock: called for each Lock whose state was taken from a proof, with its certificate.
+            clock: told what time it is at each validator that is asked.
         """
         self._validators, self._following = validators, following
         self._proofs, self._purse = proofs, purse
-        self._learn, self._on_lock = learn, on_lock
+        self._learn, self._on_lock, self._clock = learn, on_lock, clock
         self._doubtful: set[bytes] = set()  # credits that may be consumed, until a quorum has listed
         self._look_again = False
         self._slow: set[PeerId] = set()  # did not answer in this refresh: there are others
@@ -312,6 +315,7 @@ class Mirror:
         for _ in range(_PAGES_MAX):
             question = GetCredits(self._purse.id, ids[-1] if ids else b"")
             page = await self._validators.ask(peer, question, CreditPage)
+            self._clock.note(peer, page.now_ms)
             seq = page.seq
             if seq < self._purse.account.seq:
                 return [], seq

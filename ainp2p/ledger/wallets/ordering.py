@@ -9,7 +9,7 @@ While one SPEND is undecided, orders collect; the next SPEND carries as many of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
 import trio
@@ -57,11 +57,17 @@ class Orders:
         writer: Writer,
         signer_for: Callable[[Operation], Signer],
         plan: Callable[[list[Wish]], Plan],
+        know_the_time: Callable[[], Awaitable[None]],
         now_ms: Callable[[], int],
     ) -> None:
-        """Prepare; nothing is signed before `run`. `plan` composes on the newest final state."""
+        """Prepare; nothing is signed before `run`.
+
+        Args:
+            plan: composes on the newest final state.
+            know_the_time: awaited before each SPEND, which says what time it is.
+        """
         self._account, self._writer, self._signer_for = account, writer, signer_for
-        self._plan, self._now_ms = plan, now_ms
+        self._plan, self._know_the_time, self._now_ms = plan, know_the_time, now_ms
         self._orders: list[_Order] = []
         self._noted: dict[bytes, _Order] = {}  # by note, until it is placed or refused
         self._news = trio.Event()
@@ -122,6 +128,7 @@ class Orders:
             await self._news.wait()
             self._news = trio.Event()
             while self._orders:
+                await self._know_the_time()
                 await self._writer.free(self._account)
                 taken, self._orders = self._orders, []
                 pending = await self._spend_for(taken)

@@ -7,10 +7,11 @@ was missed, and from the wallet's own journal after a restart.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
-from ainp2p.errors import Closed, TimedOut
+from ainp2p.errors import Closed, Error, TimedOut
 from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.genesis import Genesis, Parameters
 from ainp2p.ledger.rules.locks import Lock
@@ -25,6 +26,7 @@ from ainp2p.ledger.rules.receipts import ReceiptBook
 from ainp2p.ledger.serving.proofs import Proofs, Proven
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.committee_chain import Epoch
+from ainp2p.ledger.wallets.committee_clock import CommitteeClock
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.income import Income
 from ainp2p.ledger.wallets.mirror import Mirror
@@ -40,6 +42,7 @@ from ainp2p.protocol.network import Network
 
 FINALITY_TIMEOUT_S = 30.0  # normally 0.1 s; a call that waits so long says what it knows and gives up
 SNAPSHOT_EVERY = 4_096  # operations, and no more often than there are rows to write
+ASK_TIME_AGAIN_S = 1.0  # while nobody tells it, and an operation waits to be signed
 READY_TIMEOUT_S = 15.0  # for the first answer of the committee after opening
 
 
@@ -79,10 +82,19 @@ class WalletCore:
         )
         self._purse.parameters_of = self._following.parameters
         self._writer = Writer(self._validators, self._proofs, store, self._learn, self._on_dropped)
+        self._clock = CommitteeClock(self._validators, self.now_ms, lambda: self.parameters.clock_ahead_ms)
         self._mirror = Mirror(
-            self._validators, self._following, self._proofs, self._purse, self._learn, self._on_lock
+            self._validators,
+            self._following,
+            self._proofs,
+            self._purse,
+            self._learn,
+            self._on_lock,
+            self._clock,
         )
-        self._orders = Orders(self.account_id, self._writer, self._signer_for, self._plan, self.now_ms)
+        self._orders = Orders(
+            self.account_id, self._writer, self._signer_for, self._plan, self._know_the_time, self.now_ms
+        )
         self._income = Income(self._network_id, store, on_news)
         self._certificates: dict[bytes, bytes] = {}  # Lock → of its newest operation
         self._unfolded = 0  # operations since the last snapshot
@@ -132,10 +144,20 @@ class WalletCore:
             self._purse.credits,
             self.parameters,
             network=self._network_id,
-            now_ms=self.now_ms(),
+            now_ms=self._clock.signing_ms(),
             inception=self._inception,
             epoch=max(self.epoch.number, self._purse.account.epoch),
         )
+
+    async def _know_the_time(self) -> None:
+        """Wait until validators agree with our clock, or have said, asked anew, how far it is off."""
+        while not self._clock.is_certain():
+            self._clock.forget()
+            with suppress(Error):  # as long as nobody answers, nothing could be decided either
+                await self._mirror.refresh()
+            if self._clock.accept():
+                return
+            await trio.sleep(ASK_TIME_AGAIN_S)
 
     # --- reading ----------------------------------------------------------------------------------
 
