@@ -103,7 +103,7 @@ class VaultStore:
         for entry in changed.open:
             put("INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?)", entry, replaces=("open", entry[0]))
         for job in changed.closed:
-            put("DELETE FROM open WHERE job = ?", (job,), replaces=("open", job))
+            put("DELETE FROM open WHERE job = ?", (job,), replaces=("open", job), removes=True)
         for spent in changed.spent:
             put("INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", spent, replaces=("spent", *spent[:2]))
         for repeat in changed.repeats:
@@ -128,7 +128,7 @@ class VaultStore:
             row = (record.lock, b"".join(record.payees), raw, record.unsure)
             put("INSERT OR REPLACE INTO locks VALUES (?, ?, ?, ?)", row, replaces=("lock", record.lock))
         for lock in forgotten:
-            put("DELETE FROM locks WHERE lock = ?", (lock,), replaces=("lock", lock))
+            put("DELETE FROM locks WHERE lock = ?", (lock,), replaces=("lock", lock), removes=True)
 
 
 def _split(ids: bytes) -> tuple[bytes, ...]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import trio
 
 T = TypeVar("T")
+Execute = Callable[[str], list[Any]]  # runs a statement, and returns its rows
 
 
 class Connection(Protocol):
@@ -31,8 +32,73 @@ class Connection(Protocol):
         """Release the file."""
 
 
+class Write(NamedTuple):
+    """One statement that changes rows.
+
+    Attributes:
+        replaces: of writes with the same one only the last counts: it says all about what the others did.
+        removes: it does nothing but delete what those with the same `replaces` have put.
+        slot: what no two rows may be for, by a constraint of the table.
+        fresh: the constraint fails if something is there for `slot` already.
+    """
+
+    sql: str
+    params: tuple[Any, ...]
+    replaces: Hashable = None
+    removes: bool = False
+    slot: Hashable = None
+    fresh: bool = False
+
+
+class Schema(NamedTuple):
+    """The tables of one kind of database.
+
+    Attributes:
+        text: statements, with ";" between them, that make the tables where they are absent.
+        upgrade: makes of an earlier release's tables what the text says.
+    """
+
+    text: str
+    upgrade: Callable[[Execute], object] | None = None
+
+    def make(self, execute: Execute) -> None:
+        """Make the tables, inside a transaction."""
+        for statement in filter(str.strip, self.text.split(";")):
+            execute(statement)
+        if self.upgrade is not None:
+            self.upgrade(execute)
+
+
+class Tables(Protocol):
+    """The tables of one schema, for one process: what is behind a `ledger.disk.Disk`."""
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """All of them or none; durable on return.
+
+        Raises:
+            StorageError: they could not be written; nothing is written any more.
+        """
+
+    def read(self, sql: str, params: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+
+    def close(self) -> None:
+        """Let another process have them."""
+
+
 class Storage(Protocol):
     """A place for databases and small files, named by paths."""
+
+    def tables(self, path: Path, schema: Schema) -> Tables | None:
+        """Tables kept in a way of this storage's own; None: in a SQLite database, as `connect` opens it.
+
+        Raises:
+            OSError, sqlite3.Error: they cannot be opened.
+        """
 
     def connect(self, path: Path) -> Connection:
         """Open a SQLite database, made where absent, readable by its owner only.
@@ -74,7 +140,7 @@ async def run_in_thread(job: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(job)
 
 
-def connect_sqlite(path: str) -> Connection:
+def connect_sqlite(path: str) -> sqlite3.Connection:
     """The standard library's connection; any thread may use it, one at a time."""
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
 
@@ -90,6 +156,10 @@ class Files:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite's other files take its mode
         return connect_sqlite(str(path))
+
+    def tables(self, path: Path, schema: Schema) -> Tables | None:
+        """In a SQLite file."""
+        return None
 
     @property
     def instant(self) -> bool:

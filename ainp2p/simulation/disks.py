@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import trio
 
 from ainp2p.errors import StorageError
-from ainp2p.protocol.storage import Connection, connect_sqlite
+from ainp2p.protocol.storage import Connection, Schema, Tables, connect_sqlite
+from ainp2p.simulation.kept import Kept, KeptHandle
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ class Disk:
         self.fsync_s = fsync_s
         self.full = False  # nothing can be written any more
         self.files: dict[Path, bytes] = {}
-        self.databases: dict[Path, Connection] = {}
+        self.databases: dict[Path, sqlite3.Connection] = {}
+        self.tables: dict[Path, Kept] = {}
         self.writes = 0
         self._life: SimStorage | None = None
 
@@ -45,11 +47,34 @@ class Disk:
             self._life._crash(lose_unsynced)
             self._life = None
 
+    def database(self, path: Path) -> sqlite3.Connection:
+        """What is in a database, whoever has it open."""
+        return self.tables[path].made() if path in self.tables else self.databases[path]
+
+    def image(self) -> dict[Path, bytes]:
+        """A copy of all databases."""
+        paths = [*self.databases, *self.tables]
+        return {path: self.database(path).serialize() for path in paths}
+
+    def restore(self, image: dict[Path, bytes]) -> None:
+        """Put an old copy back, while no process runs; what is not in it is empty."""
+        for path in self.databases:
+            connection = self.databases[path] = connect_sqlite(":memory:")
+            if path in image:
+                connection.deserialize(image[path])
+        for path, kept in list(self.tables.items()):
+            self.tables[path] = Kept(kept.schema)
+            if path in image:
+                self.tables[path].become(image[path])
+
     def close(self) -> None:
         """Free everything."""
         for connection in self.databases.values():
             connection.close()
+        for kept in self.tables.values():
+            kept.close()
         self.databases.clear()
+        self.tables.clear()
 
 
 class SimStorage:
@@ -57,7 +82,7 @@ class SimStorage:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._open: dict[Path, _Handle] = {}
+        self._open: dict[Path, _Handle | KeptHandle] = {}
         self._pending: list[Callable[[], Any]] = []
         self._crashed = trio.Event()
 
@@ -70,6 +95,21 @@ class SimStorage:
         if inner is None:
             inner = self._disk.databases[path] = connect_sqlite(":memory:")
         handle = self._open[path] = _Handle(inner, self._disk, lambda: self._open.pop(path, None))
+        return handle
+
+    def tables(self, path: Path, schema: Schema) -> Tables:
+        """Open tables, which are no database before somebody reads them."""
+        self._check()
+        if path in self._open:
+            raise sqlite3.OperationalError("database is locked")
+        kept = self._disk.tables.get(path)
+        if kept is None:
+            kept = self._disk.tables[path] = Kept(schema)
+        elif kept.schema != schema:
+            raise sqlite3.DatabaseError("there are other tables in this file")
+        disk = self._disk
+        handle = KeptHandle(kept, path, lambda: disk.full, lambda: self._open.pop(path, None))
+        self._open[path] = handle
         return handle
 
     @property

@@ -21,7 +21,7 @@ INSERT = "INSERT INTO numbers VALUES (?)"
 
 
 def numbers(disk: Disk) -> list[int]:
-    connection = disk.databases[HOME / "a"]
+    connection = disk.database(HOME / "a")
     return [row[0] for row in connection.execute("SELECT n FROM numbers").fetchall()]
 
 

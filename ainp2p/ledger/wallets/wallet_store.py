@@ -28,10 +28,10 @@ from ainp2p.ledger.serving.messages import Decided
 from ainp2p.ledger.wallets.purse_snapshot import Row
 from ainp2p.protocol.codec import decode, encode, fast_decoder
 from ainp2p.protocol.identity import digest
-from ainp2p.protocol.storage import FILES, Storage
+from ainp2p.protocol.storage import FILES, Execute, Schema, Storage
 
 FILE_NAME = "wallet.sqlite"
-_SCHEMA = """
+_TEXT = """
 CREATE TABLE IF NOT EXISTS wallet (account BLOB NOT NULL, network BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS operations (
     n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, object BLOB NOT NULL, seq INTEGER NOT NULL,
@@ -47,6 +47,18 @@ CREATE TABLE IF NOT EXISTS committees (epoch INTEGER PRIMARY KEY, operation BLOB
     certificate BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS receipts (lock BLOB PRIMARY KEY, signed BLOB NOT NULL, mark BLOB) WITHOUT ROWID;
 """
+
+
+def _upgrade(execute: Execute) -> None:
+    """In files of earlier releases nothing is folded, and no receipt has a mark."""
+    if "folded" not in {row[1] for row in execute("PRAGMA table_info(operations)")}:
+        execute("ALTER TABLE operations ADD COLUMN folded INTEGER NOT NULL DEFAULT 0")
+    if "mark" not in {row[1] for row in execute("PRAGMA table_info(receipts)")}:
+        execute("ALTER TABLE receipts ADD COLUMN mark BLOB")
+    execute("CREATE INDEX IF NOT EXISTS unfolded ON operations (n) WHERE folded = 0")
+
+
+_SCHEMA = Schema(_TEXT, _upgrade)
 _read_receipt = fast_decoder(SignedReceipt)
 _SELECT = "SELECT id, signed, certificate, at_ms, received, spent FROM operations"
 
@@ -109,9 +121,11 @@ class WalletStore:
         operation = parsed.operation
         row = (parsed.id, operation.object, operation.seq, encode(parsed.signed), at_ms)
         # No OR REPLACE: a second operation for one (object, seq) must fail, whatever the caller believes.
-        self._disk.put("INSERT INTO operations (id, object, seq, signed, at_ms) VALUES (?, ?, ?, ?, ?)", row)
+        sql = "INSERT INTO operations (id, object, seq, signed, at_ms) VALUES (?, ?, ?, ?, ?)"
+        self._disk.put(sql, row, slot=(operation.object, operation.seq), fresh=True)
         for note, place in notes.items():
-            self._disk.put("INSERT INTO notes VALUES (?, ?, ?)", (note, parsed.id, place))
+            name = (note, parsed.id, place)
+            self._disk.put("INSERT INTO notes VALUES (?, ?, ?)", name, slot=("note", note), fresh=True)
 
     def put_final(self, recorded: Recorded) -> None:
         """Keep a final operation; it takes the place of a pending one that lost its slot."""
@@ -134,6 +148,7 @@ class WalletStore:
                 recorded.received,
                 recorded.spent,
             ),
+            slot=(operation.object, operation.seq),
         )
 
     def drop(self, parsed: ParsedOperation) -> None:
@@ -167,7 +182,9 @@ class WalletStore:
 
     def drop_receipt(self, lock: bytes) -> None:
         """Forget a Lock's receipt and its releases: it has ended."""
-        self._disk.put("DELETE FROM receipts WHERE lock = ?", (lock,), replaces=("receipt", lock))
+        self._disk.put(
+            "DELETE FROM receipts WHERE lock = ?", (lock,), replaces=("receipt", lock), removes=True
+        )
         self._disk.put("DELETE FROM releases WHERE lock = ?", (lock,))
 
     def put_snapshot(self, rows: Iterable[Row]) -> None:
@@ -279,10 +296,4 @@ async def open_wallet_store(directory: Path | None, storage: Storage = FILES) ->
         StorageError: they cannot be opened, or another process has them open.
     """
     async with open_disk(directory and directory / FILE_NAME, _SCHEMA, storage) as disk:
-        # Files of earlier releases: nothing is folded there.
-        if "folded" not in {row[1] for row in disk.read_now("PRAGMA table_info(operations)")}:
-            disk.read_now("ALTER TABLE operations ADD COLUMN folded INTEGER NOT NULL DEFAULT 0")
-        if "mark" not in {row[1] for row in disk.read_now("PRAGMA table_info(receipts)")}:
-            disk.read_now("ALTER TABLE receipts ADD COLUMN mark BLOB")
-        disk.read_now("CREATE INDEX IF NOT EXISTS unfolded ON operations (n) WHERE folded = 0")
         yield WalletStore(disk)
