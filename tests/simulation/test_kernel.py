@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio._core import _run
+import trio.testing
+from trio._core import _run, _traps
 
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core import kernel
@@ -30,17 +31,32 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # generators
 VERSION = importlib.metadata.version("trio")
 
 # What the simulation uses of trio's inside, and what for. Where a name is gone: find in trio/_core/_run.py
-# what has taken its place, use that in ainp2p/simulation/{kernel,clock,garbage,stepping}.py, and change
-# this table.
+# what has taken its place, use that in ainp2p/simulation/core, and change this table.
 PRIVATE = {
-    "_ALLOW_DETERMINISTIC_SCHEDULING": "kernel._seeded sets it: a batch of tasks is sorted, then shuffled",
-    "_r": "kernel._seeded seeds it: what shuffles the batch",
+    "_r": "kernel._seeded seeds it: loop.passes shuffles each batch of tasks with it",
     "in_trio_run": "kernel.run_virtual and stepping refuse to start inside a run",
-    "setup_runner": "stepping begins a run as trio.run does",
-    "unrolled_run": "stepping drives this generator as trio.run does",
-    "sniffio_library": "stepping names the library while a run is stepped",
-    "Runner.io_manager": "stepping asks it for events as trio.run does",
-    "Runner.main_task_outcome": "stepping: how a run ended",
+    "setup_runner": "loop.run and stepping begin a run as trio.run does",
+    "unrolled_run": "loop.passes does in virtual time what this does",
+    "sniffio_library": "loop.run and stepping name the library while a run lasts",
+    "PermanentlyDetachCoroutineObject": "loop: what a coroutine may ask for",
+    "Runner.init": "loop: the first task",
+    "Runner.spawn_impl": "loop: starts it",
+    "Runner.task_exited": "loop: tells what a task has ended with",
+    "Runner.tasks": "loop: whether any is left",
+    "Runner.main_task": "loop: who hears of ^C",
+    "Runner.ki_pending": "loop: whether ^C came",
+    "Runner.instruments": "loop: who wants to see each step",
+    "Runner.close": "loop: the end of a run",
+    "Runner.io_manager": "loop: hears of signals and other threads by it",
+    "Runner.main_task_outcome": "loop, stepping: how a run ended",
+    "Task._next_send_fn": "loop: what the next step of a task is",
+    "Task._next_send": "loop: the same",
+    "Task._abort_func": "loop: how its wait is cancelled",
+    "Task._schedule_points": "loop: counted for trio.testing",
+    "Task._cancel_points": "loop: the same",
+    "Task._attempt_delivery_of_pending_ki": "loop: ^C",
+    "CancelStatus.effectively_cancelled": "loop: whether a task may wait at all",
+    "Deadlines._active": "loop: whether it is time to sweep the heap",
     "GLOBAL_RUN_CONTEXT": "clock.start_clock takes the runner from it",
     "Runner.runq": "clock: whether a callback has woken a task",
     "Runner.deadlines": "clock: the next cancel scope's deadline",
@@ -50,9 +66,11 @@ PRIVATE = {
     "AsyncGenerators.alive": "garbage: the same",
     "AsyncGenerators._finalize_one": "garbage: ends one as trio would",
     "Deadlines.next_deadline": "clock: the next cancel scope's deadline",
-    "Deadlines._heap": "cancelling: whether a deadline is due",
+    "Deadlines._heap": "loop: whether a deadline is due",
     "Deadlines.expire": "cancelling: scopes whose deadlines coincide are cancelled together",
     "CancelStatus.recalculate": "cancelling: the tasks of a scope are cancelled together",
+    "CancelStatus._tasks": "cancelling: whether there is anybody to cancel",
+    "CancelStatus._children": "cancelling: the same",
     "Task._attempt_delivery_of_any_pending_cancel": "cancelling: puts it off until all are known",
     "Task._counter": "kernel._tasks: tasks in the order in which they were started",
     "Task._cancel_status": "kernel._deadlocked: ends tasks that shield themselves",
@@ -73,13 +91,18 @@ def test_what_is_private_to_trio_and_used_here_is_still_there(name: str) -> None
         found = getattr(found, step, None)
 
 
-def test_trio_orders_a_batch_of_tasks_as_the_kernel_expects() -> None:
+def test_the_loop_orders_a_batch_of_tasks_as_trio_does_under_a_seed() -> None:
     source = inspect.getsource(_run.unrolled_run)
-    for line in ("if _ALLOW_DETERMINISTIC_SCHEDULING:", "key=lambda t: t._counter", "_r.shuffle(batch)"):
+    for line in ("key=lambda t: t._counter", "_r.shuffle(batch)", "task = batch.pop()"):
         assert line in source, (
-            f"trio {VERSION} orders tasks in another way: {line!r} is gone from unrolled_run;"
-            " find what orders them now, seed it in simulation/core/kernel.py:_seeded, and change this test"
+            f"trio {VERSION} runs tasks in another way: {line!r} is gone from unrolled_run;"
+            " compare it with simulation/core/loop.py, which does the same, and change this test"
         )
+
+
+def test_the_loop_handles_all_that_a_coroutine_may_say_to_trio() -> None:
+    said = {name for name in vars(_traps) if name.endswith(("Checkpoint", "Rescheduled", "Object"))}
+    assert said == {"CancelShieldedCheckpoint", "WaitTaskRescheduled", "PermanentlyDetachCoroutineObject"}
 
 
 # --- one seed, one schedule ---------------------------------------------------------------------
@@ -130,7 +153,6 @@ def test_mutant_where_tasks_are_cancelled_as_trio_finds_them_runs_differ(
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("generators", "aborts")])
 def test_mutant_without_the_seeded_scheduler_runs_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_seeded", lambda seed: contextlib.nullcontext())
-    monkeypatch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
     monkeypatch.setattr(_run, "_r", random.Random())
     assert len({run(name, seed=7) for _ in range(6)}) > 1
 
@@ -160,7 +182,6 @@ def test_an_epoch_is_exported_with_the_kernel() -> None:
 def state() -> tuple[object, ...]:
     """What a run touches outside itself."""
     return (
-        _run._ALLOW_DETERMINISTIC_SCHEDULING,
         _run._r.getstate(),
         gc.isenabled(),
         gc.get_freeze_count(),
@@ -195,15 +216,11 @@ async def interrupted() -> None:
     await trio.sleep(1)
 
 
-@pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize(
     ("main", "ends_with"),
     [(returns, None), (raises, LookupError), (deadlocks, Deadlock), (interrupted, KeyboardInterrupt)],
 )
-def test_nothing_leaks_out_of_a_run(
-    main: Any, ends_with: type[BaseException] | None, flag: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", flag)
+def test_nothing_leaks_out_of_a_run(main: Any, ends_with: type[BaseException] | None) -> None:
     before = state()
     expected = pytest.raises(ends_with) if ends_with else contextlib.nullcontext()
     with expected:
@@ -442,3 +459,77 @@ def test_a_clock_has_one_run() -> None:
     run_virtual(returns, seed=1, clock=clock)
     with pytest.raises(InvalidInput, match="make another"):
         run_virtual(returns, seed=1, clock=clock)
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+def test_a_task_that_waits_for_all_others_to_block_goes_on_before_time_does() -> None:
+    async def main() -> list[object]:
+        seen: list[object] = []
+
+        async def late() -> None:
+            await trio.sleep(1)
+            seen.append("late")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late)
+            await trio.testing.wait_all_tasks_blocked()
+            seen.append(trio.current_time())
+        return seen
+
+    assert run_virtual(main, seed=1) == [0.0, "late"]
+
+
+def test_what_another_thread_asks_for_is_done() -> None:
+    async def main() -> str:
+        return await trio.to_thread.run_sync(lambda: "from a thread")
+
+    async def ticking() -> str:
+        async with trio.open_nursery() as nursery:
+
+            async def tick() -> None:
+                while True:
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(tick)
+            value = await main()
+            nursery.cancel_scope.cancel()
+        return value
+
+    assert run_virtual(ticking, seed=1) == "from a thread"
+
+
+def test_an_instrument_sees_each_step() -> None:
+    class Steps(trio.abc.Instrument):
+        before = after = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.before += task.name == "looks"
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.after += task.name == "looks"
+
+    async def main() -> tuple[int, int]:
+        steps = Steps()
+        us: Any = trio.lowlevel.current_task()
+        us.name = "looks"
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(steps)
+        return steps.before, steps.after
+
+    assert run_virtual(main, seed=1) == (3, 3)
+
+
+def test_a_coroutine_of_another_library_is_told_where_it_is() -> None:
+    class Foreign:
+        def __await__(self) -> Any:
+            yield "asyncio's"
+
+    async def main() -> None:
+        await Foreign()
+
+    with pytest.raises(TypeError, match=r"virtual time.*asyncio's"):
+        run_virtual(main, seed=1)

@@ -66,7 +66,6 @@ def process_state() -> tuple[Any, ...]:
     return (
         _run._r,
         _run._r.getstate(),
-        _run._ALLOW_DETERMINISTIC_SCHEDULING,
         dict(_run.GLOBAL_RUN_CONTEXT.__dict__),
         _run.CancelStatus.recalculate,
         _run.Deadlines.expire,

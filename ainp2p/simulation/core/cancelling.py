@@ -49,14 +49,14 @@ def in_order() -> Iterator[None]:
         else:
             deliver(task)
 
-    expire_together = collected(expire)
+    recalculate_together = collected(recalculate)
 
-    def expire_due(deadlines: Any, now: float) -> Any:
-        heap = deadlines._heap  # trio asks at every turn of its loop, mostly for nothing
-        return (expire_together if heap and heap[0][0] <= now else expire)(deadlines, now)
+    def recalculate_all(status: Any) -> Any:
+        # Most have just been made, and hold nobody yet.
+        return (recalculate_together if status._tasks or status._children else recalculate)(status)
 
-    run.CancelStatus.recalculate = collected(recalculate)
-    run.Deadlines.expire = expire_due
+    run.CancelStatus.recalculate = recalculate_all
+    run.Deadlines.expire = collected(expire)
     run.Task._attempt_delivery_of_any_pending_cancel = deliver_later
     try:
         yield

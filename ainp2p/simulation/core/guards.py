@@ -29,7 +29,7 @@ from ainp2p.simulation.core.ambient import SOURCES, Source
 from ainp2p.simulation.errors import Ambient
 
 _OURS = str(Path(__file__).parents[2]) + "/"
-_KERNEL = str(Path(__file__).with_name("kernel.py"))
+_KERNEL = {str(Path(__file__).with_name(name)) for name in ("kernel.py", "loop.py")}
 _PACKAGES = ("/site-packages/", "/dist-packages/")
 _LIBRARIES = tuple(
     {
@@ -124,7 +124,7 @@ def allowed() -> Iterator[None]:
 
 def _blamed(frame: types.FrameType | None, deep: bool, strict: bool) -> types.FrameType | None:
     """The model's frame that is to blame for a call from `frame`, or None."""
-    while frame is not None and frame.f_code.co_filename != _KERNEL:  # trio's own set-up is nobody's
+    while frame is not None and frame.f_code.co_filename not in _KERNEL:  # trio's own set-up is nobody's
         kind = _kind(frame)
         if kind == "model" or (kind == "ainp2p" and strict):
             return frame

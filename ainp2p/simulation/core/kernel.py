@@ -1,8 +1,8 @@
 """Runs one async program in virtual time, from a seed: the same seed, the same schedule, in any process.
 
-Everything that is touched (trio's scheduler flag and randomness, the garbage collector) is put back when
-the run ends, however it ends. What is private to trio and used here and in clock.py, garbage.py and
-cancelling.py is listed in tests/simulation/test_kernel.py, which tells what to do when a name changes.
+Everything that is touched (trio's randomness, the garbage collector) is put back when the run ends, however
+it ends. What is private to trio and used here and in loop.py, clock.py, garbage.py and cancelling.py is
+listed in tests/simulation/test_kernel.py, which tells what to do when a name changes.
 
 Left to the caller: no threads, sockets or ambient reads (guards.py), no iteration over sets of strings
 or objects.
@@ -25,6 +25,7 @@ from ainp2p.simulation.core.cancelling import in_order
 from ainp2p.simulation.core.clock import EPOCH_MS as EPOCH_MS
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators, collecting
+from ainp2p.simulation.core.loop import run
 from ainp2p.simulation.errors import Deadlock
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def run_virtual(
         raise InvalidInput("a virtual run is under way in this process: one at a time, or one per process")
     try:
         with _seeded(seed), in_order(), collecting(clock) as generators:
-            value: T = trio.run(rooted, main, args, clock, generators, clock=clock)
+            value: T = run(clock, rooted, main, args, clock, generators)
     except Exception as exc:
         if clock.error is None or clock.error is exc:
             raise
@@ -90,14 +91,12 @@ def scheduler_seed(seed: int | str) -> bytes:
 
 @contextmanager
 def _seeded(seed: int | str) -> Iterator[None]:
-    """trio's scheduler orders each batch of tasks by this seed alone."""
-    was, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    """The loop orders each batch of tasks by this seed alone."""
+    state = _run._r.getstate()
     _run._r.seed(scheduler_seed(seed))
     try:
         yield
     finally:
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]
         _run._r.setstate(state)
 
 

@@ -39,6 +39,7 @@ from ainp2p.simulation.core.cancelling import in_order
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators
 from ainp2p.simulation.core.kernel import _one_at_a_time, rooted, scheduler_seed
+from ainp2p.simulation.core.loop import passes
 from ainp2p.simulation.core.signatures import Mode, signatures
 
 T = TypeVar("T")
@@ -124,9 +125,8 @@ class _Course:
         self._generators = _Kept()
         with signatures(signed, secret=secret):
             self._process = _Process({}, None, random.Random(seed), (identity._sign, identity._open), None)
-        self._loop: Generator[float, Any, None] | None = None
+        self._loop: Generator[None, None, None] | None = None
         self._runner: Any = None
-        self._sent: Any = None  # what the loop gets next
         self._said: Any = _NOTHING
         self._answer: Any = _NOTHING
 
@@ -184,14 +184,13 @@ class _Course:
             raise InvalidInput("this clock has had its run: make another")
         self._runner = _loops.setup_runner(self._clock, [], False, True)
         args: Any = (self._main, (self._turn,), self._clock, self._generators)
-        self._loop = _loops.unrolled_run(self._runner, rooted, args, host_uses_signal_set_wakeup_fd=True)
+        self._loop = passes(self._runner, rooted, args)
 
     def _tick(self) -> None:
         assert self._loop is not None
         library, _loops.sniffio_library.name = _loops.sniffio_library.name, "trio"
         try:
-            timeout = self._loop.send(self._sent)
-            self._sent = self._runner.io_manager.get_events(timeout)
+            next(self._loop)
         except StopIteration:
             self.outcome = self._runner.main_task_outcome
         except BaseException as exc:
@@ -262,18 +261,16 @@ class _Process:
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """This run's state inside the block, everybody else's after it."""
-        allowed, trios, names = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run.GLOBAL_RUN_CONTEXT, identity
+        trios, names = _run.GLOBAL_RUN_CONTEXT, identity
         outside = _Process(
             dict(trios.__dict__), sys.get_asyncgen_hooks(), _run._r, (names._sign, names._open), _sigint()
         )
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
         self._put()
         try:
             yield
         finally:
             self._context, self._hooks = dict(trios.__dict__), sys.get_asyncgen_hooks()
             self._sigint = _sigint() or self._sigint
-            _run._ALLOW_DETERMINISTIC_SCHEDULING = allowed  # type: ignore[misc]
             outside._put()
 
     def _put(self) -> None:
