@@ -11,6 +11,7 @@ from ainp2p.cli import exit_codes
 from ainp2p.cli.choosing import GENESIS_FILE, add_checkpoint_option, add_network_option, chosen_genesis
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.network_bond import register_bond
+from ainp2p.cli.network_leave import register_leave
 from ainp2p.cli.network_new import DEV_PASSPHRASE, register_join, register_new
 from ainp2p.cli.output import emit, note
 from ainp2p.errors import InvalidInput
@@ -44,6 +45,7 @@ def register(subparsers: Subparsers) -> None:
     )
     add_network_option(status)
     register_bond(commands)
+    register_leave(commands)
     _register_validate(commands)
 
 

@@ -146,23 +146,27 @@ async def print_epoch(
             facts,
         )
     for facts in await _bonds(genesis, validators, proofs):
-        emit(
-            args,
-            f"  bond    {facts['bond']}  {facts['amount']} uain for {facts['validator']}, "
-            f"weight {facts['weight']}, until {facts['expiry_ms']}",
-            facts,
-        )
+        if facts["leaves"]:
+            told = f"  leaves  {facts['validator']}  by {facts['bond']}"
+        else:
+            told = (
+                f"  bond    {facts['bond']}  {facts['amount']} uain for {facts['validator']}, "
+                f"weight {facts['weight']}, until {facts['expiry_ms']}"
+            )
+        emit(args, told, facts)
 
 
 async def _bonds(genesis: Genesis, validators: Validators, proofs: Proofs) -> list[dict[str, Any]]:
-    """Open bonds, as far as validators prove them: Locks over which the System has authority."""
+    """Open bonds and waivers, as far as validators prove them: Locks over which the System has authority."""
     from ainp2p.errors import NetworkError, NotFinal
+    from ainp2p.ledger.rules.committee import is_waiver
     from ainp2p.ledger.serving.messages import GetLocksOf, LockIds
     from ainp2p.ledger.serving.sync import LAST_WORD_S
     from ainp2p.ledger.wallets.lookup import newest_lock
     from ainp2p.protocol.identity import id_text, peer_id
 
-    question = GetLocksOf(genesis.network_id, b"")
+    network, first = genesis.network_id, {member.key for member in genesis.validators}
+    question = GetLocksOf(network, b"")
     try:
         answers = await validators.ask_all(question, LockIds, last_word_s=LAST_WORD_S)
     except NetworkError:
@@ -174,12 +178,14 @@ async def _bonds(genesis: Genesis, validators: Validators, proofs: Proofs) -> li
         except (NetworkError, NotFinal):
             continue  # somebody made it up
         if not lock.ended:
+            leaves = lock.closer in first and is_waiver(lock, network)
             facts = {
                 "bond": id_text(lock.id),
                 "validator": peer_id(lock.closer),
                 "amount": lock.deposit,
-                "weight": weight_of(genesis, lock.deposit),
+                "weight": 0 if leaves else weight_of(genesis, lock.deposit),
                 "expiry_ms": lock.expiry,
+                "leaves": leaves,
             }
             found.append(facts)
     return found

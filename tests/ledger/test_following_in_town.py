@@ -147,6 +147,45 @@ def test_a_fifth_validator_joins_by_a_bond_votes_and_leaves(tmp_path: Path, rest
     }
 
 
+async def gives_its_seat_up(root: Path) -> dict[str, object]:
+    """Five members of the genesis, one of which leaves; a wallet is at work all the time."""
+    found: dict[str, object] = {}
+    names = ("alice", "bob", "validator 4")
+    async with (
+        open_town(size=5, names=names, root=root) as town,
+        town.network(key_of("passing")) as passing,  # the member's own is in use
+        town.wallet_on(passing, "validator 4") as leaver,
+        town.wallet("alice") as alice,
+    ):
+        network, life_ms = town.network_id, 2 * EPOCH_S * 1000
+        waiver = await leaver.open_lock(
+            [(network, 1)], town.keys[4].public, 1, 1, life_ms, BOND, authority=(network,)
+        )
+        found["before"] = town.services[4].seated, len(alice.epoch.seats)
+        await until_epoch(town, 1)
+        await trio.sleep(6)  # a Follow stream's beat
+        found["after"] = town.services[4].seated, len(alice.epoch.seats)
+        await town.stop(4)
+        await alice.send(town.account("bob"), 1, timeout_s=5)
+        await town.stop(3)  # of four, one may fail; of five, with one gone, none could
+        await alice.send(town.account("bob"), 1, timeout_s=5)
+        await town.start(3)
+        for epoch in range(2, 2 + life_ms // (EPOCH_S * 1000) + 1):
+            await until_epoch(town, epoch)
+        await trio.sleep(6)
+        await alice.send(town.account("bob"), 1, timeout_s=5)
+        found["for ever"] = len(alice.epoch.seats), (await leaver.lock(waiver.id)).is_open
+    return found
+
+
+def test_a_member_of_the_genesis_gives_its_seat_up_and_the_others_go_on(tmp_path: Path) -> None:
+    assert run(gives_its_seat_up, tmp_path) == {
+        "before": (True, 5),
+        "after": (False, 4),
+        "for ever": (4, True),
+    }
+
+
 async def tells(told: tuple[bytes, ...], bonded: bool) -> bool:
     """Whether a validator remembers where somebody says that it listens."""
     async with open_town() as town, town.wallet("alice") as alice, town.wallet("bob") as bob:

@@ -1,7 +1,7 @@
 """The committee of an epoch: who may vote, with what weight, how much is a quorum; who is in the next.
 
-A member of the first committee has the weight that the genesis gave it, a bond adds to the weight of the key
-it was made for, and whoever offended has none, for ever. No I/O.
+A member of the first committee has the weight that the genesis gave it, until it gives its seat up by a
+*waiver*; a bond adds to the weight of the key it was made for; whoever offended has none, for ever. No I/O.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ainp2p.errors import InvalidInput, InvalidOperation
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
-from ainp2p.ledger.rules.operations import BONDS_MAX, VALIDATORS_MAX, Seat
+from ainp2p.ledger.rules.operations import BONDS_MAX, VALIDATORS_MAX, Seat, account_id, plain_inception
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,38 @@ def next_seats(
     return tuple(Seat(key, weight, addresses.get(key, ())) for key, weight in chosen)
 
 
+def is_waiver(bond: Lock, network: bytes) -> bool:
+    """Whether a bond gives up the seat that the genesis gave to its validator.
+
+    It pays the System, and its payer is the account of the validator's key alone: only that key can have
+    signed it. It stays open for ever, for it is how the state remembers that the seat is given up.
+    """
+    if tuple(share.account for share in bond.beneficiaries) != (network,):
+        return False
+    return bond.payer == account_id(network, plain_inception(bond.closer))
+
+
+def leaving(
+    waivers: Iterable[Lock], staying: Collection[bytes], others: bool, sitting: Collection[bytes]
+) -> set[bytes]:
+    """The members of the first committee whose waivers count.
+
+    All do, but for the last ones if without them nobody would be left. Who is without a seat already comes
+    first, so that nobody who has gone is called back because others want to go.
+
+    Args:
+        staying: first members that have not offended.
+        others: whether bonds bring anybody a seat.
+        sitting: the keys of the epoch before.
+    """
+    staying, gone = set(staying), set()
+    for waiver in sorted(waivers, key=lambda bond: (bond.closer in sitting, bond.expiry, bond.id)):
+        if others or staying - {waiver.closer}:
+            staying.discard(waiver.closer)
+            gone.add(waiver.closer)
+    return gone
+
+
 def succession(
     genesis: Genesis,
     sitting: Iterable[Seat],
@@ -126,8 +158,12 @@ def succession(
     Raises:
         InvalidOperation: rule ``"committee"``, nobody would be left.
     """
-    bonds = sorted(bonds, key=lambda bond: (bond.expiry, bond.id))
-    burnt = [bond.id for bond in bonds if bond.closer in offenders][:BONDS_MAX]
+    network, members = genesis.network_id, {member.key: member for member in genesis.validators}
+    every = sorted(bonds, key=lambda bond: (bond.expiry, bond.id))
+    burnt = [bond.id for bond in every if bond.closer in offenders][:BONDS_MAX]
+    waivers = [bond for bond in every if bond.closer in members and is_waiver(bond, network)]
+    waiving = {waiver.id for waiver in waivers}
+    bonds = [bond for bond in every if bond.id not in waiving]
     expired = [bond.id for bond in bonds if bond.closer not in offenders and bond.expiry <= timestamp]
     bonded: dict[bytes, int] = {}
     for bond in bonds:
@@ -136,8 +172,12 @@ def succession(
     total = sum(member.weight for member in genesis.validators)
     weights = {key: bond_weight(amount, genesis.supply, total) for key, amount in bonded.items()}
     known = {seat.key: seat.addresses for seat in sitting}
-    first = {m.key: Seat(m.key, m.weight, known.pop(m.key, m.addresses)) for m in genesis.validators}
-    seats = [*first.values(), *(Seat(key, 0, where) for key, where in known.items())]
+    bonding = any(weight for key, weight in weights.items() if key not in offenders)
+    gone = leaving(waivers, members.keys() - set(offenders), bonding, known.keys())
+    first = [
+        Seat(key, 0 if key in gone else m.weight, known.pop(key, m.addresses)) for key, m in members.items()
+    ]
+    seats = [*first, *(Seat(key, 0, where) for key, where in known.items())]
     return Succession(
         next_seats(seats, weights, offenders), tuple(sorted(burnt)), tuple(sorted(expired[:BONDS_MAX]))
     )

@@ -1,14 +1,32 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput, InvalidOperation
 from ainp2p.ledger.rules import committee as committee_module
-from ainp2p.ledger.rules.committee import Committee, bond_weight, next_seats, succession
+from ainp2p.ledger.rules.committee import (
+    Committee,
+    Succession,
+    bond_weight,
+    is_waiver,
+    leaving,
+    next_seats,
+    succession,
+)
+from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock, open_lock
-from ainp2p.ledger.rules.operations import LockTerms, Seat, Share, purpose_digest
+from ainp2p.ledger.rules.operations import (
+    LockTerms,
+    Seat,
+    Share,
+    account_id,
+    plain_inception,
+    purpose_digest,
+)
 
 from ..world import genesis_for, key_of
 
@@ -147,3 +165,98 @@ def test_a_mutant_that_weighs_bonds_twice_is_caught(monkeypatch: pytest.MonkeyPa
     _count_what_has_expired(monkeypatch)
     with pytest.raises(AssertionError):
         test_the_next_committee_does_not_depend_on_the_order_in_which_bonds_were_made()
+
+
+# --- who gives a seat up --------------------------------------------------------------------------
+
+FOUR = (("v1", 10), ("v2", 10), ("v3", 10), ("v4", 10))
+NAME = {key_of(name).public: name for name in ("v1", "v2", "v3", "v4", "new")}
+
+
+def waiver_of(genesis: Genesis, name: str, expiry: int = 9, payer: str = "", pays: bytes = b"") -> Lock:
+    network, key = genesis.network_id, key_of(name).public
+    by = account_id(network, plain_inception(key_of(payer or name).public))
+    terms = LockTerms((Share(pays or network, 1),), 1, 1, (network,), 1, key, expiry, purpose_digest(b"bond"))
+    return open_lock(by, key_of(name).public, expiry, terms)
+
+
+def sit(found: Succession) -> dict[str, int]:
+    return {NAME[seat.key]: seat.weight for seat in found.seats}
+
+
+def test_a_first_member_that_gives_its_seat_up_has_none_for_ever() -> None:
+    genesis = genesis_for(validators=FOUR)
+    waivers = [waiver_of(genesis, "v2")]
+    after = succession(genesis, (), waivers, (), 4)
+    assert sit(after) == {"v1": 10, "v3": 10, "v4": 10}
+    late = succession(genesis, after.seats, waivers, (), 99)
+    assert sit(late) == sit(after)
+    assert late.returned_bonds == ()  # the state must not forget it
+
+
+def test_who_has_left_comes_back_by_a_bond_with_its_weight_alone() -> None:
+    genesis = genesis_for(validators=FOUR)
+    bond = bond_of(1, key_of("v2").public, genesis.supply // 8, expiry=9)
+    seats = sit(succession(genesis, (), [waiver_of(genesis, "v2"), bond], (), 4))
+    assert seats == {"v1": 10, "v2": 5, "v3": 10, "v4": 10}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"payer": "v1"}, id="somebody else's account"),
+        pytest.param({"pays": b"a" * 32}, id="a bond"),
+    ],
+)
+def test_nobody_gives_up_another_members_seat(changes: dict[str, Any]) -> None:
+    genesis = genesis_for(validators=FOUR)
+    waiver = waiver_of(genesis, "v2", **changes)
+    assert not is_waiver(waiver, genesis.network_id)
+    assert sit(succession(genesis, (), [waiver], (), 4)) == dict(FOUR)
+
+
+def test_mutant_a_waiver_whoever_pays_it_takes_another_members_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committee_module, "is_waiver", lambda bond, network: True)
+    with pytest.raises(AssertionError):
+        test_nobody_gives_up_another_members_seat({"payer": "v1"})
+
+
+def test_who_was_given_no_seat_has_none_to_give_up_and_gets_its_money_back() -> None:
+    genesis = genesis_for(validators=FOUR)
+    waiver = waiver_of(genesis, "new", expiry=3)
+    found = succession(genesis, (), [waiver], (), 4)
+    assert found.returned_bonds == (waiver.id,)
+    assert sit(found) == dict(FOUR)
+
+
+def test_an_offenders_waiver_is_burnt_with_its_seat() -> None:
+    genesis = genesis_for(validators=FOUR)
+    waiver = waiver_of(genesis, "v2")
+    found = succession(genesis, (), [waiver], {key_of("v2").public}, 4)
+    assert found.burnt_bonds == (waiver.id,)
+
+
+def test_the_last_one_stays_until_bonds_bring_others() -> None:
+    genesis = genesis_for(validators=FOUR)
+    waivers = [
+        waiver_of(genesis, name, expiry) for name, expiry in zip(NAME.values(), (5, 6, 7, 8), strict=False)
+    ]
+    assert sit(succession(genesis, (), waivers, (), 4)) == {"v4": 10}
+    bond = bond_of(1, key_of("new").public, genesis.supply // 2, expiry=9)
+    assert sit(succession(genesis, (), [*waivers, bond], (), 4)) == {"new": 20}
+
+
+def test_who_has_gone_is_not_called_back_because_the_last_one_wants_to_go() -> None:
+    genesis = genesis_for(validators=FOUR)
+    gone = [waiver_of(genesis, name, expiry=7) for name in ("v1", "v2", "v3")]
+    sitting = succession(genesis, (), gone, (), 4).seats
+    last = waiver_of(genesis, "v4", expiry=5)  # it comes first by its expiry
+    assert sit(succession(genesis, sitting, [last, *gone], (), 6)) == {"v4": 10}
+
+
+def test_mutant_an_order_that_does_not_look_who_sits_calls_back_who_has_gone() -> None:
+    genesis = genesis_for(validators=FOUR)
+    waivers = [waiver_of(genesis, name, expiry) for name, expiry in (("v1", 7), ("v4", 5))]
+    keys = {waiver.closer for waiver in waivers}
+    assert leaving(waivers, keys, others=False, sitting=keys - {key_of("v1").public}) == {key_of("v1").public}
+    assert leaving(waivers, keys, others=False, sitting=()) == {key_of("v4").public}  # blind: v1 is back
