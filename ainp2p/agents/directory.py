@@ -12,7 +12,8 @@ What a card says is checked by `card.verify_card`; an offer counts only while it
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ PROVIDE_S = 3600.0  # DHT records live for a day or more
 PROVIDE_AGAIN_S = (
     1.0  # at first, then ever longer: a DHT that has just been joined leaves a record with nobody
 )
+Work = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,15 @@ class CardDraft:
 class Directory:
     """Cards of one network; open it with `open_directory`."""
 
-    def __init__(self, network: Network, network_id: bytes, signer: Signer, bound: Binding) -> None:
+    def __init__(
+        self,
+        network: Network,
+        network_id: bytes,
+        signer: Signer,
+        bound: Binding,
+        nursery: trio.Nursery,
+        strangers: Collection[PeerId] = (),
+    ) -> None:
         self.experiences = Experiences()
         self._network, self._network_id, self._signer = network, network_id, signer
         self._topic = f"ainp2p/{network_id.hex()[:16]}/cards"
@@ -98,12 +108,16 @@ class Directory:
         self._sequence = 0
         self._provided: dict[bytes, tuple[float, float]] = {}  # skill → when its record is due, and the gap
         self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
-        self._strangers: dict[PeerId, float] = {}  # when a neighbour last refused to compare
+        self._strangers = dict.fromkeys(strangers, trio.current_time())  # when it last refused to compare
+        self._nursery = nursery
         self._sync_s = SYNC_S
         self._news = 0  # cards that said something new
-        self._announced = trio.Event()  # a new card of one's own
+        self._due: dict[Work, float] = {}  # what is to be done when
+        self._planned = trio.Event()
+        self._providing = False
         self._changed = trio.Event()
-        self._push_in, self._push_out = trio.open_memory_channel[tuple[Held, PeerId | None]](PUSH_QUEUE_MAX)
+        self._to_push: deque[tuple[Held, PeerId | None]] = deque()
+        self._pushing = False
         self._syncs = trio.CapacityLimiter(SYNCS_AT_ONCE_MAX)
 
     # --- oneself ----------------------------------------------------------------------------------
@@ -154,7 +168,8 @@ class Directory:
         except RemoteError as exc:
             raise InvalidInput(f"this card would be refused: {exc}") from exc
         self._own = held or Held(card, signed, b"")
-        self._announced.set()
+        self._plan(self._renew_again, self._renew_due())
+        self._plan(self._provide, -math.inf)
         return self._own
 
     async def _spread(self, held: Held, *, again: bool = False) -> None:
@@ -326,10 +341,12 @@ class Directory:
         return new
 
     def _enqueue(self, held: Held, source: PeerId | None) -> None:
-        try:
-            self._push_in.send_nowait((held, source))
-        except (trio.WouldBlock, trio.BrokenResourceError):
+        if len(self._to_push) >= PUSH_QUEUE_MAX:
             return  # comparing tables repairs it
+        self._to_push.append((held, source))
+        if not self._pushing:
+            self._pushing = True
+            self._nursery.start_soon(self._push_all)
 
     def _stir(self) -> None:
         self._changed.set()
@@ -354,12 +371,14 @@ class Directory:
                     self._table.expire(self._network.context.now_ms())
                     return encode(self._table.newer_than(held))
                 case CardWanted():
+                    self._renew_if_old()
                     return encode(CardPush((self._own.signed,) if self._own is not None else ()))
         except Malformed as exc:
             raise Refused("malformed", str(exc)) from exc
 
-    async def _push_forever(self) -> None:
-        async for held, source in self._push_out:
+    async def _push_all(self) -> None:
+        while self._to_push:
+            held, source = self._to_push.popleft()
             owner = held.card.peer.decode(errors="replace")
             peers = [peer for peer in self._network.peers() if peer not in (source, owner)]
             if len(peers) > FANOUT:
@@ -371,6 +390,7 @@ class Directory:
                         await self._network.send(peer, PROTOCOL, body)
                     except Error:
                         continue
+        self._pushing = False
 
     async def _listen_forever(self) -> None:
         async with self._network.subscribe(self._topic) as messages:
@@ -380,21 +400,88 @@ class Directory:
                 except RemoteError:
                     continue
 
-    async def _greet_forever(self, nursery: trio.Nursery) -> None:
+    async def _greet_forever(self) -> None:
         async with self._network.watch_peers() as changes:
             async for change in changes:
-                if change.connected:
-                    nursery.start_soon(self._sync, change.peer)
+                if change.connected and not self._is_stranger(change.peer):
+                    self._nursery.start_soon(self._sync, change.peer)
                 self._stir()
 
-    async def _sync_forever(self) -> None:
+    # --- what is due now and then -----------------------------------------------------------------
+
+    async def _keep_up(self) -> None:
+        """Compare tables, renew our card, see to its records: each in a task of its own when it is due."""
+        self._plan(self._compare, self._sync_due())
         while True:
-            await trio.sleep(self._sync_s * (0.5 + self._network.context.rng.random()))
-            peers = [peer for peer in self._network.peers() if not self._is_stranger(peer)]
-            learned = False
-            if peers and not self._table.is_full:
-                learned = await self._sync(self._network.context.rng.choice(peers))
-            self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
+            with trio.move_on_at(min(self._due.values())):
+                await self._planned.wait()
+            self._planned, now = trio.Event(), trio.current_time()
+            for work in [work for work, due in self._due.items() if due <= now]:
+                self._due[work] = math.inf
+                self._nursery.start_soon(work)
+
+    def _plan(self, work: Work, at_s: float) -> None:
+        """Do this at that time, and not at another that was planned before."""
+        self._due[work] = at_s
+        self._planned.set()
+
+    def _sync_due(self) -> float:
+        return trio.current_time() + self._sync_s * (0.5 + self._network.context.rng.random())
+
+    async def _compare(self) -> None:
+        peers = [peer for peer in self._network.peers() if not self._is_stranger(peer)]
+        learned = False
+        if peers and not self._table.is_full:
+            learned = await self._sync(self._network.context.rng.choice(peers))
+        self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
+        self._plan(self._compare, self._sync_due())
+
+    def _renew_due(self) -> float:
+        """A third of our card's life later; that of one without skills is renewed when somebody asks."""
+        own = self._own
+        if own is None or not own.card.skills:
+            return math.inf
+        pause_s = RENEW_MS / 1000 * (own.card.expires - own.card.issued) / LIFE_MS
+        return trio.current_time() + pause_s * (0.9 + 0.1 * self._network.context.rng.random())
+
+    def _renew_if_old(self) -> None:
+        """Before our card is shown: one that nobody asks for is not renewed by the clock."""
+        if self._own is not None and self._own.card.expires < self._network.context.now_ms() + LIFE_MS // 3:
+            with suppress(Error):
+                self._renew(LIFE_MS)
+
+    async def _renew_again(self) -> None:
+        own = self._own
+        life_ms = own.card.expires - own.card.issued if own is not None else LIFE_MS
+        try:
+            held = self._renew(min(2 * life_ms, LIFE_MAX_MS))
+            await self._spread(held, again=not held.is_news)
+        except Error:  # the next renewal is soon enough
+            self._plan(self._renew_again, self._renew_due())
+
+    async def _provide(self) -> None:
+        """Make a record per skill in the DHT, where it is due.
+
+        It is slow, and of use only to peers that know nobody near us.
+        """
+        if self._providing:
+            return
+        self._providing, next_s = True, math.inf
+        for skill in self._own.card.skills if self._own is not None else ():
+            now = trio.current_time()
+            due, gap = self._provided.get(skill.name, (-math.inf, PROVIDE_AGAIN_S))
+            if now >= due:
+                try:
+                    await self._network.provide(skill_digest(self._network_id, skill.name))
+                    due = now + gap
+                    self._provided[skill.name] = due, min(4 * gap, PROVIDE_S)
+                except Error:
+                    due = now + 1
+            next_s = min(next_s, due)
+        self._providing = False
+        self._plan(self._provide, next_s)
+
+    # --- comparing ----------------------------------------------------------------------------------
 
     def _avoid(self, peer: PeerId) -> None:
         if len(self._strangers) >= CARDS_MAX:
@@ -422,57 +509,27 @@ class Directory:
                     break
         return self._news > before
 
-    async def _renew_forever(self) -> None:
-        while True:
-            own = self._own
-            life_ms = own.card.expires - own.card.issued if own is not None else LIFE_MS
-            pause_s = RENEW_MS / 1000 * life_ms / LIFE_MS
-            await trio.sleep(pause_s * (0.9 + 0.1 * self._network.context.rng.random()))
-            if self._drafting is not None:
-                try:
-                    held = self._renew(min(2 * life_ms, LIFE_MAX_MS))
-                    await self._spread(held, again=not held.is_news)
-                except Error:
-                    continue  # the next renewal is soon enough
-
-    async def _provide_forever(self) -> None:
-        """Keep a record per skill in the DHT; slow, and of use only to peers that know nobody near us."""
-        while True:
-            self._announced = trio.Event()
-            failed = await self._provide()
-            due = min((due for due, _ in self._provided.values()), default=math.inf)
-            with trio.move_on_at(trio.current_time() + 1 if failed else due):
-                await self._announced.wait()
-
-    async def _provide(self) -> bool:
-        """Make the records that are due; whether one could not be made."""
-        failed = False
-        for skill in self._own.card.skills if self._own is not None else ():
-            now = trio.current_time()
-            due, gap = self._provided.get(skill.name, (-math.inf, PROVIDE_AGAIN_S))
-            if now >= due:
-                try:
-                    await self._network.provide(skill_digest(self._network_id, skill.name))
-                    self._provided[skill.name] = now + gap, min(4 * gap, PROVIDE_S)
-                except Error:
-                    failed = True
-        return failed
-
 
 @asynccontextmanager
 async def open_directory(
-    network: Network, network_id: bytes, signer: Signer, *, bound: Binding | None = None
+    network: Network,
+    network_id: bytes,
+    signer: Signer,
+    *,
+    bound: Binding | None = None,
+    strangers: Collection[PeerId] = (),
 ) -> AsyncIterator[Directory]:
-    """Know the cards of a network, and be known by one's own, until the block ends."""
-    directory = Directory(network, network_id, signer, bound or Standing())
-    network.serve(PROTOCOL, directory.handle)
+    """Know the cards of a network, and be known by one's own, until the block ends.
+
+    Args:
+        strangers: peers that are known to keep no cards, such as validators: they are not asked at first.
+    """
     async with _background() as nursery:
-        nursery.start_soon(directory._push_forever)
+        directory = Directory(network, network_id, signer, bound or Standing(), nursery, strangers)
+        network.serve(PROTOCOL, directory.handle)
         nursery.start_soon(directory._listen_forever)
-        nursery.start_soon(directory._greet_forever, nursery)
-        nursery.start_soon(directory._sync_forever)
-        nursery.start_soon(directory._renew_forever)
-        nursery.start_soon(directory._provide_forever)
+        nursery.start_soon(directory._greet_forever)
+        nursery.start_soon(directory._keep_up)
         yield directory
 
 

@@ -23,7 +23,7 @@ from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.storage import FILES, Storage
 
 SAVE_S = 60.0  # what is lost if the process is killed
-SAVE_QUIET_S = 600.0  # the same, where nothing has changed for long
+SAVE_QUIET_S = 3600.0  # the same, where nothing has changed for long
 PEERS_MAX = 256
 DIALLED = 4  # at the start, beside the bootstrap peers: those connected last time come first
 ADDRESSES_MAX = 8  # of each peer

@@ -53,7 +53,8 @@ class Vault:
         self._promises = Promises(key, store.locks(), unsigned)
         self._durable: set[bytes] = set()  # jobs whose reservation is on disk
         self._approved: dict[bytes, tuple[bytes, ...]] = {}  # id of a SPEND that may be signed → its debits
-        self._dirty = trio.Event()
+        self._nursery: trio.Nursery | None = None  # for what is written without anybody waiting for it
+        self._flushing = False
         self._failed: StorageError | None = None
         self._closed = False
 
@@ -84,7 +85,7 @@ class Vault:
                 it says nothing about that.
         """
         self._durable.discard(job)
-        self._dirty.set()
+        self._changed()
         return self._commitments.settle(job, self._context.now_ms(), failed=failed)
 
     def violations(self, counterparty: bytes, worst_case: int) -> list[PolicyRefused]:
@@ -105,7 +106,7 @@ class Vault:
         except BaseException:  # nothing was signed under these, so they may go
             for job in fresh:
                 self._commitments.settle(job, now_ms)
-            self._dirty.set()
+            self._changed()
             raise
 
     # --- receipts -------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Vault:
             self._commitments.check(job, amount)
         for job, amount in shares:
             self._commitments.spend(job, amount)
-        self._dirty.set()
+        self._changed()
         return self._promises.sign(lock, total, units, context)
 
     async def learn_receipt(self, signed: SignedReceipt) -> None:
@@ -183,7 +184,7 @@ class Vault:
     def forget_lock(self, lock: bytes) -> None:
         """Forget a Lock that has ended."""
         self._promises.forget(lock)
-        self._dirty.set()
+        self._changed()
 
     # --- operations and other signatures --------------------------------------------------------
 
@@ -295,15 +296,17 @@ class Vault:
         self._store.put_changes(self._commitments.take_changes())
         self._store.put_locks(*self._promises.take_changes())
 
-    async def _flush_forever(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await trio.sleep(FLUSH_S)  # what comes meanwhile is written with it
-            self._dirty = trio.Event()
-            try:
-                await self._written()
-            except StorageError:
-                return  # remembered: every later call says so
+    def _changed(self) -> None:
+        """See to it that what has changed is written down soon."""
+        if not self._flushing and self._nursery is not None:
+            self._flushing = True
+            self._nursery.start_soon(self._flush)
+
+    async def _flush(self) -> None:
+        await trio.sleep(FLUSH_S)  # what comes meanwhile is written with it
+        self._flushing = False
+        with suppress(StorageError):  # remembered: every later call says so
+            await self._written()
 
     def _end(self) -> None:
         """Settle what is open at what was signed, which is known exactly, and write it down."""
@@ -331,12 +334,13 @@ async def open_vault(
         vault = Vault(key, policy, store, context)
         await vault._written()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vault._flush_forever)
+            vault._nursery = nursery
             try:
                 yield vault
             except Exception as exc:  # the caller's, not ours: keep it out of the group
                 caught = exc
             finally:
+                vault._nursery = None
                 vault._end()
             nursery.cancel_scope.cancel()
     if caught is not None:

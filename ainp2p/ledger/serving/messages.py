@@ -38,7 +38,8 @@ OPERATIONS_MAX = 64  # in one message
 OBJECTS_MAX = 256  # followed by one stream
 CREDITS_PAGE_MAX = 128
 VALIDATORS_MAX = 128
-FOLLOW_BEAT_S = 30.0  # the longest silence on a Follow stream
+FOLLOW_BEAT_S = 30.0  # the longest silence on a Follow stream that has brought something
+FOLLOW_BEAT_MAX_S = 240.0  # and on one that has not for long: each chunk without news doubles it
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
 EVIDENCE_PAGE_MAX = 1000  # ids; a message has 1,024 elements at most
 ADDRESSES_MAX = 8  # of one validator
@@ -287,12 +288,18 @@ class Heights(Message, frozen=True, tag=24):
 class Finals(Message, frozen=True, tag=25):
     """One chunk of Follow: what has become final since the last one, in order of each object.
 
-    The first chunk is empty and says that nothing will be missed from here on; so is one every few seconds.
+    The first chunk is empty and says that nothing will be missed from here on; so is one now and then, ever
+    more seldom while there is no news (`follow_beat_s`): who hears nothing for longer follows another one.
     `epoch` is the one that runs there: who knows only an earlier one asks for the COMMITTEEs since.
     """
 
     operations: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=OPERATIONS_MAX)]
     epoch: Uint = 0
+
+
+def follow_beat_s(quiet: int) -> float:
+    """The longest silence after so many chunks in a row, but for the first, that had no operation."""
+    return min(FOLLOW_BEAT_S * 2.0 ** min(max(quiet, 0), 16), FOLLOW_BEAT_MAX_S)
 
 
 class Statistics(Message, frozen=True, tag=26):

@@ -53,7 +53,6 @@ from ainp2p.ledger.serving.limits import Limits, Places
 from ainp2p.ledger.serving.messages import (
     ADDRESSES_MAX,
     BATCHES_MAX,
-    FOLLOW_BEAT_S,
     LEDGER_PROTOCOL,
     OPERATIONS_MAX,
     AskStatus,
@@ -79,6 +78,7 @@ from ainp2p.ledger.serving.messages import (
     Statistics,
     Statuses,
     Submit,
+    follow_beat_s,
     read_question,
 )
 from ainp2p.ledger.serving.object_sync import ObjectSync
@@ -570,11 +570,12 @@ class ValidatorService:
         if follower is None:
             raise Refused("busy", "too many streams are followed; try another validator")
         try:
-            chunk = Finals((), self._validator.epoch)
+            chunk, quiet = Finals((), self._validator.epoch), 0
             while await self._sent(call, chunk) and not follower.dropped:
-                with trio.move_on_after(FOLLOW_BEAT_S):
+                with trio.move_on_after(follow_beat_s(quiet)):
                     await follower.news.wait()
                 chunk = await self._finals(follower)
+                quiet = 0 if chunk.operations else quiet + 1
         finally:
             self._followers.remove(follower)
 

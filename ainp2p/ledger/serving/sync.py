@@ -7,8 +7,8 @@ knows (`following` for clients, its own state for a validator); tasks that serve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,6 +60,7 @@ class Validators:
         self.changed = trio.Event()
         self.prepare: Callable[[PeerId, Message], Awaitable[None]] | None = None
         self._peers: dict[bytes, PeerId] = {}  # by key, of everybody who ever had a seat
+        self._while: dict[trio.CancelScope, PeerId] = {}
         self.follow(0, [Seat(m.key, m.weight, m.addresses) for m in genesis.validators])
 
     def follow(self, epoch: int, seats: Iterable[Seat]) -> None:
@@ -79,8 +80,23 @@ class Validators:
             if seat.addresses and self._peers[seat.key] in self.stakes:
                 addresses = tuple(address.decode(errors="replace") for address in seat.addresses)
                 self.network.add_addresses(self._peers[seat.key], addresses)
+        for scope, peer in list(self._while.items()):
+            if peer not in self.stakes:
+                scope.cancel()
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+    @contextmanager
+    def while_member(self, peer: PeerId) -> Iterator[None]:
+        """The block ends when this one leaves the committee."""
+        with trio.CancelScope() as scope:
+            self._while[scope] = peer
+            if peer not in self.stakes:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                del self._while[scope]
 
     async def for_each(self, task: Callable[[PeerId], Awaitable[None]]) -> None:
         """Run a task for each of the others; it begins and is cancelled as they come and go."""

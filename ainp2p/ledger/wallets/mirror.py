@@ -1,8 +1,9 @@
 """Keeping a Purse up to date: follow one validator's finals, and ask all of them when something is missing.
 
     following ──a final operation──► learnt        following ──silence, a lie, a break──► the next validator
-    each time a stream begins, and at every gap: refresh = account, credits and Locks from all validators,
-    each with its proof, the newest proven one taken
+    at first, and at every gap: refresh = account, credits and Locks from all validators, each with its proof,
+    the newest proven one taken
+    each time a stream begins: the same, if the one that is followed says something else than is known here
 
 Whatever is learnt goes through `learn`, which the wallet gives. Runs as a task of the wallet.
 """
@@ -23,12 +24,13 @@ from ainp2p.errors import (
     NetworkError,
     NotFinal,
     RemoteError,
+    TimedOut,
 )
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import NextCommittee, ParsedOperation, Spend
 from ainp2p.ledger.serving.messages import (
     CREDITS_PAGE_MAX,
-    FOLLOW_BEAT_S,
+    FOLLOW_BEAT_MAX_S,
     OPERATIONS_MAX,
     CreditPage,
     Decided,
@@ -41,6 +43,7 @@ from ainp2p.ledger.serving.messages import (
     GetObject,
     LockIds,
     ObjectHead,
+    follow_beat_s,
 )
 from ainp2p.ledger.serving.proofs import Proofs, Proven, read_operation
 from ainp2p.ledger.serving.sync import ASK_TIMEOUT_S, LAST_WORD_S, Validators
@@ -95,6 +98,7 @@ class Mirror:
         self._gaps: set[bytes] = set()
         self._gap = trio.Event()
         self._tries: dict[bytes, int] = {}  # gap → how often it could not be mended
+        self._followed: PeerId | None = None  # its stream has just begun: what does it know?
         self._was_hidden = False  # the last refresh found what the validator that is followed did not tell
         self._busy = trio.Lock()
         self.refreshed = trio.Event()  # set once, when the first refresh is done
@@ -131,8 +135,9 @@ class Mirror:
                 await self._validators.changed.wait()
                 continue
             try:
-                with trio.move_on_after(turn_s):
-                    await self._follow_while_member(peers[turn % len(peers)])
+                peer = peers[turn % len(peers)]
+                with trio.move_on_after(turn_s), self._validators.while_member(peer):
+                    await self._follow(peer)
                 pause_s = RETRY_AFTER_S
                 turn_s = FOLLOW_TURN_S if self._was_hidden else min(2 * turn_s, FOLLOW_TURN_MAX_S)
                 self._was_hidden = False
@@ -141,43 +146,33 @@ class Mirror:
             turn += 1
             await trio.sleep(pause_s)
 
-    async def _follow_while_member(self, peer: PeerId) -> None:
-        """As `_follow`; the next one is followed when this one has left the committee."""
-        problem: Error | None = None
-        async with trio.open_nursery() as nursery:
-
-            async def leave() -> None:
-                while peer in self._validators.stakes:
-                    await self._validators.changed.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(leave)
-            try:
-                await self._follow(peer)
-            except Error as exc:  # the caller looks at it, outside the nursery
-                problem = exc
-            nursery.cancel_scope.cancel()
-        if problem is not None:
-            raise problem
-
     async def _follow(self, peer: PeerId) -> None:
-        question = Follow((self._purse.id,))
-        timeout_s = 3 * FOLLOW_BEAT_S
+        question, timeout_s = Follow((self._purse.id,)), 3 * FOLLOW_BEAT_MAX_S
         async with self._validators.stream(peer, question, Finals, timeout_s=timeout_s) as chunks:
-            fresh = True
-            async for finals in chunks:
+            quiet = -1
+            while True:
+                with trio.move_on_after(3 * follow_beat_s(quiet)) as waiting:
+                    finals = await anext(chunks, None)
+                if waiting.cancelled_caught:
+                    raise TimedOut("a validator that is followed keeps quiet")
+                if finals is None:
+                    return
                 for decided in finals.operations:
                     self._learn(self._proofs.operation(decided), 0)
-                if fresh:
-                    fresh = False
-                    self.report_gap(self._purse.id)
+                if quiet < 0:
+                    self._followed = peer
+                    self._gap.set()
+                quiet = 0 if finals.operations else quiet + 1
 
     async def _mend_forever(self) -> None:
         while True:
             await self._gap.wait()
             self._gap = trio.Event()
             gaps, self._gaps = self._gaps, set()
+            followed, self._followed = self._followed, None
             try:
+                if followed is not None and self._purse.id not in gaps and await self._knows_more(followed):
+                    gaps.add(self._purse.id)
                 await self._mend(gaps)
             except (NetworkError, RemoteError, LedgerError):
                 self._gaps |= self._worth_trying(gaps)
@@ -192,6 +187,26 @@ class Mirror:
         """A Lock that nobody can prove for long may have ended and been pruned: wait for the next turn."""
         self._tries = {id_: self._tries.get(id_, 0) + 1 for id_ in gaps}
         return {id_ for id_, tries in self._tries.items() if tries < TRIES_MAX or id_ == self._purse.id}
+
+    async def _knows_more(self, peer: PeerId) -> bool:
+        """Whether a validator says something else of our account than what is known, or nothing at all.
+
+        What it hides, the next one that is followed tells; what it makes up costs a refresh.
+        """
+        try:
+            ids, seq = await self._list_credits(peer)
+            if seq != self._purse.account.seq:
+                return seq > self._purse.account.seq
+            if any(id_ not in self._purse.credits for id_ in ids):
+                return True
+            for id_, lock in list(self._purse.locks.items()):
+                if not lock.ended:
+                    head = await self._validators.ask(peer, GetObject(id_), ObjectHead)
+                    if head.last and read_operation(head.last[0].operation).operation.seq > lock.seq:
+                        return True
+        except (NetworkError, *_WRONG):
+            return True
+        return False
 
     async def _mend(self, gaps: set[bytes]) -> None:
         if self._purse.id in gaps:

@@ -38,6 +38,7 @@ from ainp2p.protocol.network import PeerId
 RESEND_AFTER_S = 1.0  # the first time; finality normally takes a tenth of that
 RESEND_AFTER_MAX_S = 15.0
 TOGETHER_S = 0.02  # between two messages to one validator: as long as it gathers votes for one batch itself
+LINGER_S = 10.0  # longer than a validator has for its answer
 UNDER_WAY_MAX = 8  # messages to one validator that it has not answered; more would only wait there
 _SIZE_MAX = BODY_SIZE_MAX // 2  # of one Submit; leaves room for the answer's certificates
 
@@ -88,16 +89,30 @@ class Submitter:
         self._validators, self._on_final, self._on_refused = validators, on_final, on_refused
         self._pending: dict[bytes, Pending] = {}
         self._senders: dict[PeerId, _Sender] = {}
+        self._added = trio.Event()
 
     def add(self, pending: Pending) -> None:
         """Send this until it is resolved. It must be durable."""
         self._pending[pending.id] = pending
+        self._added.set()
         for sender in self._senders.values():
             sender.add(pending)
 
     async def run(self) -> None:
-        """Send until cancelled."""
-        await self._validators.for_each(self._send_to)
+        """Send until cancelled. There are senders while there is something to send, and a while after it."""
+        while True:
+            await self._added.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._validators.for_each, self._send_to)
+                while self._added.is_set():
+                    while self._pending:
+                        id_, pending = next(iter(self._pending.items()))
+                        await pending.resolved.wait()
+                        self._pending.pop(id_, None)
+                    self._added = trio.Event()
+                    with trio.move_on_after(LINGER_S):  # the last answers are still on their way
+                        await self._added.wait()
+                nursery.cancel_scope.cancel()
 
     async def _send_to(self, peer: PeerId) -> None:
         sender = self._senders[peer] = _Sender(peer)

@@ -25,7 +25,7 @@ from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Release
 from ainp2p.ledger.serving.limits import Limits
-from ainp2p.ledger.serving.messages import FOLLOW_BEAT_S, OBJECTS_MAX, Finals, Follow
+from ainp2p.ledger.serving.messages import FOLLOW_BEAT_MAX_S, OBJECTS_MAX, Finals, Follow
 from ainp2p.ledger.serving.proofs import Proofs
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.wallets.following import Following
@@ -181,7 +181,7 @@ class Watchtower:
 
     async def _follow(self, peer: PeerId, ids: tuple[bytes, ...]) -> None:
         with suppress(NetworkError, RemoteError, LedgerError):
-            question, timeout_s = Follow(ids), 3 * FOLLOW_BEAT_S
+            question, timeout_s = Follow(ids), 3 * FOLLOW_BEAT_MAX_S
             async with self._validators.stream(peer, question, Finals, timeout_s=timeout_s) as chunks:
                 async for finals in chunks:
                     moved = [self._proofs.operation(decided).parsed for decided in finals.operations]
