@@ -52,6 +52,8 @@ GREETINGS_S = (0.3, 0.7, 2.0, 5.0)  # our topics are told again so long after a 
 GREETING_INTERVAL_S = 30.0  # and then as often as this
 ROUTING_RETRIES_S = (0.1, 0.4, 1.5, 5.0)  # identify tells a peer's addresses after so long, usually
 
+_FRAME = struct.Struct("!BBHII")  # yamux's header: version, kind, flags, stream, length
+
 T = TypeVar("T")
 
 # --- work-arounds -------------------------------------------------------------------------------
@@ -120,7 +122,8 @@ def fix_cancelled_writes() -> None:
         async def write_frame(self: Any, data: bytes) -> None:
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(deadline=trio.current_time() + WRITE_STALL_S, shield=True) as scope:
-                await original(self, data)
+                async with self._write_lock:
+                    await self.secured_conn.write(data)
             if scope.cancelled_caught:  # the frame is torn: nothing more can be said on this connection
                 self.event_shutting_down.set()
                 with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
@@ -174,7 +177,7 @@ def fix_write_credit() -> None:
             if self.send_closed:
                 raise MuxedStreamError("the stream is closed for sending")
             view, sent = memoryview(data), 0
-            async with self.rw_lock.write_lock():
+            async with self.__dict__.setdefault("_writing", _Lock()):
                 while sent < len(data):
                     while self.send_window <= 0 and not self.closed and not self.send_closed:
                         if self.conn.event_shutting_down.is_set():
@@ -184,7 +187,7 @@ def fix_write_credit() -> None:
                         raise MuxedStreamReset("the stream was closed meanwhile")
                     size = min(self.send_window, 65_507, len(data) - sent)
                     self.send_window -= size
-                    header = struct.pack("!BBHII", 0, 0, 0, self.stream_id, size)
+                    header = _FRAME.pack(0, 0, 0, self.stream_id, size)
                     await self.conn._write_frame(header + view[sent : sent + size])
                     sent += size
 
@@ -286,6 +289,128 @@ def fix_read_exactly() -> None:
             module.read_exactly = read_exactly  # type: ignore[attr-defined]  # same
 
 
+class _Lock:
+    """A lock that takes no turn of the scheduler while nobody holds it; a `trio.Lock` always does."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def fix_turns() -> None:
+    """Five locks and two reads from the socket take ten turns of the scheduler for each message.
+
+    io/trio.py, net_stream.py, yamux.py. Nobody else wants these locks but for a moment; what came from the
+    socket together is read together.
+    """
+    from libp2p.io.trio import TrioTCPStream
+    from libp2p.network.stream.net_stream import NetStream
+    from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+
+    def with_locks(*names: str) -> Callable[[Any], Any]:
+        def make(original: Any) -> Any:
+            @functools.wraps(original)
+            def init(self: Any, *args: Any, **kwargs: Any) -> None:
+                original(self, *args, **kwargs)
+                for name in names:
+                    if not hasattr(self, name):
+                        raise AttributeError(f"libp2p has changed: {name} is gone; see docs/libp2p.md")
+                    setattr(self, name, _Lock())
+
+            return init
+
+        return make
+
+    def make_read(original: Any) -> Any:
+        @functools.wraps(original)
+        async def read(self: Any, n: int | None = None) -> bytes:
+            ahead, at = getattr(self, "_ahead", (b"", 0))
+            if at == len(ahead) and n != 0:
+                ahead, at = await original(self, READ_SIZE_MAX), 0
+            end = len(ahead) if n is None else min(len(ahead), at + n)
+            self._ahead = ahead, end
+            return bytes(ahead[at:end])
+
+        return read
+
+    _patch(TrioTCPStream, "__init__", with_locks("read_lock", "write_lock"))
+    _patch(NetStream, "__init__", with_locks("_state_lock"))
+    _patch(YamuxStream, "__init__", with_locks("window_lock"))
+    _patch(Yamux, "__init__", with_locks("streams_lock", "_write_lock"))
+    _patch(TrioTCPStream, "read", make_read)
+
+
+class _Frames:
+    """A yamux connection's bytes, without the frames of data for open streams: those go into their buffers.
+
+    Whatever else comes is read by yamux itself, as before.
+    """
+
+    def __init__(self, muxed: Any) -> None:
+        self._muxed, self._conn = muxed, muxed.secured_conn
+        self._data, self._at = b"", 0
+        self._left = 0  # bytes of the frame whose header was given to yamux
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    async def read(self, n: int | None = None) -> bytes:
+        while True:
+            here = len(self._data) - self._at
+            if self._left and here:
+                return self._take(min(here, self._left, n or here))
+            if not self._left and here >= _FRAME.size:
+                _, kind, flags, stream, size = _FRAME.unpack_from(self._data, self._at)
+                if kind == 0 and not flags and here >= _FRAME.size + size and self._put(stream, size):
+                    continue
+                self._left = _FRAME.size + (size if kind == 0 else 0)
+                continue
+            more = await self._conn.read()
+            if not more:
+                return b""
+            self._data, self._at = (self._data[self._at :] + more if here else more), 0
+
+    def _take(self, size: int) -> bytes:
+        self._at += size
+        self._left -= size
+        return self._data[self._at - size : self._at]
+
+    def _put(self, id_: int, size: int) -> bool:
+        """Into the buffer of its stream; False if yamux has more to do about it."""
+        stream = self._muxed.streams.get(id_)
+        if stream is None or stream.closed or stream.recv_closed or size > stream.recv_window:
+            return False
+        start = self._at + _FRAME.size
+        self._at = start + size
+        self._muxed.stream_buffers[id_] += memoryview(self._data)[start : self._at]
+        stream.recv_window -= size
+        self._muxed.stream_events[id_].set()
+        return True
+
+
+def fix_slow_frames() -> None:
+    """A frame of data takes a lock, a timer and 15 lines for a log that nobody reads (yamux.py)."""
+    from libp2p.stream_muxer.yamux.yamux import Yamux
+
+    def make(original: Any) -> Any:
+        @functools.wraps(original)
+        async def handle_incoming(self: Any) -> None:
+            self.secured_conn = _Frames(self)
+            await original(self)
+
+        return handle_incoming
+
+    _patch(Yamux, "handle_incoming", make)
+
+
 def fix_logging() -> None:
     """libp2p logs expected ends of streams as warnings and errors, some of them to the root logger."""
     from libp2p.network.connection import swarm_connection
@@ -306,6 +431,8 @@ FIXES: tuple[Callable[[], None], ...] = (
     fix_gossip_queues,
     fix_dial_delay,
     fix_read_exactly,
+    fix_turns,
+    fix_slow_frames,
     fix_logging,
 )
 _fixing = threading.Lock()
@@ -496,12 +623,34 @@ class _Libp2pStream:
         from libp2p.network.stream.exceptions import StreamEOF
 
         try:
-            data: bytes = await self.stream.read(READ_SIZE_MAX)
+            data = await self._waiting_data()
+            if not data:
+                data = await self.stream.read(READ_SIZE_MAX)
         except StreamEOF:
             return b""
         except Exception as exc:
             raise Broken(f"libp2p: {exc!r}") from exc
         return data
+
+    async def _waiting_data(self) -> bytes:
+        """What has come, with no lock and no turn lost; empty when libp2p has more to say about it."""
+        muxed = self.stream.muxed_stream
+        conn, id_ = muxed.conn, muxed.stream_id
+        while not (muxed.closed or muxed.recv_closed or conn.event_shutting_down.is_set()):
+            event, buffer = conn.stream_events.get(id_), conn.stream_buffers.get(id_)
+            if event is None or buffer is None:
+                break
+            if event.is_set():
+                conn.stream_events[id_] = trio.Event()
+            if buffer:
+                data = bytes(buffer[:READ_SIZE_MAX])
+                del buffer[:READ_SIZE_MAX]
+                await muxed._auto_tune_and_send_window_update(bytes_read=len(data))
+                if buffer:  # others may have their turn
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            await conn.stream_events[id_].wait()
+        return b""
 
     async def write(self, data: bytes) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import itertools
 import logging
 import os
 import signal
@@ -18,11 +19,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ainp2p.errors import Broken, InvalidInput, NetworkError, TimedOut, Unreachable
 from ainp2p.protocol import libp2p as ours
@@ -238,9 +242,10 @@ async def test_cancelled_writes_do_not_harm_the_connection() -> None:
 
 
 async def test_without_shielding_a_cancelled_write_kills_the_connection() -> None:
+    from libp2p.io.trio import TrioTCPStream
     from libp2p.stream_muxer.yamux.yamux import Yamux
 
-    with without(Yamux, "_write_frame"):
+    with without(Yamux, "_write_frame"), without(TrioTCPStream, "__init__"):  # it is lost where it waits
         assert not await connection_survives_cancelled_writes()
 
 
@@ -345,6 +350,163 @@ async def test_a_message_may_come_in_any_number_of_pieces_and_without_the_fix_in
     assert await utils.read_exactly(Dripping(), 300) == b"x" * 300
     with pytest.raises(utils.IncompleteReadError):
         await utils.read_exactly._before_ainp2p(Dripping(), 300)
+
+
+# --- turns of the scheduler ---------------------------------------------------------------------
+
+
+class CountSteps(trio.abc.Instrument):
+    """Counts the turns that all tasks take."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+
+
+async def turns_of_a_request() -> float:
+    """How many turns of the scheduler a request and its answer take, on average."""
+    async with two() as (alice, bob):
+        await alice.request(bob.peer_id, ECHO, b"first", timeout_s=SOON_S)
+        counter = CountSteps()
+        trio.lowlevel.add_instrument(counter)
+        for _ in range(100):
+            await alice.request(bob.peer_id, ECHO, b"again", timeout_s=SOON_S)
+        trio.lowlevel.remove_instrument(counter)
+        return counter.steps / 100
+
+
+async def test_a_request_takes_few_turns_and_without_the_fix_twice_as_many() -> None:
+    from libp2p.io.trio import TrioTCPStream
+    from libp2p.network.stream.net_stream import NetStream
+    from libp2p.stream_muxer.yamux.yamux import Yamux
+
+    quick = await turns_of_a_request()
+    with (
+        without(TrioTCPStream, "__init__"),
+        without(TrioTCPStream, "read"),
+        without(NetStream, "__init__"),
+        without(Yamux, "__init__"),
+    ):
+        assert 1.8 * quick < await turns_of_a_request()
+
+
+async def frames_read_by_yamux() -> int:
+    """Of a hundred requests and their answers."""
+    from libp2p.stream_muxer.yamux.yamux import Yamux
+
+    count, body = 0, Yamux._read_data_body
+
+    async def counted(self: Any, length: int) -> Any:
+        nonlocal count
+        count += 1
+        return await body(self, length)
+
+    async with two() as (alice, bob):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Yamux, "_read_data_body", counted)
+            for _ in range(100):
+                await alice.request(bob.peer_id, ECHO, b"again", timeout_s=SOON_S)
+    return count
+
+
+async def test_frames_of_data_are_not_read_by_yamux_and_without_the_fix_they_are() -> None:
+    from libp2p.stream_muxer.yamux.yamux import Yamux
+
+    assert await frames_read_by_yamux() < 50  # those of its own streams
+    with without(Yamux, "handle_incoming"):
+        assert await frames_read_by_yamux() >= 200
+
+
+class Pieces:
+    """A connection that gives these, one a read, then ends."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    async def read(self, n: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+async def test_what_came_from_the_socket_together_is_read_in_any_pieces() -> None:
+    from libp2p.io.trio import TrioTCPStream
+
+    class Socket:
+        pieces: ClassVar = [b"abcdef", b"gh", b""]
+
+        async def receive_some(self, n: int) -> bytes:
+            await trio.lowlevel.checkpoint()
+            return self.pieces.pop(0)
+
+    stream = TrioTCPStream(Socket())
+    got = [await stream.read(n) for n in (0, 2, 3, 0, 9, None, 5)]
+    assert got == [b"", b"ab", b"cde", b"", b"f", b"gh", b""]
+
+
+class Muxed:
+    """What `_Frames` knows of a yamux connection: streams 1 and 3 are open, 5 is closed for receiving."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.secured_conn = Pieces(pieces)
+        self.streams = {
+            id_: SimpleNamespace(closed=False, recv_closed=id_ == 5, recv_window=100) for id_ in (1, 3, 5)
+        }
+        self.stream_buffers = {id_: bytearray() for id_ in self.streams}
+        self.stream_events = {id_: trio.Event() for id_ in self.streams}
+
+
+def frame(kind: int, flags: int, stream: int, body: bytes = b"", size: int = 0) -> bytes:
+    return ours._FRAME.pack(0, kind, flags, stream, size or len(body)) + body
+
+
+async def left_to_yamux(muxed: Muxed) -> list[bytes]:
+    """The frames that it reads itself, and does with data what it does."""
+    reader, left = ours._Frames(muxed), list[bytes]()
+    while header := await reader.read(12):
+        _, kind, _, stream, size = ours._FRAME.unpack(header)
+        body = b""
+        while kind == 0 and len(body) < size:
+            body += await reader.read(size - len(body))
+        muxed.stream_buffers.get(stream, bytearray()).extend(body)
+        left.append(header + body)
+    return left
+
+
+def is_plain(one: bytes) -> bool:
+    """Data for an open stream, and nothing else."""
+    _, kind, flags, stream, _ = ours._FRAME.unpack_from(one)
+    return kind == 0 and not flags and stream in (1, 3)
+
+
+_DATA = st.builds(frame, st.just(0), st.sampled_from((0, 1, 4)), st.sampled_from((1, 3, 5, 7)), st.binary())
+_WINDOWS = st.builds(
+    frame, st.just(1), st.sampled_from((0, 1, 8)), st.sampled_from((1, 9)), size=st.integers(0, 1 << 20)
+)
+
+
+@given(frames=st.lists(st.one_of(_DATA, _WINDOWS), max_size=12), cuts=st.sets(st.integers(1, 400)))
+def test_data_reaches_its_stream_and_all_else_yamux_however_it_is_cut(
+    frames: list[bytes], cuts: set[int]
+) -> None:
+    sent = b"".join(frames)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(sent)), len(sent)]
+    muxed = Muxed([sent[a:b] for a, b in itertools.pairwise(edges) if a < b])
+    left = trio.run(left_to_yamux, muxed)
+    assert [one for one in left if not is_plain(one)] == [one for one in frames if not is_plain(one)]
+    for stream, buffer in muxed.stream_buffers.items():
+        bodies = [one[12:] for one in frames if ours._FRAME.unpack_from(one)[1::2] == (0, stream)]
+        assert bytes(buffer) == b"".join(bodies)
+
+
+async def test_a_frame_beyond_the_window_is_left_to_yamux() -> None:
+    whole, beyond = frame(0, 0, 1, bytes(100)), frame(0, 0, 1, b"x")
+    muxed = Muxed([whole + beyond])
+    assert await left_to_yamux(muxed) == [beyond]
+    assert muxed.stream_buffers[1] == bytes(100) + b"x"
+    assert muxed.streams[1].recv_window == 0
+    assert muxed.stream_events[1].is_set()
 
 
 async def test_a_reader_that_gives_nothing_is_given_up() -> None:
@@ -508,6 +670,24 @@ async def test_a_peer_whose_key_is_not_ed25519_gets_no_channel() -> None:
 # --- gossip and the DHT -------------------------------------------------------------------------
 
 
+@contextmanager
+def slow_writes() -> Iterator[None]:
+    """Each write to a stream lasts long enough for something to happen meanwhile."""
+    from libp2p.network.stream.net_stream import NetStream
+
+    write = NetStream.write
+
+    async def slow(self: Any, data: bytes) -> None:
+        await trio.sleep(0.02)
+        await write(self, data)
+
+    NetStream.write = slow
+    try:
+        yield
+    finally:
+        NetStream.write = write
+
+
 async def topic_joined_during_a_greeting_is_known() -> bool:
     async with open_network(ALICE) as alice, open_network(BOB) as bob, trio.open_nursery() as nursery:
         greeting = bob._pubsub.get_hello_packet
@@ -518,8 +698,9 @@ async def topic_joined_during_a_greeting_is_known() -> bool:
             return packet
 
         bob._pubsub.get_hello_packet = greet
-        await alice.connect(bob.addresses[0], timeout_s=SOON_S)
-        await eventually(lambda: "t" in bob._pubsub.topic_ids and bool(bob._pubsub.peers))
+        with slow_writes():
+            await alice.connect(bob.addresses[0], timeout_s=SOON_S)
+            await eventually(lambda: "t" in bob._pubsub.topic_ids and bool(bob._pubsub.peers))
         with trio.move_on_after(2):
             await eventually(lambda: bool(alice._pubsub.peer_topics.get("t")))
         return bool(alice._pubsub.peer_topics.get("t"))
