@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 import ainp2p.agents.agent
 import ainp2p.ledger.serving.service  # what worlds import when they begin: once, not once a run of pytest
 import ainp2p.simulation.running  # noqa: F401
+from ainp2p.agents.agent import Agent
 from ainp2p.errors import InvalidInput
+from ainp2p.simulation import InvariantViolated, World
 from ainp2p.simulation import test as sim_test
+from ainp2p.simulation.running import ModelFunction
 from ainp2p.simulation.trials import plugin
+from ainp2p.simulation.trials.replay import Trial
 
 pytest_plugins = ["pytester"]
 
@@ -113,6 +118,45 @@ async def test_it(world, n):
     result.stdout.fnmatch_lines(["*n=17*", "seed 0, at 17.* s virtual: AssertionError*"])
 
 
+def before_five(world: World) -> bool:
+    return world.now < 5
+
+
+async def watched(world: World) -> None:
+    world.check(before_five)
+    await world.run_for(30)
+
+
+async def asserting(world: World) -> None:
+    await world.run_for(5)
+    assert before_five(world), world.now
+
+
+@pytest.mark.parametrize("model", [watched, asserting])
+def test_a_failure_is_told_as_of_its_moment_not_after_everybody_has_left(model: ModelFunction) -> None:
+    left: list[float] = []
+
+    async def town(world: World) -> None:
+        async def leave_slowly(agent: Agent) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(7)
+                world.trace.note("left")
+                left.append(world.now)
+
+        await world.spawn("slow", main=leave_slowly).ready()
+        await model(world)
+
+    attempt = Trial(town, 1, {"committee": 1}).attempt()
+    assert 5 <= attempt.at_s < 5.2
+    assert left[0] >= 12
+    assert float(attempt.events[-1].split()[1].rstrip("s")) <= attempt.at_s
+    if isinstance(attempt.error, InvariantViolated):
+        assert (attempt.at_s, attempt.events) == (attempt.error.at_s, attempt.error.events)
+
+
 def again(result: pytest.RunResult) -> list[str]:
     """The command that a report gives, as words."""
     lines = [line.strip() for line in result.outlines]
@@ -127,7 +171,7 @@ def test_a_failure_tells_seed_time_invariant_few_faults_last_events_and_the_comm
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "seed 0, at 20.* s virtual: invariant 'never_late' is violated: somebody was paused",
+            "seed 0, at 20.000 s virtual: invariant 'never_late' is violated: somebody was paused",
             "faults: 1 of * faults, after * runs; nothing smaller does",
             "  *+0.1* pause *",
             "last events:",
@@ -139,7 +183,7 @@ def test_a_failure_tells_seed_time_invariant_few_faults_last_events_and_the_comm
     assert command[0] == "pytest"
     replayed = pytester.runpytest_inprocess(*command[1:])
     replayed.assert_outcomes(failed=1)
-    replayed.stdout.fnmatch_lines(["seed 0, at 20.* s virtual: invariant 'never_late' is violated*"])
+    replayed.stdout.fnmatch_lines(["seed 0, at 20.000 s virtual: invariant 'never_late' is violated*"])
     assert again(replayed) == command
     harmless = pytester.runpytest_inprocess(*command[1:-1], "--sim-faults=3+0.5 skew validator0 ms=5")
     harmless.assert_outcomes(passed=1)

@@ -61,12 +61,14 @@ class VirtualClock(trio.abc.Clock):
         now: virtual time in seconds.
         steps: how many callbacks have run and how often every task waited: the same in every run of a seed.
         error: what ended the run early, or None.
+        failing: called when it does, before anything is cancelled; or None.
     """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.steps = 0
         self.error: BaseException | None = None
+        self.failing: Callable[[], object] | None = None
         self.unshielded = False
         self._heap: list[tuple[float, int, Timer]] = []
         self._scheduled = 0  # breaks ties: the order of scheduling
@@ -126,6 +128,8 @@ class VirtualClock(trio.abc.Clock):
         """End the run with this error: everything is cancelled; a second error is ignored."""
         if self.error is None:
             self.error = error
+            if self.failing is not None:
+                self.failing()
             if self._end is not None:
                 self._end()
 

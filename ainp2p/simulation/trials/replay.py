@@ -34,9 +34,9 @@ class Attempt:
 
     Attributes:
         error: what it ended with; None: all is well.
-        at_s: virtual seconds at its end.
+        at_s: virtual seconds when it failed, before what was under way took its leave; or at its end.
         faults: what was done to it.
-        events: the last lines of its trace.
+        events: the last lines of its trace up to then.
         marks: how often each `sometimes` was reached.
         hash: of all that happened.
     """
@@ -76,8 +76,14 @@ class Trial:
 
         worlds: list[World] = []
 
+        ends: list[tuple[float, tuple[str, ...]]] = []  # the failure's, then the run's
+
+        def look() -> None:
+            ends.append((worlds[0].now, tuple(worlds[0].trace.last[-EVENTS:])))
+
         async def model(world: World) -> None:
             worlds.append(world)
+            world.clock.failing = look
             await self.model(world)
 
         chosen = self.faults if faults is None else faults
@@ -96,8 +102,8 @@ class Trial:
             return Attempt(self.seed, error, 0.0, Schedule(), (), {}, "")
         world = worlds[0]
         marks = Counter(world._collector.marks)
-        events = tuple(world.trace.last[-EVENTS:])
-        return Attempt(self.seed, error, world.now, world.faults, events, marks, world.trace.hash)
+        look()
+        return Attempt(self.seed, error, ends[0][0], world.faults, ends[0][1], marks, world.trace.hash)
 
     def shrunk(self, failed: Attempt, *, runs_max: int = RUNS_MAX, seconds: float = SHRINK_S) -> Found:
         """The fewest and shortest faults that make it fail for the same reason, within the limits."""
