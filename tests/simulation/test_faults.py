@@ -234,6 +234,37 @@ def test_weather_changes_and_changes_back() -> None:
     assert (at[5], at[15]) == (Weather(latency=(0.2, 0.4), loss=0.1), Weather())
 
 
+RAIN, SNOW, A, B = (Weather(latency=latency) for latency in (0.2, 0.4, 0.1, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ("3+6 weather latency=0.1", {2: Weather(), 5: A, 10: Weather(), 15: RAIN}),
+        ("15+3 weather latency=0.1", {14: RAIN, 16: A, 19: RAIN}),
+        ("13+8 weather latency=0.1; 15+2 weather latency=0.3", {14: A, 16: B, 18: A, 22: RAIN}),
+        ("13+3 weather latency=0.1; 15+6 weather latency=0.3", {14: A, 16: B, 18: B, 22: RAIN}),
+        ("10+5 weather latency=0.1", {11: A, 13: RAIN, 16: RAIN}),  # set while it lasts: that is what holds
+        ("13+10 weather latency=0.1; 20+20 weather latency=0.3", {22: B, 24: B, 30: SNOW, 41: SNOW}),
+    ],
+)
+def test_the_end_of_a_storm_brings_back_what_was_there_before_it(
+    faults: str, expected: dict[int, Weather]
+) -> None:
+    """The model has rain from 12 s on, and snow from 25 s on."""
+    seen: dict[int, Weather] = {}
+
+    async def model(world: World) -> None:
+        world.at(12, setattr, world.wire, "weather", RAIN)
+        world.at(25, setattr, world.wire, "weather", SNOW)
+        for at_s in expected:
+            world.at(at_s, lambda at_s: seen.setdefault(at_s, world.wire.weather), at_s)
+        await world.run_for(50)
+
+    run(model, 1, world={"committee": 1, "faults": faults})
+    assert seen == expected
+
+
 def test_a_mute_peer_is_not_heard_and_speaks_again() -> None:
     heard = heard_when("5+4 lie a how=mute")
     assert heard == [0, 1, 2, 3, 4, *range(9, 20)]

@@ -14,6 +14,7 @@ from ainp2p.simulation.trials.profile import Draft, Profile
 
 if TYPE_CHECKING:
     from ainp2p.simulation.node import Node
+    from ainp2p.simulation.wire.weather import Weather
     from ainp2p.simulation.world import World
 
 AGAIN_S = 2.0  # until a process that could not open is started again
@@ -33,7 +34,8 @@ class Injector:
         self.done: list[Fault] = []
         self._world = world
         self._active: list[Fault] = []
-        self._calm = world.wire.weather
+        self._own = world.wire.weather  # the model's, which comes back
+        self._storm: Weather | None = None  # ours, while a fault of this kind lasts
         self._walls: dict[int, Any] = {}  # of partitions that last, by id(fault)
 
     def arm(self, faults: Faults, *, record: bool) -> None:
@@ -163,9 +165,12 @@ class Injector:
             self._world.lie(name, None if lasting is None else LIES[lasting.value("how")]())
 
     def _weather(self, fault: Fault) -> None:
-        lasting = self._last("weather")
+        wire, lasting = self._world.wire, self._last("weather")
         self._world._fault("weather", str(fault))
-        self._world.wire.weather = self._calm if lasting is None else lasting.weather()
+        if wire.weather is not self._storm:  # the model has set it, before this fault or while it lasted
+            self._own = wire.weather
+        self._storm = None if lasting is None else lasting.weather()
+        wire.weather = self._own if self._storm is None else self._storm
 
 
 _Handler = Callable[[Injector, Fault], None]
