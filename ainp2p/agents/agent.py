@@ -37,6 +37,7 @@ from ainp2p.agents.offers import Offer
 from ainp2p.agents.peers import remembered_peers
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
+from ainp2p.agents.session import may_buy, open_allowance, refuse_buying
 from ainp2p.agents.skill import Skill
 from ainp2p.agents.standing import check_session, is_key_of
 from ainp2p.agents.vault import Vault, open_vault
@@ -44,7 +45,7 @@ from ainp2p.errors import Closed, Error, InvalidInput, NetworkError, Refused
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import Inception, plain_inception
 from ainp2p.ledger.serving.faucet import ask_purse
-from ainp2p.ledger.wallets.delegation import SignedDelegation
+from ainp2p.ledger.wallets.delegation import Delegation, SignedDelegation
 from ainp2p.ledger.wallets.wallet import Balance, SettlePolicy, Wallet, open_wallet
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.codec import encode
@@ -80,8 +81,9 @@ class Agent:
         on_receipt: told of each receipt that it signs, with the Lock: for those who show what is paid.
         on_job: told of each job that it bought, once that has ended; its `legs` are the bill.
         account: what its account was born with, if that is more than `key` (guardians, a next key).
-        delegation: `key` is a session key: what the account's key lets it do. Such an agent sells, and does
-            not buy: only the account's key signs deposits. It ends with the delegation's time.
+        delegation: `key` is a session key: what the account's key lets it do. Such an agent sells for the
+            account, and buys, if the delegation says so, from the session key's own account (`purse`).
+            It ends with the delegation's time.
         watchtowers: addresses of peers that get its highest receipts, and settle them if it vanishes.
         checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain with it is shown.
         transport: how networks are opened, for simulations; None: real libp2p.
@@ -126,6 +128,7 @@ class Agent:
         self._listen, self._home, self._policy = tuple(listen), home, policy or Policy()
         self._strategies, self._on_receipt, self._on_job = strategies or Strategies(), on_receipt, on_job
         self._account, self._delegation, self._checkpoint = account, delegation, checkpoint
+        self._session: Delegation | None = None  # what `delegation` says, once it was checked
         self._watchtowers = {_watchtower(each): each for each in watchtowers}
         self._context = context or Context.system()
         self._transport = transport or self._libp2p
@@ -197,6 +200,11 @@ class Agent:
         return self._open_parts.wallet
 
     @property
+    def purse(self) -> Wallet:
+        """The account from which it buys: `wallet`, or the session key's own under a `delegation`."""
+        return self._open_parts.purse
+
+    @property
     def directory(self) -> Directory:
         """The cards that it knows."""
         return self._open_parts.directory
@@ -258,8 +266,8 @@ class Agent:
         """
         if input is not None and fields:
             raise InvalidInput("give the input either as input= or as keyword arguments")
-        if self._delegation is not None and not isinstance(offers, Skill):
-            raise InvalidInput("an agent with a session key sells: only the account's key signs deposits")
+        if self._session is not None and not isinstance(offers, Skill):
+            refuse_buying(self._session)
         async with self._open_parts.buyer.hire(
             offers, input or fields, budget, max_price=_price(max_price), seed=seed
         ) as job:
@@ -356,9 +364,15 @@ class Agent:
             )
         )
         await self._take_purse(network, genesis, wallet)
+        purse = wallet
+        if self._session is not None and may_buy(self._session):
+            allowance = open_allowance(network, genesis, vault, home, self._checkpoint)
+            purse = await stack.enter_async_context(allowance)
         stack.push_async_callback(_settle_up, wallet)  # once the market is closed
         models = tuple([await self._open_model(stack, model) for model in self._model if model is not None])
-        return await self._open_market(stack, network, genesis, vault, wallet, models, encode(inception))
+        return await self._open_market(
+            stack, network, genesis, vault, wallet, purse, models, encode(inception)
+        )
 
     async def _open_market(
         self,
@@ -367,6 +381,7 @@ class Agent:
         genesis: Genesis,
         vault: Vault,
         wallet: Wallet,
+        purse: Wallet,
         models: tuple[Model, ...],
         inception: bytes,
     ) -> _Running:
@@ -393,7 +408,7 @@ class Agent:
                 network,
                 genesis,
                 vault,
-                wallet,
+                purse,
                 signer,
                 directory=directory,
                 models=models,
@@ -410,7 +425,7 @@ class Agent:
             return CardDraft(wallet.account_id, inception, self.name, seller.cards(), delegation=delegation)
 
         await directory.announce(draft)
-        return _Running(network, genesis, vault, wallet, models, directory, seller, buyer)
+        return _Running(network, genesis, vault, wallet, purse, models, directory, seller, buyer)
 
     async def _found_or_load(self, stack: AsyncExitStack) -> Genesis | None:
         """The genesis that was given; a new development network's; None: ask the bootstrap peers."""
@@ -432,7 +447,7 @@ class Agent:
         inception = self._account or plain_inception(key.public)
         if self._delegation is not None:
             now_ms = self._context.now_ms()
-            check_session(self._delegation, inception, key.public, genesis.network_id, now_ms)
+            self._session = check_session(self._delegation, inception, key.public, genesis.network_id, now_ms)
         elif not is_key_of(inception, key.public):
             raise InvalidInput(
                 "key= is neither the key that account= was born with nor the next one that it commits to: "
@@ -517,6 +532,7 @@ class _Running:
     genesis: Genesis
     vault: Vault
     wallet: Wallet
+    purse: Wallet
     models: tuple[Model, ...]
     directory: Directory
     seller: Seller

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ainp2p.protocol.network import Network
 
 Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
+ALLOWANCE = "allowance"  # `ainp2p.agents.session`
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -143,11 +144,19 @@ def run_with_wallet(
 async def _with_wallet(
     args: argparse.Namespace, genesis: Genesis, name: str, signer: Any, use: Use, options: dict[str, Any]
 ) -> None:
-    # The agent's own books: two journals for one account could sign twice for one slot.
-    directory = Home.from_environment().network(genesis.network_id) / "agents" / name / "wallet"
+    directory = _books(genesis, name)
     async with open_passing_network() as network:
         async with _opened(args, network, genesis, signer, directory, options) as wallet:
             await use(args, wallet)
+
+
+def _books(genesis: Genesis, name: str) -> Path:
+    """The agent's own books: two journals for one account could sign twice for one slot.
+
+    Of a key that an agent has run on under a delegation, `wallet` is of the account that has delegated.
+    """
+    books = Home.from_environment().network(genesis.network_id) / "agents" / name
+    return books / ALLOWANCE if (books / ALLOWANCE).is_dir() else books / "wallet"
 
 
 @asynccontextmanager

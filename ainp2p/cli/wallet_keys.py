@@ -76,6 +76,7 @@ def _register_delegate(wallet_commands: Subparsers) -> None:
         "let another key sell for this account for a time: whoever hosts its agent needs no other key",
         _delegate,
         "ainp2p wallet delegate alice did:key:z6Mk… alice.mandate --life 7d\n"
+        "ainp2p wallet delegate alice host-1 alice.mandate --allowance 5ain    # it buys, too\n"
         "ainp2p serve mypackage.skills:summarise --key host-1 --delegation alice.mandate   # there",
     )
     delegate.add_argument("key", help="name of a key of yours: whose account it is")
@@ -85,7 +86,13 @@ def _register_delegate(wallet_commands: Subparsers) -> None:
     delegate.add_argument(
         "--epoch", type=int, metavar="N", help="a higher one ends all with a lower one; the time if left out"
     )
+    delegate.add_argument(
+        "--allowance",
+        metavar="AMOUNT",
+        help="let it buy, too: 250 (uain) or 1.5ain go to the session key's own account; 0: nothing now",
+    )
     add_network_option(delegate)
+    add_checkpoint_option(delegate)
 
 
 def _register_recover(wallet_commands: Subparsers) -> None:
@@ -224,8 +231,30 @@ async def _do_beat(args: argparse.Namespace, wallet: Wallet) -> None:
 
 
 def _delegate(args: argparse.Namespace) -> int:
+    from ainp2p.ledger.rules.amounts import amount_from_text
+
+    args.amount = amount_from_text(args.allowance) if args.allowance is not None else 0
+    if args.file.exists():
+        raise InvalidInput(f"{args.file} exists already: name a new file")
+    if public_key(args.key) != inception_of(args.key).key:
+        raise InvalidInput(f"{args.key!r} was rotated: agents are not believed under its later keys yet")
+    if args.amount:
+        run_with_wallet(args, _allow, signs=True)
+    return _seal(args)
+
+
+async def _allow(args: argparse.Namespace, wallet: Wallet) -> None:
+    """What a session key may spend is in its own account: a SPEND needs the account's own key."""
+    from ainp2p.ledger.rules.operations import account_id, plain_inception
+
+    network = chosen_genesis(args.network).network_id
+    await wallet.send(account_id(network, plain_inception(public_key(args.to))), args.amount)
+
+
+def _seal(args: argparse.Namespace) -> int:
     from ainp2p.agents.standing import SESSION_PURPOSES
     from ainp2p.ledger.rules.operations import account_id
+    from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
     from ainp2p.ledger.wallets.delegation import Delegation, Mandate, seal_delegation
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.context import Context
@@ -233,8 +262,7 @@ def _delegate(args: argparse.Namespace) -> int:
 
     network, inception = chosen_genesis(args.network).network_id, inception_of(args.key)
     signer, session, now_ms = load_key(args.key), public_key(args.to), Context.system().now_ms()
-    if signer.public != inception.key:
-        raise InvalidInput(f"{args.key!r} was rotated: agents are not believed under its later keys yet")
+    buys = args.allowance is not None
     delegation = Delegation(
         network=network,
         account=account_id(network, inception),
@@ -242,19 +270,22 @@ def _delegate(args: argparse.Namespace) -> int:
         epoch=args.epoch if args.epoch is not None else now_ms,
         not_before=now_ms - _CLOCK_MS,
         not_after=now_ms + duration_ms(args.life),
-        purposes=SESSION_PURPOSES,
+        purposes=tuple(sorted((*SESSION_PURPOSES, SIGN_RECEIPT))) if buys else SESSION_PURPOSES,
     )
     _write(args.file, encode(Mandate(inception, seal_delegation(delegation, signer))))
     account = id_text(delegation.account)
     emit(
         args,
-        f"{args.file}: {peer_id(session)} may sell for {account} until {delegation.not_after}",
+        f"{args.file}: {peer_id(session)} may sell for {account} until {delegation.not_after}"
+        + (f", and buy for what is in its own account ({args.amount} uain more)" if buys else ""),
         {
             "file": str(args.file),
             "account": account,
             "session": peer_id(session),
             "epoch": delegation.epoch,
             "until_ms": delegation.not_after,
+            "buys": buys,
+            "allowance": args.amount,
         },
     )
     return exit_codes.OK

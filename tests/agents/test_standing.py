@@ -180,7 +180,7 @@ async def test_a_hosted_agent_sells_with_a_session_key_and_its_account_is_paid(
                 before = (await alice.balance()).total
                 bought = await buy(bob, await bob.find("write"))
                 assert (bought.text, bought.job.paid) == (words(50), 100)
-                with pytest.raises(InvalidInput, match="session key sells"):
+                with pytest.raises(InvalidInput, match="session key sell"):
                     await buy(alice, await bob.find("write"))
                 await market.check_rest("alice", "bob")
             # Leaving, it has closed the Lock: its key is the closer, and needs no account for that.

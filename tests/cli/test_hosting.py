@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from ainp2p.agents import session
+from ainp2p.agents.session import may_buy
 from ainp2p.agents.standing import SESSION_PURPOSES
 from ainp2p.cli import exit_codes
 from ainp2p.cli.choosing import public_key
 from ainp2p.cli.network_bond import CLOSING_MS, least_life_ms
-from ainp2p.cli.opening import inception_of, read_mandate
+from ainp2p.cli.opening import ALLOWANCE, _books, inception_of, read_mandate
 from ainp2p.errors import InvalidInput
-from ainp2p.ledger.rules.genesis import DEVELOPMENT, PRODUCTION, Genesis
+from ainp2p.ledger.rules.genesis import DEVELOPMENT, PRODUCTION, Genesis, new_genesis
+from ainp2p.ledger.rules.operations import plain_inception
 from ainp2p.ledger.wallets.delegation import Delegation
 from ainp2p.protocol.codec import decode
 
@@ -50,6 +53,28 @@ def test_a_delegation_says_who_may_do_what_and_for_how_long(
     assert delegation.purposes == SESSION_PURPOSES
     assert 12 * 3_600_000 <= delegation.not_after - delegation.not_before < 13 * 3_600_000
     assert run(capsys, *command)[0] == exit_codes.USAGE  # a file is not overwritten
+
+
+def test_a_delegation_with_an_allowance_lets_the_session_key_buy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network(capsys, tmp_path / "x")
+    for name in ("alice", "host"):
+        run(capsys, "key", "new", name)
+    command = ("wallet", "delegate", "alice", "host", str(tmp_path / "m"), "--allowance")
+    assert run(capsys, *command, "much")[0] == exit_codes.USAGE
+    status, [told], _ = run(capsys, *command, "0")  # nothing is sent, so nobody is asked
+    assert (status, told["buys"], told["allowance"]) == (exit_codes.OK, True, 0)
+    delegation = decode(read_mandate(tmp_path / "m").delegation.body, Delegation)
+    assert may_buy(delegation)
+
+
+def test_a_key_that_ran_under_a_delegation_has_its_own_books_beside(tmp_path: Path, home: Path) -> None:
+    genesis = new_genesis("x", 1, [(bytes(32), 1, [])], [(plain_inception(bytes(32)), 5)], None, DEVELOPMENT)
+    agent = home / "networks" / genesis.network_id.hex() / "agents" / "host"
+    assert _books(genesis, "host") == agent / "wallet"
+    (agent / ALLOWANCE).mkdir(parents=True)
+    assert _books(genesis, "host") == agent / session.ALLOWANCE
 
 
 def test_a_file_that_is_no_delegation_is_refused(tmp_path: Path) -> None:
