@@ -2,7 +2,8 @@
 
 Of each skill so many are kept, those of connected peers first, then a choice that each table makes by its
 own salt and keeps to: two tables know different sellers, and all sellers are known. Whoever compares tables
-with this one is told what was passed over, too, so that nothing is sent again and again.
+with this one is told what was passed over, too, so that nothing is sent again and again. Cards that offer
+nothing are not compared: only who deals with such an agent wants its card, and asks for it.
 
 Full, it gives up cards of the skill that has the most, so that KEPT_PER_SKILL_MAX sellers of any skill
 stay known however many offer another one. Names of skills cost nothing, so before that it gives up cards of
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ainp2p.errors import Expired, Malformed, RemoteError
 from ainp2p.protocol.card import (
@@ -23,7 +25,7 @@ from ainp2p.protocol.card import (
     Card,
     CardPush,
     said,
-    verify_card,
+    verified,
 )
 from ainp2p.protocol.identity import digest
 from ainp2p.protocol.messages import Signed
@@ -76,6 +78,7 @@ class CardTable:
         self._held: dict[bytes, Held] = {}  # by agent id
         self._by_skill: dict[bytes, dict[bytes, Held]] = {}
         self._ids: dict[bytes, bytes] = {}  # message id → agent id
+        self._list: bytes | None = None  # `held`, since the table was changed last
 
     def __len__(self) -> int:
         return len(self._held)
@@ -111,7 +114,7 @@ class CardTable:
         id_ = signed.id
         if id_ in self._passed_ids or (id_ in self._ids and self._held[self._ids[id_]].signed == signed):
             return None
-        card = verify_card(signed, network=self._network, now_ms=now_ms, bound=self._bound)
+        signed, card = verified(signed, network=self._network, now_ms=now_ms, bound=self._bound)
         before = self._held.get(card.agent)
         if before is not None:
             if card.sequence < before.card.sequence:
@@ -124,6 +127,7 @@ class CardTable:
         held = Held(card, signed, place, is_news)
         self._held[card.agent] = held
         self._ids[id_] = card.agent
+        self._list = None
         self._soonest = min(self._soonest, card.expires)
         self._size += len(signed.body)
         for skill in card.skills:
@@ -140,6 +144,7 @@ class CardTable:
         held = self._held.pop(agent, None)
         if held is None:
             return
+        self._list = None
         del self._ids[held.signed.id]
         self._size -= len(held.signed.body)
         for skill in held.card.skills:
@@ -155,6 +160,7 @@ class CardTable:
         for agent in [agent for agent, held in self._held.items() if held.card.expires <= now_ms]:
             self.remove(agent)
         self._soonest = min((held.card.expires for held in self._held.values()), default=NEVER_MS)
+        self._list = None
         self._passed.clear()  # there may be room for them now
         self._passed_ids.clear()
 
@@ -195,11 +201,13 @@ class CardTable:
 
     def held(self) -> bytes:
         """What is known, for a neighbour to compare: (agent id, sequence), sorted."""
-        known = {agent: sequence for agent, (sequence, _) in self._passed.items()}
-        known.update((agent, held.card.sequence) for agent, held in self._held.items())
-        return b"".join(
-            agent + sequence.to_bytes(8, "big") for agent, sequence in sorted(known.items())[:CARDS_MAX]
-        )
+        if self._list is None:
+            known = {agent: sequence for agent, (sequence, _) in self._passed.items()}
+            known.update((a, held.card.sequence) for a, held in self._held.items() if held.card.skills)
+            self._list = b"".join(
+                agent + sequence.to_bytes(8, "big") for agent, sequence in sorted(known.items())[:CARDS_MAX]
+            )
+        return self._list
 
     def newer_than(self, held: bytes) -> CardPush:
         """What a table that `held` this lacks, as much as one answer carries.
@@ -207,16 +215,16 @@ class CardTable:
         Raises:
             Malformed: not a list of entries.
         """
-        if len(held) % ENTRY_SIZE or len(held) > ENTRY_SIZE * CARDS_MAX:
-            raise Malformed(f"at most {CARDS_MAX} entries of {ENTRY_SIZE} bytes were expected")
-        theirs = {
-            held[at : at + 32]: int.from_bytes(held[at + 32 : at + ENTRY_SIZE], "big")
-            for at in range(0, len(held), ENTRY_SIZE)
-        }
+        if held == self._list:
+            return CardPush(())
+        theirs = _entries(held)
         lacking = [
-            ours.signed
-            for agent, ours in sorted(self._held.items())
-            if theirs.get(agent, -1) < ours.card.sequence
+            self._held[agent].signed
+            for agent in sorted(
+                agent
+                for agent, ours in self._held.items()
+                if ours.card.skills and theirs.get(agent, -1) < ours.card.sequence
+            )
         ]
         cards: list[Signed] = []
         size = 0
@@ -226,3 +234,18 @@ class CardTable:
                 break
             cards.append(signed)
         return CardPush(tuple(cards), len(cards) < len(lacking))
+
+
+@lru_cache(maxsize=16)  # tables that know all know the same
+def _entries(held: bytes) -> dict[bytes, int]:
+    """What `CardTable.held` said; not to be changed.
+
+    Raises:
+        Malformed: not a list of entries.
+    """
+    if len(held) % ENTRY_SIZE or len(held) > ENTRY_SIZE * CARDS_MAX:
+        raise Malformed(f"at most {CARDS_MAX} entries of {ENTRY_SIZE} bytes were expected")
+    return {
+        held[at : at + 32]: int.from_bytes(held[at + 32 : at + ENTRY_SIZE], "big")
+        for at in range(0, len(held), ENTRY_SIZE)
+    }

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 import trio
@@ -65,12 +66,14 @@ SYNC_ROUNDS_MAX = 64
 BYTES_PER_S = 256.0 * 1024
 BYTES_AT_ONCE = 8.0 * 1024 * 1024
 COMPARING_COST = 64 * 1024  # bytes
+LOOK_TOGETHER_S = 0.005  # after the second change that a wait for offers sees, then twice as long, …
 LOOK_AGAIN_S = 1.0  # a wait for offers asks the DHT again after this, then after half as much more, …
 PROVIDE_S = 3600.0  # DHT records live for a day or more
 PROVIDE_AGAIN_S = (
     1.0  # at first, then ever longer: a DHT that has just been joined leaves a record with nobody
 )
 Work = Callable[[], Awaitable[None]]
+_price = lru_cache(maxsize=1024)(Price.from_wire)  # many ask the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,7 @@ class Directory:
         with trio.move_on_after(timeout_s):
             async with _background() as nursery:
                 nursery.start_soon(self._look_up_forever, name, asked)
+                pause_s = 0.0
                 while True:
                     changed = self._changed
                     await self._wake(filter(fits, self._offers(name)), asked)
@@ -236,6 +240,8 @@ class Directory:
                         nursery.cancel_scope.cancel()
                         break
                     await changed.wait()
+                    await trio.sleep(pause_s)  # a crowd that comes is looked at together
+                    pause_s = min(2 * pause_s + LOOK_TOGETHER_S, LOOK_AGAIN_S)
         if offers:
             return sorted(offers, key=rank_key)[:limit]
         seen = self._offers(name)
@@ -250,7 +256,7 @@ class Directory:
         for held in self._table.offering(skill):
             found = held.card.skill(skill)
             if found is not None and held.signed.key != self._signer.public:
-                price, seen = Price.from_wire(found.price), self.experiences.of(held.card.agent)
+                price, seen = _price(found.price), self.experiences.of(held.card.agent)
                 offers.append(Offer(held.card, found, held.signed, price, seen))
         return offers
 
@@ -403,7 +409,7 @@ class Directory:
     async def _greet_forever(self) -> None:
         async with self._network.watch_peers() as changes:
             async for change in changes:
-                if change.connected and not self._is_stranger(change.peer):
+                if change.connected and not self._table.is_full and not self._is_stranger(change.peer):
                     self._nursery.start_soon(self._sync, change.peer)
                 self._stir()
 

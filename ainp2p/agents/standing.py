@@ -9,7 +9,9 @@ has been recovered by guardians, or rotated more than once: cards under such key
 
 from __future__ import annotations
 
-from ainp2p.errors import Error, InvalidInput
+from functools import lru_cache
+
+from ainp2p.errors import DelegationEnded, Error, Expired, InvalidInput
 from ainp2p.ledger.rules.accounts import unopened_account
 from ainp2p.ledger.rules.operations import SIGN_CLOSE, Inception, account_id, key_digest
 from ainp2p.ledger.wallets.delegation import Delegation, Fences, SignedDelegation, verify_delegated
@@ -35,8 +37,8 @@ class Standing:
     def __call__(self, shown: Card, key: bytes, now_ms: int) -> bool:
         """Whether `key` speaks now for the agent that a card names."""
         try:
-            inception = decode(shown.inception, Inception)
-            if account_id(shown.network, inception) != shown.agent:
+            inception = _born(shown.network, shown.agent, shown.inception)
+            if inception is None:
                 return False
             if not shown.delegation:
                 return is_key_of(inception, key)
@@ -57,6 +59,13 @@ class Standing:
         return delegation.key == key
 
 
+@lru_cache(maxsize=1024)  # each card of an agent says it again
+def _born(network: bytes, agent: bytes, raw: bytes) -> Inception | None:
+    """What an account was born with, if this is it."""
+    inception = decode(raw, Inception)
+    return inception if account_id(network, inception) == agent else None
+
+
 def check_session(
     signed: SignedDelegation, inception: Inception, key: bytes, network: bytes, now_ms: int
 ) -> Delegation:
@@ -64,13 +73,20 @@ def check_session(
 
     Raises:
         InvalidInput: it is another key's, or lets it do too little.
-        BadSignature, Expired, Refused, Malformed: as `delegation.verify_delegated`.
+        DelegationEnded: its time is over.
+        BadSignature, Expired, Refused, Malformed: as `delegation.verify_delegated`; Expired: not yet valid.
     """
     account, delegation = unopened_account(network, inception), None
     for purpose in SESSION_PURPOSES:
-        delegation = verify_delegated(
-            signed, account, network=network, now_ms=now_ms, purpose=purpose, fences=Fences()
-        )
+        try:
+            delegation = verify_delegated(
+                signed, account, network=network, now_ms=now_ms, purpose=purpose, fences=Fences()
+            )
+        except Expired as exc:
+            ended_ms = decode(signed.body, Delegation).not_after
+            if now_ms < ended_ms:
+                raise
+            raise DelegationEnded(ended_ms) from exc
     assert delegation is not None
     if delegation.key != key:
         raise InvalidInput("the delegation is for another key than key=")

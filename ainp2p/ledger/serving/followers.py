@@ -15,7 +15,7 @@ from ainp2p.ledger.rules.operations import Close, NextCommittee, ParsedOperation
 from ainp2p.ledger.rules.state import State
 from ainp2p.protocol.network import PeerId
 
-FOLLOWERS_MAX = 2_048
+FOLLOWERS_MAX = 8_192
 FOLLOWERS_PER_PEER_MAX = 4
 BACKLOG_MAX = 8_192  # operations that one follower has not read
 

@@ -112,14 +112,14 @@ class Following:
                 await self.catch_up_if_due()
 
     async def catch_up_if_due(self) -> None:
-        """As `catch_up`, if this was never done, or the epoch is over by the clock or by what somebody says.
+        """As `catch_up`, if the epoch is over by the clock or by what somebody says, or none is trusted yet.
 
         Raises:
             TimedOut: nobody answers.
         """
         if trio.current_time() < self._due_s:
             return
-        if self._due_s and self._ends_in_s() > 0 and not self._hinted.is_set():
+        if self.is_trusted and self._ends_in_s() > 0 and not self._hinted.is_set():
             return
         before = self.chain.newest.number
         try:
