@@ -14,7 +14,7 @@ pruned have format 3, so that a release that knows no checkpoints refuses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -136,8 +136,10 @@ class Store:
         with self.database.transaction():
             first = 0
             for place, decided in enumerate(batch):
+                if decided.changes.system is None or self.keep_history:
+                    continue
                 body = decided.parsed.operation.body
-                if isinstance(body, NextCommittee) and not self.keep_history:
+                if isinstance(body, NextCommittee):
                     if place > first:
                         self._write(batch[first:place])
                     self.checkpoints.begin(body.epoch, self.count + 1, body.state_root)
@@ -151,40 +153,24 @@ class Store:
     def _write(self, batch: Sequence[Decided]) -> None:
         many = self.database.executemany
         self.checkpoints.save(decided.changes for decided in batch)
-        many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", self._operation_rows(batch))
-        self.openings.put(decided.parsed for decided in batch)
-        # Later states of one object replace earlier ones of the same batch before they are written.
-        accounts = {account.id: account for decided in batch for account in decided.changes.accounts}
-        locks = {lock.id: lock for decided in batch for lock in decided.changes.locks}
-        many("INSERT OR REPLACE INTO ledger_accounts VALUES (?, ?)", _state_rows(accounts, accounts))
-        ended = {id_: lock for id_, lock in locks.items() if lock.ended}
-        many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", _state_rows(locks.keys() - ended, locks))
-        many("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in ended])
-        many("INSERT OR REPLACE INTO ledger_ended VALUES (?, ?)", _state_rows(ended, ended))
-        systems = [decided.changes.system for decided in batch if decided.changes.system is not None]
-        self._write_system(systems[-1:])
-        made = {id_: credit for decided in batch for id_, credit in decided.changes.made}
-        consumed = [
-            (id_,) for decided in batch for id_ in decided.changes.consumed if not made.pop(id_, None)
-        ]
-        many(
-            "INSERT INTO ledger_credits VALUES (?, ?, ?)",
-            [(id_, made[id_].account, made[id_].amount) for id_ in sorted(made)],
-        )
-        many("DELETE FROM ledger_credits WHERE id = ?", consumed)
-        burnt = sum(decided.changes.burnt for decided in batch)
-        many("UPDATE ledger_meta SET value = value + ? WHERE key = 'burnt'", [(burnt,)])
+        rows = _Rows()
+        for n, decided in enumerate(batch, start=self.count + 1):
+            rows.add(n, decided)
+        many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", rows.operations)
+        self.openings.put(rows.openings)
+        many("INSERT OR REPLACE INTO ledger_accounts VALUES (?, ?)", sorted(rows.accounts.items()))
+        many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", sorted(rows.locks.items()))
+        many("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in rows.ended])
+        many("INSERT OR REPLACE INTO ledger_ended VALUES (?, ?)", sorted(rows.ended.items()))
+        self._write_system(rows.systems[-1:])
+        many("INSERT INTO ledger_credits VALUES (?, ?, ?)", sorted(rows.made.values()))
+        many("DELETE FROM ledger_credits WHERE id = ?", sorted(rows.consumed))
+        many("UPDATE ledger_meta SET value = value + ? WHERE key = 'burnt'", [(rows.burnt,)])
 
     def _write_system(self, systems: Sequence[System]) -> None:
         self.database.executemany(
             "INSERT OR REPLACE INTO ledger_system VALUES (?, ?)", [(s.id, encode(s)) for s in systems]
         )
-
-    def _operation_rows(self, batch: Sequence[Decided]) -> Iterator[tuple[object, ...]]:
-        for n, decided in enumerate(batch, start=self.count + 1):
-            parsed = decided.parsed
-            operation = parsed.operation
-            yield n, parsed.id, operation.object, operation.seq, encode(parsed.signed), decided.certificate
 
     def _create(self) -> None:
         state = State(self._genesis)
@@ -452,6 +438,64 @@ class Store:
         return StorageError(
             f"{self.database.path} is damaged: {what}; restore a backup, or sync from peers anew"
         )
+
+
+class _Rows:
+    """What a batch writes, collected in one pass: its objects have left the processor's caches by then.
+
+    Later states of one object replace earlier ones of the same batch before they are written, and credits
+    that are made and consumed in it are left out.
+    """
+
+    __slots__ = (
+        "accounts",
+        "burnt",
+        "consumed",
+        "ended",
+        "locks",
+        "made",
+        "openings",
+        "operations",
+        "systems",
+    )
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[int, bytes, bytes, int, bytes, bytes]] = []
+        self.openings: list[ParsedOperation] = []  # those that open Locks are among them
+        self.accounts: dict[bytes, bytes] = {}
+        self.locks: dict[bytes, bytes] = {}
+        self.ended: dict[bytes, bytes] = {}
+        self.made: dict[bytes, tuple[bytes, bytes, int]] = {}
+        self.consumed: list[tuple[bytes]] = []
+        self.systems: list[System] = []
+        self.burnt = 0  # uain
+
+    def add(self, n: int, decided: Decided) -> None:
+        """The next operation, the `n`th that is stored."""
+        parsed, changes = decided.parsed, decided.changes
+        operation, signed = parsed.operation, encode(parsed.signed)
+        self.operations.append((n, parsed.id, operation.object, operation.seq, signed, decided.certificate))
+        for account in changes.accounts:
+            self.accounts[account.id] = encode(account)
+        if changes.locks:
+            self._add_locks(parsed, changes.locks)
+        if changes.system is not None:
+            self.systems.append(changes.system)
+        for id_, credit in changes.made:
+            self.made[id_] = (id_, credit.account, credit.amount)
+        for id_ in changes.consumed:
+            if self.made.pop(id_, None) is None:
+                self.consumed.append((id_,))
+        self.burnt += changes.burnt
+
+    def _add_locks(self, parsed: ParsedOperation, locks: Sequence[Lock]) -> None:
+        self.openings.append(parsed)
+        for lock in locks:
+            if lock.ended:
+                self.locks.pop(lock.id, None)
+                self.ended[lock.id] = encode(lock)
+            else:
+                self.locks[lock.id] = encode(lock)
 
 
 def _take_leaf(state: State, leaf: Leaf) -> None:

@@ -79,7 +79,7 @@ class Bench:
     # --- what comes in --------------------------------------------------------------------------
 
     def note(self, effects: Effects) -> Effects:
-        for name in Effects.__slots__:
+        for name in Effects.__struct_fields__:
             getattr(self.out, name).extend(getattr(effects, name))
         return effects
 
@@ -113,7 +113,7 @@ class Bench:
         while (due := max(self.validator.due, self.now)) <= end:
             self.now = due
             effects = self.note(self.validator.tick(self.now))
-            for name in Effects.__slots__:
+            for name in Effects.__struct_fields__:
                 getattr(out, name).extend(getattr(effects, name))
             if self.validator.due <= self.now:
                 self.now += 1

@@ -102,7 +102,10 @@ def settling_fee(terms: LockTerms, parameters: Parameters) -> int:
 
 def minimum_fee(account: Account, locks: Iterable[LockTerms], parameters: Parameters) -> int:
     """The least fee of the account's next SPEND: floor, debt, and the settling fee of each Lock it opens."""
-    return parameters.fee_floor + account.debt + sum(settling_fee(terms, parameters) for terms in locks)
+    fee = parameters.fee_floor + account.debt
+    for terms in locks:
+        fee += settling_fee(terms, parameters)
+    return fee
 
 
 def spending_key(account: Account, spend: Spend) -> bytes:
@@ -137,18 +140,21 @@ def after_spend(
     least = minimum_fee(account, spend.locks, parameters)
     if spend.fee < least:
         raise InvalidOperation("fee", f"{spend.fee} uain, at least {least}")
+    needed = spend.fee
     for terms in spend.locks:
         if not timestamp < terms.expiry <= timestamp + parameters.lock_life_ms_max:
             raise InvalidOperation(
                 "lock-life", f"0 to {parameters.lock_life_ms_max} ms from the timestamp on"
             )
-    needed = spend.fee + sum([out.amount for out in spend.outs]) + sum([t.deposit for t in spend.locks])
+        needed += terms.deposit
+    for out in spend.outs:
+        needed += out.amount
     available = checked_sum((account.balance, received))
     if needed > available:
         raise InsufficientFunds(available, needed)
-    key, next_digest = spending_key(account, spend), account.next_digest
+    key, next_digest = account.key, account.next_digest
     if spend.rotate is not None:
-        next_digest = spend.rotate.next_digest
+        key, next_digest = spending_key(account, spend), spend.rotate.next_digest
     return Account(
         account.id,
         operation.seq,

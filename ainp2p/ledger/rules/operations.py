@@ -339,12 +339,15 @@ def _check_spend(operation: Operation, body: Spend, signed: SignedOperation) -> 
     if body.inception is not None:
         _check_inception(operation, body.inception)
     _check_set(body.credits, "credit-order")
+    amounts = [body.fee]
     for out in body.outs:
         _refuse_zero(out.amount)
+        amounts.append(out.amount)
     for terms in body.locks:
         _check_terms(terms)
         _check_bond(terms, operation.network)
-    checked_sum([body.fee, *(out.amount for out in body.outs), *(terms.deposit for terms in body.locks)])
+        amounts.append(terms.deposit)
+    checked_sum(amounts)
 
 
 def _check_inception(operation: Operation, inception: Inception) -> None:

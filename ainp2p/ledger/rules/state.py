@@ -311,7 +311,8 @@ class State(Holdings):
             if inception is None:
                 raise NotYet("unknown-account", "its first operation is not there yet")
             account = unopened_account(self.network, inception)
-        _refuse_slot(operation, account.seq, account.head)
+        if operation.seq != account.seq + 1 or operation.previous != account.head:
+            _refuse_slot(operation, account.seq, account.head)
         return account
 
     def _lock_before(self, operation: Operation) -> Lock:

@@ -29,7 +29,7 @@ _TABLES = (
     "ledger_system",
     "ledger_credits",
     "ledger_openings",
-    "vote_finals",
+    "vote_places",
     "vote_batches",
     "vote_operations",
     "vote_attachments",
@@ -65,7 +65,7 @@ class Installer:
             state, _ = self._store.begin()
             opening, certificate = system[-1]
             self._store.write_one(Applied(opening, state.apply(opening), certificate))
-            self._note_finals(system[-1:])
+            self._note_places(self._store.count, 1)
 
     def _drop_all(self) -> None:
         for table in _TABLES:
@@ -117,12 +117,11 @@ class Installer:
             ],
         )
         self._store.openings.put(parsed for parsed, _ in operations)
-        self._note_finals(operations)
+        self._note_places(first, len(operations))
 
-    def _note_finals(self, operations: Sequence[Proven]) -> None:
+    def _note_places(self, first: int, count: int) -> None:
         self._database.executemany(
-            "INSERT INTO vote_finals VALUES (?, ?, ?, x'', ?)",
-            [(p.id, p.operation.object, p.operation.seq, self._epoch) for p, _ in operations],
+            "INSERT INTO vote_places VALUES (?, x'', ?)", [(first + i, self._epoch) for i in range(count)]
         )
 
 

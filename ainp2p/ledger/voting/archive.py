@@ -62,7 +62,8 @@ class Archive:
         self._rests_on_others = False  # a COMMIT is on its way to the disk, and the LOCKs for it may not be
         self._keepsakes: dict[bytes, bytes] = {}
         self._unsaved: dict[_Key, VoteBatch] = {}  # others' batches
-        self._fresh: dict[bytes, Record] = {}  # decided operations
+        self._fresh: dict[bytes, Record] = {}  # decided operations that no write has taken yet
+        self._leaving: dict[bytes, Record] = {}  # those in the write that is out
         self._cache: dict[_Key, VoteBatch] = {}
 
     # --- to be written ----------------------------------------------------------------------------
@@ -168,6 +169,7 @@ class Archive:
             self.write_at = None
             records.others, self._others = self._others, []
             records.decided, self._decided = self._decided, []
+            self._leaving, self._fresh = self._fresh, {}
             records.evidence, self._evidence = self._evidence, []
             self._full_writes += 1
             if self._full_writes % FLOORS_EVERY == 0 and not self.hold_floors:
@@ -215,14 +217,13 @@ class Archive:
         self._in_flight = {}
         for batch in records.others:
             self._unsaved.pop((batch.header.epoch, batch.member, batch.header.height), None)
-        for record in records.decided:
-            self._fresh.pop(record.decided.parsed.id, None)
+        self._leaving = {}
 
     # --- to be found ------------------------------------------------------------------------------
 
     def find(self, id_: bytes) -> Found | None:
         """A decided operation."""
-        record = self._fresh.get(id_)
+        record = self._fresh.get(id_) or self._leaving.get(id_)
         if record is not None:
             signed, certificate = record.decided.parsed.signed, record.decided.certificate
             return Found(signed, record.places, certificate, record.epoch)
@@ -232,7 +233,7 @@ class Archive:
         """The operation that was decided in this slot; `head` is the object's."""
         if head[0] == seq:
             return head[1]
-        for id_, record in self._fresh.items():
+        for id_, record in (*self._leaving.items(), *self._fresh.items()):
             operation = record.decided.parsed.operation
             if (operation.object, operation.seq) == (object_, seq):
                 return id_
@@ -248,7 +249,7 @@ class Archive:
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """Every object that was ever written here, with (seq, id) of the last operation on it."""
         heads = self._journal.heads()
-        for id_, record in self._fresh.items():
+        for id_, record in (*self._leaving.items(), *self._fresh.items()):
             operation = record.decided.parsed.operation
             if operation.seq > heads.get(operation.object, (0, b""))[0]:
                 heads[operation.object] = operation.seq, id_

@@ -74,10 +74,10 @@ class Decider:
         candidate = self.table.candidates.get(parsed.id)
         if candidate is not None and candidate.parsed is not None:
             self._take_proof(candidate, parsed)
-        elif self._is_lost(parsed, candidate):
+        elif candidate is not None and self._is_lost(parsed, candidate):
             raise InvalidOperation("sequence", "another operation was decided in its slot")
         elif not self._was_decided(parsed):
-            self._hold(parsed, source, now, out)
+            self._hold(parsed, candidate, source, now, out)
 
     def take_decided(
         self, parsed: ParsedOperation, certificate: bytes, view: int, now: int, out: Effects
@@ -103,8 +103,9 @@ class Decider:
 
     def drain(self, now: int, out: Effects) -> None:
         """Take everything that was woken as far as it can go."""
-        while self.room.work and self._state.epoch == self._desk.epoch:  # else the next one is to be opened
-            self._advance(self.room.work.popleft(), now, out)
+        work, state, epoch = self.room.work, self._state, self._desk.epoch
+        while work and state.epoch == epoch:  # else the next one is to be opened
+            self._advance(work.popleft(), now, out)
 
     def clock_put_back(self, now: int) -> None:
         """Nothing waits for a time that was reckoned by the old clock; gates begin anew."""
@@ -125,24 +126,26 @@ class Decider:
         operation = parsed.operation
         return self._state.head(operation.object)[0] >= operation.seq and self.is_decided(parsed.id)
 
-    def _is_lost(self, parsed: ParsedOperation, named: Candidate | None) -> bool:
+    def _is_lost(self, parsed: ParsedOperation, named: Candidate) -> bool:
         """Whether votes name it whose slot was decided otherwise: then they are passed over from now on."""
         operation = parsed.operation
-        if named is None or named.final is not None or self._state.head(operation.object)[0] < operation.seq:
+        if named.final is not None or self._state.head(operation.object)[0] < operation.seq:
             return False
         if self.is_decided(parsed.id):
             return False
         self.table.pass_over(named)
         return True
 
-    def _hold(self, parsed: ParsedOperation, source: str, now: int, out: Effects) -> None:
-        """Hold an operation that is new here, or raise why not."""
+    def _hold(
+        self, parsed: ParsedOperation, named: Candidate | None, source: str, now: int, out: Effects
+    ) -> None:
+        """Hold an operation that is new here (votes may have named it), or raise why not."""
         slot = self.table.slots.get((parsed.operation.object, parsed.operation.seq))
-        named = self.table.candidates.get(parsed.id)
-        rivals = sum(rival.verified for rival in slot.candidates) if slot is not None else 0
-        wanted = named is not None and (named.holders or named.prepared is not None)
-        if rivals >= self._limits.rivals_max and not wanted:
-            raise InvalidOperation("contested", "its slot has enough candidates")
+        if slot is not None:
+            rivals = sum(rival.verified for rival in slot.candidates)
+            wanted = named is not None and (named.holders or named.prepared is not None)
+            if rivals >= self._limits.rivals_max and not wanted:
+                raise InvalidOperation("contested", "its slot has enough candidates")
         candidate = self.table.hold(parsed)
         candidate.source = source
         if candidate.counts:  # valid or not: what matters is what its voters have LOCKed besides
@@ -289,7 +292,7 @@ class Decider:
         """
         parsed = candidate.parsed
         assert parsed is not None
-        if self._desk.holds_back(candidate, now):
+        if self._state.system.closed and self._desk.holds_back(candidate, now):
             return
         undos: list[Undo] | None = [] if self._desk.collects() else None
         try:

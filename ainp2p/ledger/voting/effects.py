@@ -52,8 +52,7 @@ class FrontierWanted:
     handoff: bytes
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(msgspec.Struct):  # made for each operation: a third of a dataclass' time
     """What to do now, in any order.
 
     Attributes:
@@ -69,16 +68,16 @@ class Effects:
         frontiers: where members' frontiers differ from ours, to be found out (`handle_frontier`).
     """
 
-    operations: list[Push] = field(default_factory=list)
-    batches: list[VoteBatch] = field(default_factory=list)
-    finals: list[Final] = field(default_factory=list)
-    wanted: list[Wanted] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
-    evidence: list[Evidence] = field(default_factory=list)
-    attachments: list[bytes] = field(default_factory=list)
-    missing: list[Wanted] = field(default_factory=list)
-    certain: list[Wanted] = field(default_factory=list)
-    frontiers: list[FrontierWanted] = field(default_factory=list)
+    operations: list[Push] = []
+    batches: list[VoteBatch] = []
+    finals: list[Final] = []
+    wanted: list[Wanted] = []
+    gaps: list[Gap] = []
+    evidence: list[Evidence] = []
+    attachments: list[bytes] = []
+    missing: list[Wanted] = []
+    certain: list[Wanted] = []
+    frontiers: list[FrontierWanted] = []
 
     def extend(self, more: Effects) -> None:
         """Add what another step brought."""

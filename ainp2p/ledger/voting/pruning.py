@@ -15,7 +15,7 @@ a restart goes on. Evidence is never touched. No I/O but the database's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ainp2p.errors import RemoteError, StorageError
 from ainp2p.ledger.database import Database
@@ -32,7 +32,7 @@ from ainp2p.ledger.rules.operations import (
     parse,
 )
 from ainp2p.ledger.rules.state_tree import ACCOUNT, LOCK
-from ainp2p.ledger.store import Store, Stored
+from ainp2p.ledger.store import Decided, Store, Stored
 from ainp2p.ledger.voting.attachments import HANDOFF, attachment_tag
 from ainp2p.ledger.voting.certificate import build_certificate, unpack_place
 from ainp2p.ledger.voting.checkpoints import CHECKING, COPYING, DONE, FAILED, USABLE, Checkpoint, Checkpoints
@@ -124,7 +124,7 @@ class Pruner:
     def _delete(self, drop: Sequence[ParsedOperation], rows: Sequence[int]) -> None:
         many = self._database.executemany
         many("DELETE FROM ledger_operations WHERE n = ?", [(n,) for n in rows])
-        many("DELETE FROM vote_finals WHERE id = ?", [(parsed.id,) for parsed in drop])
+        many("DELETE FROM vote_places WHERE n = ?", [(n,) for n in rows])
         # A Lock that ended before the checkpoint: a late duplicate finds no Lock, and is refused for that.
         ended = [p.operation.object for p in drop if isinstance(p.operation.body, Close | Refund)]
         many("DELETE FROM ledger_ended WHERE id = ?", [(id_,) for id_ in ended])
@@ -144,7 +144,7 @@ class Pruner:
         """Write an operation's certificate beside it, unless it is there, or its batches stay."""
         if stored.certificate:
             return
-        rows = self._database.execute("SELECT places, epoch FROM vote_finals WHERE id = ?", (stored.id,))
+        rows = self._database.execute("SELECT places, epoch FROM vote_places WHERE n = ?", (stored.n,))
         if not rows or not rows[0][0] or rows[0][1] >= before:
             return
         places, epoch = struct.unpack(f">{len(rows[0][0]) // 8}Q", rows[0][0]), rows[0][1]
@@ -156,7 +156,7 @@ class Pruner:
         self._database.execute(
             "UPDATE ledger_operations SET certificate = ? WHERE n = ?", (certificate, stored.n)
         )
-        self._database.execute("UPDATE vote_finals SET places = x'' WHERE id = ?", (stored.id,))
+        self._database.execute("UPDATE vote_places SET places = x'' WHERE n = ?", (stored.n,))
 
     def _batch(self, epoch: int, member: int, height: int) -> VoteBatch:
         key = epoch, member, height
@@ -237,9 +237,13 @@ def is_sifted(base: Checkpoint) -> bool:
     return base.phase == DONE or base.step > SIFTING
 
 
-def holds_committee(operations: Sequence[ParsedOperation]) -> bool:
+def holds_committee(decided: Iterable[Decided]) -> bool:
     """Whether a COMMITTEE is among them."""
-    return any(isinstance(parsed.operation.body, NextCommittee) for parsed in operations)
+    return any(
+        isinstance(each.parsed.operation.body, NextCommittee)
+        for each in decided
+        if each.changes.system is not None
+    )
 
 
 __all__ = ["Pruner", "holds_committee", "is_sifted", "stays"]

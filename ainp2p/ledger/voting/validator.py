@@ -239,7 +239,12 @@ class Validator:
         self._refuse_if_halted()
         if parsed.operation.network != self.network:
             raise InvalidOperation("network", "made for another network")
-        self._decider.take_operation(parsed, source, now, out)
+        asked_for = self._end.take_prepared(parsed)
+        try:
+            self._decider.take_operation(parsed, source, now, out)
+        except LedgerError:
+            if not asked_for:
+                raise
         self._finish(now, out)
 
     def handle_batch(self, raw: bytes, now: int) -> Effects:
@@ -462,9 +467,9 @@ class Validator:
         Lemma L6 (docs/ledger-proof.md): nobody votes before it has the epoch's one set of HANDOFFs.
         Lemma L7 (docs/ledger-proof.md): nobody votes who may not know what the epoch before decided.
         """
-        ready = self._started and self._inheritance.prepared is not None
-        lacking = self.behind or self.blind
-        return ready and not lacking and self._member >= 0 and self.halted is None
+        if not self._started or self.behind or self._regaining is not None:
+            return False
+        return self._inheritance.prepared is not None and self._member >= 0 and self.halted is None
 
     @property
     def blind(self) -> bool:
@@ -548,7 +553,8 @@ class Validator:
         """
         self._archive.written(records)
         for record in records.decided:
-            self.state.release(record.decided.changes.locks)
+            if record.decided.changes.locks:
+                self.state.release(record.decided.changes.locks)
         out = Effects(batches=list(records.own), attachments=list(records.pushed))
         for batch in records.own:
             if batch.header.epoch != self.epoch:
@@ -625,8 +631,8 @@ class Validator:
         found = self._archive.find(id_)
         if found is not None:
             return found.signed
-        aside = self._end.certain(id_)
-        return aside.parsed.signed if aside is not None else None
+        aside = self._end.aside(id_)
+        return aside.signed if aside is not None else None
 
     def certificate(self, id_: bytes) -> bytes | None:
         """The commit certificate of a decided operation; made from the stored batches when asked for."""

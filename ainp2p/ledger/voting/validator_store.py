@@ -8,6 +8,7 @@ goes in small steps with these writes (`ainp2p.ledger.voting.pruning`). Blocking
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from ainp2p.errors import Error, StorageError
 from ainp2p.ledger.database import Database
@@ -23,8 +24,11 @@ _TABLES = (
        PRIMARY KEY (member, height)) WITHOUT ROWID""",
     # One row per write: encoded SignedOperations, each after its length. A row per operation costs more.
     "CREATE TABLE IF NOT EXISTS vote_operations (segment INTEGER PRIMARY KEY, joined BLOB NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS vote_finals (id BLOB PRIMARY KEY, object BLOB NOT NULL,
-       seq INTEGER NOT NULL, places BLOB NOT NULL, epoch INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID""",
+    # Of the operation that the store has numbered so. Ids are found by their first bytes: a page of the index
+    # holds three times as many, and each operation changes one of its pages.
+    """CREATE TABLE IF NOT EXISTS vote_places (n INTEGER PRIMARY KEY, places BLOB NOT NULL,
+       epoch INTEGER NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS vote_ids ON ledger_operations (substr(id, 1, 8))",
     """CREATE TABLE IF NOT EXISTS vote_attachments (id BLOB PRIMARY KEY, segment INTEGER NOT NULL,
        raw BLOB NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS vote_evidence (n INTEGER PRIMARY KEY, evidence BLOB NOT NULL)",
@@ -52,10 +56,19 @@ class SqliteJournal:
         with database.transaction():
             for table in _TABLES:
                 database.execute(table)
-            # Files of earlier releases have no epoch there: all that they hold is of epoch 0.
-            if "epoch" not in {row[1] for row in database.execute("PRAGMA table_info(vote_finals)")}:
-                database.execute("ALTER TABLE vote_finals ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0")
+            self._upgrade()
         self._pruner = Pruner(database, store)
+
+    def _upgrade(self) -> None:
+        """Earlier files have the places by id; the first ones without an epoch, since all is of epoch 0."""
+        columns = {row[1] for row in self._database.execute("PRAGMA table_info(vote_finals)")}
+        if columns:
+            epoch = "epoch" if "epoch" in columns else "0"
+            self._database.execute(
+                f"""INSERT INTO vote_places SELECT n, places, {epoch}
+                    FROM ledger_operations JOIN vote_finals USING (id)"""
+            )
+            self._database.execute("DROP TABLE vote_finals")
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -67,9 +80,8 @@ class SqliteJournal:
         """
         many = self._database.executemany
         with self._database.transaction():
-            self._store.commit([record.decided for record in records.decided])
-            rows = sorted(map(_final_row, records.decided))  # by id: neighbours share pages of the tree
-            many("INSERT INTO vote_finals VALUES (?, ?, ?, ?, ?)", rows)
+            if records.decided:
+                self._write_decided([record for record in records.decided if record.decided.changes])
             many(
                 "INSERT INTO vote_batches VALUES (?, ?, ?)",
                 [
@@ -98,8 +110,17 @@ class SqliteJournal:
             many("INSERT OR REPLACE INTO vote_floors VALUES (?, ?)", sorted(floors.items()))
             self._prune(records)
 
+    def _write_decided(self, records: Sequence[Record]) -> None:
+        self._store.commit([record.decided for record in records])
+        first = self._store.count - len(records) + 1
+        rows = [
+            (n, struct.pack(f">{len(record.places)}Q", *record.places), record.epoch)
+            for n, record in enumerate(records, first)
+        ]
+        self._database.executemany("INSERT INTO vote_places VALUES (?, ?, ?)", rows)
+
     def _prune(self, records: Records) -> None:
-        if holds_committee([record.decided.parsed for record in records.decided]):
+        if holds_committee(record.decided for record in records.decided):
             self._pruner.wake()
         busy = records.decided or any(batch.header.count for batch in records.own)
         for _ in range(1 if busy else _IDLE_STEPS):
@@ -152,12 +173,14 @@ class SqliteJournal:
     def find(self, id_: bytes) -> Found | None:
         """A stored decided operation by its id."""
         rows = self._database.execute(
-            "SELECT object, seq, places, epoch FROM vote_finals WHERE id = ?", (id_,)
+            """SELECT n, places, epoch FROM ledger_operations JOIN vote_places USING (n)
+               WHERE substr(id, 1, 8) = ? AND id = ?""",
+            (id_[:8], id_),
         )
         if not rows:
             return None
-        object_, seq, places, epoch = rows[0]
-        stored = self._store.history(object_, seq, 1)[0]
+        n, places, epoch = rows[0]
+        (stored,) = self._store.operations(n - 1, 1)
         return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate, epoch)
 
     def decided_at(self, object_: bytes, seq: int) -> bytes | None:
@@ -216,9 +239,3 @@ def _join(operations: list[SignedOperation]) -> bytes:
 def _log(member: int, epoch: int) -> int:
     """A member's log of an epoch as one number; in epoch 0 it is the member's place."""
     return epoch << 8 | member
-
-
-def _final_row(record: Record) -> tuple[bytes, bytes, int, bytes, int]:
-    operation, places = record.decided.parsed.operation, record.places
-    packed = struct.pack(f">{len(places)}Q", *places)
-    return record.decided.parsed.id, operation.object, operation.seq, packed, record.epoch

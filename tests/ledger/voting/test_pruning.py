@@ -135,7 +135,7 @@ def test_a_checkpoint_leaves_heads_open_locks_and_the_system(pair: Pair) -> None
     heads = {account.head for account in state.accounts.values()}
     system = {p.id for p in pair.operations if p.operation.object == pair.network}
     assert kept == heads | system | {open_lock.head, opening_of(pair, open_lock.id)}
-    assert pair.pruned.rows("vote_finals") == len(kept)
+    assert pair.pruned.rows("vote_places") == len(kept)
     assert pair.pruned.rows("ledger_ended") == 0
     assert pair.archive.rows("ledger_operations") == len(pair.operations)
     prove_everything(pair)
@@ -170,7 +170,7 @@ def test_epoch_after_epoch_the_disk_stays_as_small(pair: Pair) -> None:
         pair.idle()
         same_after_restart(pair)
         prove_everything(pair)
-        sizes.append([pair.pruned.rows(t) for t in ("vote_batches", "ledger_checkpoints", "vote_finals")])
+        sizes.append([pair.pruned.rows(t) for t in ("vote_batches", "ledger_checkpoints", "vote_places")])
     # Each epoch leaves END-EPOCH, COMMITTEE and one more open Lock, with two operations that prove it.
     assert all(later[2] - earlier[2] <= 4 for earlier, later in itertools.pairwise(sizes))
     assert {size[1] for size in sizes} == {1}
@@ -388,7 +388,7 @@ def _root_not_checked(patch: pytest.MonkeyPatch) -> None:
 
 def _ended_locks_in_frontiers(patch: pytest.MonkeyPatch) -> None:
     def heads(self: SqliteJournal) -> dict[bytes, tuple[int, bytes]]:
-        rows = self._database.execute("SELECT object, MAX(seq), id FROM vote_finals GROUP BY object")
+        rows = self._database.execute("SELECT object, MAX(seq), id FROM ledger_operations GROUP BY object")
         return {object_: (seq, id_) for object_, seq, id_ in rows}
 
     patch.setattr(SqliteJournal, "heads", heads)

@@ -100,6 +100,31 @@ def test_batches_and_votes_are_found(disk: Disk) -> None:
     assert restored.segment >= 2
 
 
+@pytest.mark.parametrize("epochs", [True, False])
+def test_a_file_that_names_places_by_id_is_brought_up_to_date(disk: Disk, epochs: bool) -> None:
+    bench = disk.bench
+    done = [bench.decide(bench.spend(name, [("bob", 5)])) for name in ("alice", "carol")]
+    bench.wait(2 * WRITE_AFTER_MS)
+    certificates = [bench.validator.certificate(id_) for id_ in done]
+    with disk.database.transaction():  # as earlier releases wrote it
+        disk.database.execute(
+            """CREATE TABLE vote_finals (id BLOB PRIMARY KEY, object BLOB NOT NULL, seq INTEGER NOT NULL,
+               places BLOB NOT NULL, epoch INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID"""
+        )
+        disk.database.execute(
+            """INSERT INTO vote_finals SELECT id, object, seq, places, epoch
+               FROM ledger_operations JOIN vote_places USING (n)"""
+        )
+        if not epochs:
+            disk.database.execute("ALTER TABLE vote_finals DROP COLUMN epoch")
+        disk.database.execute("DROP TABLE vote_places")
+        disk.database.execute("DROP INDEX vote_ids")
+    validator = disk.restart()
+    assert [validator.certificate(id_) for id_ in done] == certificates
+    assert not disk.database.execute("SELECT 1 FROM sqlite_master WHERE name = 'vote_finals'")
+    assert disk.restart().certificate(done[1]) == certificates[1]
+
+
 def test_evidence_is_kept_for_ever(disk: Disk) -> None:
     bench = disk.bench
     for amount in (5, 6):
