@@ -72,6 +72,21 @@ class BudgetExceeded(PolicyRefused):
     """The job's worst case is above a budget."""
 
 
+class DelegationEnded(LocalError):
+    """The time of the delegation that an agent runs on is over: start it again with another one.
+
+    Attributes:
+        ended_ms: since when, in ms since 1970.
+    """
+
+    def __init__(self, ended_ms: int) -> None:
+        super().__init__(
+            f"the delegation of this session key ended at {ended_ms}: have the account's owner make another "
+            "one (`ainp2p wallet delegate`), and start the agent with it"
+        )
+        self.ended_ms = ended_ms
+
+
 class ModelError(LocalError):
     """The agent's own model failed."""
 

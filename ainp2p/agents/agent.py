@@ -37,7 +37,7 @@ from ainp2p.agents.offers import Offer
 from ainp2p.agents.peers import remembered_peers
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
-from ainp2p.agents.session import may_buy, open_allowance, refuse_buying
+from ainp2p.agents.session import may_buy, open_allowance, refuse_buying, until_its_end
 from ainp2p.agents.skill import Skill
 from ainp2p.agents.standing import check_session, is_key_of
 from ainp2p.agents.vault import Vault, open_vault
@@ -83,7 +83,7 @@ class Agent:
         account: what its account was born with, if that is more than `key` (guardians, a next key).
         delegation: `key` is a session key: what the account's key lets it do. Such an agent sells for the
             account, and buys, if the delegation says so, from the session key's own account (`purse`).
-            It ends with the delegation's time.
+            It ends with the delegation's time, by `DelegationEnded` out of the block.
         watchtowers: addresses of peers that get its highest receipts, and settle them if it vanishes.
         checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain with it is shown.
         transport: how networks are opened, for simulations; None: real libp2p.
@@ -342,6 +342,8 @@ class Agent:
         if genesis is None:
             genesis = await ask_genesis(network, reached)
         inception = self._check_key(genesis, key)
+        if self._session is not None:
+            await stack.enter_async_context(until_its_end(self._session, self._context, self.name))
         network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
         for member in genesis.validators:
             network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))

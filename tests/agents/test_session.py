@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 import trio.testing
 
 from ainp2p.agents import agent as agent_module
 from ainp2p.agents.standing import SESSION_PURPOSES
-from ainp2p.errors import InsufficientFunds, InvalidInput
+from ainp2p.errors import DelegationEnded, InsufficientFunds, InvalidInput
 from ainp2p.ledger.rules.operations import account_id, plain_inception
 from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
 from ainp2p.ledger.wallets.delegation import Delegation, SignedDelegation, seal_delegation
@@ -20,6 +22,7 @@ from .market_world import Market, buy, found_market, words, write, writer
 from .test_standing import ACCOUNT, HOUR_MS, OWNER, SESSION
 
 Clock = trio.testing.MockClock
+LIFE_MS = 100_000
 BUYING = tuple(sorted((*SESSION_PURPOSES, SIGN_RECEIPT)))
 
 
@@ -102,3 +105,68 @@ async def test_mutant_who_is_not_asked_for_receipts_pays_without_leave(
     monkeypatch.setattr(agent_module, "refuse_buying", lambda delegation: None)
     async with found_market() as market:
         assert "--allowance" not in await refusal(market, tmp_path)
+
+
+# --- its end ----------------------------------------------------------------------------------------------
+
+
+async def lives_on(market: Market, home: Path, life_ms: int, seconds: float) -> list[str]:
+    """What an agent on such a delegation does for so long; how it ended is last."""
+    done: list[str] = []
+    try:
+        async with market.agent("alice", [write], writer(9), **hosted(market, home, life_ms=life_ms)):
+            done.append("opened")
+            await trio.sleep(seconds)
+            done.append("lives")
+    except DelegationEnded as exc:
+        told = "ainp2p wallet delegate" in str(exc)
+        done.append("ended" if told and exc.ended_ms == EPOCH_MS - 1 + life_ms else str(exc))
+    return done
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "ainp2p.agents.session"]
+
+
+async def test_an_agent_is_told_before_its_delegation_ends_and_ends_with_it(
+    autojump_clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with found_market() as market:
+        assert await lives_on(market, tmp_path, LIFE_MS, 200) == ["opened", "ended"]
+    (warning,) = warned(caplog)
+    assert "'alice'" in warning
+    assert "ends in 10 s" in warning or "ends in 9 s" in warning
+    assert trio.current_time() == pytest.approx(100, abs=10)
+
+
+async def test_a_delegation_with_time_left_says_nothing(
+    autojump_clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with found_market() as market:
+        assert await lives_on(market, tmp_path, LIFE_MS, 80) == ["opened", "lives"]
+    assert warned(caplog) == []
+
+
+async def test_an_agent_does_not_open_on_a_delegation_that_is_over(
+    autojump_clock: Clock, tmp_path: Path
+) -> None:
+    async with found_market() as market:
+        await trio.sleep(100)
+        assert await lives_on(market, tmp_path, LIFE_MS, 1) == ["ended"]
+
+
+async def test_a_fault_of_the_agents_own_block_is_not_taken_for_its_end(
+    autojump_clock: Clock, tmp_path: Path
+) -> None:
+    async with found_market() as market:
+        with pytest.raises(ValueError, match="ours"):
+            async with market.agent("alice", **hosted(market, tmp_path)):
+                raise ValueError("ours")
+
+
+async def test_mutant_without_the_watch_it_goes_on_when_nobody_believes_it(
+    autojump_clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "until_its_end", lambda *_: nullcontext())
+    async with found_market() as market:
+        assert await lives_on(market, tmp_path, LIFE_MS, 200) == ["opened", "lives"]

@@ -12,7 +12,16 @@ import trio.testing
 
 from ainp2p.agents import standing
 from ainp2p.agents.standing import SESSION_PURPOSES, Standing, check_session
-from ainp2p.errors import BadSignature, Error, Expired, InvalidInput, NoOffers, Refused, TimedOut
+from ainp2p.errors import (
+    BadSignature,
+    DelegationEnded,
+    Error,
+    Expired,
+    InvalidInput,
+    NoOffers,
+    Refused,
+    TimedOut,
+)
 from ainp2p.ledger.rules.operations import Inception, account_id, key_digest, plain_inception
 from ainp2p.ledger.wallets.delegation import (
     Delegation,
@@ -138,7 +147,8 @@ def test_holders_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -
     ("delegation", "problem"),
     [
         pytest.param(delegated(key=THIEF.public), InvalidInput, id="another key's"),
-        pytest.param(delegated(not_after=NOW + 1), Expired, id="over"),
+        pytest.param(delegated(not_after=NOW + 1), DelegationEnded, id="over"),
+        pytest.param(delegated(not_before=NOW + 2), Expired, id="not yet"),
         pytest.param(delegated(purposes=SESSION_PURPOSES[:1]), Refused, id="lets it do too little"),
         pytest.param(delegated(THIEF), BadSignature, id="forged"),
     ],
