@@ -46,6 +46,7 @@ _SIZES = {LOCK: 37, COMMIT: 37, LOCK_JUSTIFIED: 69, NEWVIEW: 113, PROPOSE: 109, 
 NOTHING = bytes(32)
 AHEAD_MS = 60_000  # "last timestamp ≤ timestamp ≤ now + 60 s"
 CONTACT_GAP_MS = 60_000  # "gaps under 60 s do not reset"
+SEALED_MS = 20  # a vote is written, which is when it is judged, so long after it was decided on
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ class Auditor:
 
     def _contact(self, member: int, now: int) -> int | None:
         life = self.lives[member]
-        alive = {other for other, last in life.heard.items() if now - last < CONTACT_GAP_MS}
+        alive = {other for other, last in life.heard.items() if now - SEALED_MS - last < CONTACT_GAP_MS}
         if not self.votes[life.epoch].is_quorum(alive | {member}):
             life.contact = None
         elif life.contact is None:

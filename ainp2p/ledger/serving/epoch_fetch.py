@@ -1,7 +1,8 @@
 """What the end of an epoch needs from others: their frontiers where they differ, and decided operations.
 
     Effects.frontiers ──► ReconcileFrontier with the member whose HANDOFF it is ──► handle_frontier
-    Effects.certain   ──► FetchOperations from a member that has them ──► handle_decided, with certificates
+    Effects.certain   ──► FetchOperations from a member that has them ──► handle_decided, with certificates;
+                          handle_operation for what is only prepared there
 
 Frontiers of a million objects differ in a few: they are compared range by range (`reconcile`), and only what
 differs travels. Nothing that comes is believed: the core computes the HANDOFF's root from it.
@@ -55,6 +56,9 @@ class Core(Protocol):
 
     async def take_decided(self, operations: Sequence[Decided]) -> int:
         """Handle operations with their certificates."""
+
+    async def take_operation(self, encoded: bytes, source: str) -> None:
+        """Handle one that has none."""
 
 
 class EpochFetcher:
@@ -119,8 +123,12 @@ class EpochFetcher:
         async with limit:
             with suppress(Error):  # asked for again by the core
                 answer = await self._validators.ask(peer, FetchOperations(ids), Fetched)
-                proven = [each for each in answer.operations if each is not None and each.certificate]
-                if proven:
+                found = [each for each in answer.operations if each is not None]
+                for each in found:
+                    if not each.certificate:
+                        with suppress(Error):
+                            await self._core.take_operation(each.operation, peer)
+                if proven := [each for each in found if each.certificate]:
                     await self._core.take_decided(proven)
 
     async def _fetch_frontier(self, peer: PeerId, handoff: bytes) -> None:

@@ -131,10 +131,26 @@ class EpochEnd:
             return False
         if self.closing is not None:
             self.closing.take_decided(parsed, certificate, view)
-            self._asked_for.discard(parsed.id)
-            if not self._asked_for:  # not after each of thousands: all HANDOFFs are looked at then
-                self._progress()
+            self._answered(parsed.id)
         return True
+
+    def take_prepared(self, parsed: ParsedOperation) -> bool:
+        """Hold an operation aside that a HANDOFF has prepared; False if nobody needs it for that.
+
+        Where another operation of its slot is final already it is no candidate any more, and still everybody
+        must see that it is one of the slot for which it is handed over: else who has decided early could not
+        judge the COMMITTEE that the others vote for.
+        """
+        if self.closing is None or parsed.id not in self._asked_for:
+            return False
+        self.closing.aside[parsed.id] = parsed
+        self._answered(parsed.id)
+        return True
+
+    def _answered(self, id_: bytes) -> None:
+        self._asked_for.discard(id_)
+        if not self._asked_for:  # not after each of thousands: all HANDOFFs are looked at then
+            self._progress()
 
     def _progress(self) -> None:
         self._look_at = 0
@@ -456,8 +472,15 @@ class EpochEnd:
         return self._end.id in self._desk.table.candidates or bool(self._desk.state.system.closed)
 
     def certain(self, id_: bytes) -> Certain | None:
-        """An operation of this epoch that is held aside, for others who judge the same."""
+        """A final operation of this epoch that is held aside, for others who judge the same."""
         return self.closing.certain.get(id_) if self.closing is not None else None
+
+    def aside(self, id_: bytes) -> ParsedOperation | None:
+        """Any operation of this epoch that is held aside."""
+        certain = self.certain(id_)
+        if certain is not None:
+            return certain.parsed
+        return self.closing.aside.get(id_) if self.closing is not None else None
 
     # --- afterwards ---------------------------------------------------------------------------------
 

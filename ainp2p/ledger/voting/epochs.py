@@ -130,6 +130,7 @@ class Closing:
     Attributes:
         base: our own frontier, as it was frozen.
         certain: operations that others have more than we, by id.
+        aside: operations that are prepared in a HANDOFF and not held as candidates here, by id.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Closing:
         self._handings: dict[bytes, _Handing] = {}  # by id, in the order in which they were heard of
         self._pages: dict[bytes, bytes] = {}
         self.certain: dict[bytes, Certain] = {}
+        self.aside: dict[bytes, ParsedOperation] = {}
 
     # --- HANDOFFs ---------------------------------------------------------------------------------
 
@@ -278,6 +280,7 @@ class Closing:
         """The next epoch has begun: only `frontier` is still asked for."""
         self._held = lambda _: None
         self.certain.clear()
+        self.aside.clear()
 
     # --- what a HANDOFF needs ---------------------------------------------------------------------
 
@@ -303,7 +306,7 @@ class Closing:
 
     def _operation(self, id_: bytes) -> ParsedOperation | None:
         certain = self.certain.get(id_)
-        return certain.parsed if certain is not None else self._held(id_)
+        return certain.parsed if certain is not None else self.aside.get(id_) or self._held(id_)
 
     def _head(self, object_: bytes) -> Head:
         return self.base.get(object_) or self._head_of(object_)

@@ -16,6 +16,7 @@ from ainp2p.ledger.serving.epoch_fetch import EpochFetcher
 from ainp2p.ledger.serving.messages import Decided, ReconcileFrontier
 from ainp2p.ledger.serving.reconcile import ReconcileIndex, Reconciler, value_of
 from ainp2p.ledger.voting.effects import FrontierWanted, Wanted
+from ainp2p.protocol.codec import encode
 
 from ..test_wallet_faults import run
 from ..town import open_town
@@ -30,6 +31,7 @@ class Core:
     def __init__(self) -> None:
         self.frontiers: list[tuple[bytes, dict[bytes, tuple[int, bytes]]]] = []
         self.decided: list[Decided] = []
+        self.taken: list[bytes] = []
 
     def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
         return OURS
@@ -40,6 +42,9 @@ class Core:
     async def take_decided(self, operations: Any) -> int:
         self.decided += operations
         return len(operations)
+
+    async def take_operation(self, encoded: bytes, source: str) -> None:
+        self.taken.append(encoded)
 
 
 def difference(
@@ -198,3 +203,27 @@ async def fetch_decided() -> int:
 
 def test_decided_operations_come_with_their_certificates_and_what_nobody_has_is_left_out() -> None:
     assert run(fetch_decided) == 1
+
+
+async def fetch_prepared() -> tuple[list[bytes], list[bytes], list[Decided]]:
+    async with open_town() as town, town.wallet("alice") as alice:
+        await pay(alice, town, 1)
+        await town.until_equal(1)
+        service, member = town.services[0], town.services[2]
+        held = service._validator.operation(service._validator.state.accounts[town.account("alice")].head)
+        assert held is not None
+        member._validator.operation = lambda id_: held  # type: ignore[method-assign]
+        member._validator.certificate = lambda id_: None  # type: ignore[method-assign]
+        core = Core()
+        fetcher = EpochFetcher(service._validators, core)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetcher.run)
+            fetcher.want([Wanted(b"p" * 32, (town.keys[2].public,))], [])
+            await trio.sleep(5)
+            nursery.cancel_scope.cancel()
+        return core.taken, [encode(held)], core.decided
+
+
+def test_an_operation_that_is_only_prepared_there_is_handed_over_without_a_certificate() -> None:
+    taken, expected, decided = run(fetch_prepared)
+    assert (taken, decided) == (expected, [])
