@@ -381,10 +381,7 @@ class Auditor:
             self._judge_gate(member, parsed, now)
 
     def _is_gated(self, parsed: ParsedOperation) -> bool:
-        body = parsed.operation.body
-        if isinstance(body, Close):
-            return parsed.id not in self.closed_early
-        return isinstance(body, Refund | Recover)
+        return _is_gated(parsed, self.closed_early)
 
     def _judge_gate(self, member: int, parsed: ParsedOperation, now: int) -> None:
         """ "held for D since they became otherwise valid and in contact with a quorum for G"."""
@@ -522,7 +519,8 @@ class Auditor:
             best = max(real)[1]
             demand(record.operation == best, "justification", f"not the highest prepared operation: {where}")
             return
-        self._judge_picked(votes, record, slot, reports, where)
+        early = {proof.id for proof in shown.candidates if proof.closer is not None}
+        self._judge_picked(votes, record, slot, reports, early, where)
 
     def _judge_highest(self, votes: Votes, record: Record, where: str) -> None:
         """ "the value of the highest prepared certificate": it is there, whatever lower ones say the same."""
@@ -544,11 +542,20 @@ class Auditor:
         demand(highest, "justification", f"the certificate of the highest report is not there: {where}")
 
     def _judge_picked(
-        self, votes: Votes, record: Record, slot: Slot, reports: dict[int, Record], where: str
+        self,
+        votes: Votes,
+        record: Record,
+        slot: Slot,
+        reports: dict[int, Record],
+        early: set[bytes],
+        where: str,
     ) -> None:
-        """5. `pick`, among the candidates that NEWVIEWs of a quorum name."""
+        """5. `pick`, among the candidates that NEWVIEWs of a quorum name.
+
+        A CLOSE is gated or not by the proof that the justification shows: `early` has its closer's signature.
+        """
         candidates = {report.candidate: self._slot_of(report.candidate)[0] for report in reports.values()}
-        gated = {id_ for id_, parsed in candidates.items() if self._is_gated(parsed)}
+        gated = {id_ for id_, parsed in candidates.items() if _is_gated(parsed, early)}
         naming = [member for member, report in reports.items() if report.candidate in gated]
         if gated and not votes.is_third(naming):
             sometimes("too few name a gated candidate")
@@ -743,6 +750,11 @@ class Auditor:
             credits == self.book.credits, "4 credits", f"validator {member} has other credits than the book"
         )
         demand(state.burnt == self.book.burnt, "balance", f"validator {member} has burnt another sum")
+
+
+def _is_gated(parsed: ParsedOperation, early: set[bytes]) -> bool:
+    body = parsed.operation.body
+    return parsed.id not in early if isinstance(body, Close) else isinstance(body, Refund | Recover)
 
 
 def _pick(candidates: list[ParsedOperation]) -> ParsedOperation | None:

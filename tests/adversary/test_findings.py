@@ -85,3 +85,13 @@ def test_mutant_only_what_may_still_be_decided_is_kept_of_what_is_handed_over(
 def test_a_vote_is_judged_by_when_it_was_decided_on_not_by_when_its_batch_was_sealed() -> None:
     # The auditor saw contact end between the two.
     assert not simulate(200500).violation
+
+
+def test_a_member_is_heard_of_by_any_batch_that_is_new_though_its_log_was_longer_before() -> None:
+    # The auditor went by heights: the log of a member that had forgotten its own was contact with nobody.
+    assert not simulate(201352).violation
+
+
+def test_a_close_is_gated_by_the_proof_that_a_justification_shows() -> None:
+    # Another one with the closer's signature was about; the auditor took the operation for ungated.
+    assert not simulate(201037).violation

@@ -77,7 +77,7 @@ class Brain:
     busy: bool = False  # a write is under way
     dies: str = ""  # "unwritten", "written": how the power goes at its next write
     ticking_at: int = _NEVER
-    heights: dict[tuple[int, int], int] = field(default_factory=dict)  # (epoch, place): told, in this life
+    seen: set[bytes] = field(default_factory=set)  # batches that were told, in this life
     before_seal: Callable[[Validator, int], None] | None = None
     frontiers: dict[bytes, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict)  # that it lies about
     told: dict[bytes, bytes] = field(default_factory=dict)  # attachments that its core does not know of
@@ -168,7 +168,7 @@ class World:
         """Switch it on: it knows what its disk knows."""
         place = brain.place
         brain.life += 1
-        brain.busy, brain.dies, brain.ticking_at, brain.heights = False, "", _NEVER, {}
+        brain.busy, brain.dies, brain.ticking_at, brain.seen = False, "", _NEVER, set()
         if brain.honest:
             self.auditor.started(place, self.clock(place))
             brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
@@ -381,9 +381,9 @@ class World:
     def _take_batch(self, raw: bytes, brain: Brain) -> None:
         now, header = self.clock(brain.place), peek_header(raw)
         member = self.place_of[header.validator]
-        log = header.epoch, member
-        if brain.honest and header.height > brain.heights.get(log, 0) and brain.place != member:
-            brain.heights[log] = header.height
+        id_ = blake2b(raw, digest_size=16).digest()
+        if brain.honest and id_ not in brain.seen and brain.place != member:
+            brain.seen.add(id_)
             self.auditor.heard(brain.place, member, header.epoch, header.timestamp, now)
         self.act(brain, lambda v: v.handle_batch(raw, now))
 
