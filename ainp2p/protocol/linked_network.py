@@ -10,6 +10,7 @@ idle. A link that appears long after the other one means that the peer has lost 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 from abc import ABC, abstractmethod
@@ -392,6 +393,7 @@ class _Dial:
         self.fault: NetworkError | Error | None = None
 
 
+@functools.lru_cache(maxsize=1024)
 def place_prefix(host: str) -> str:
     """The network that an IP address belongs to, as far as limits care: /24 of IPv4, /48 of IPv6; else ""."""
     try:

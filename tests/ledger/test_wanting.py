@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
-from ainp2p.ledger.serving.catch_up import CatchUp
+from ainp2p.ledger.serving import catch_up as catch_up_module
+from ainp2p.ledger.serving.catch_up import PATIENCE_S, CatchUp
 from ainp2p.ledger.serving.messages import OPERATIONS_MAX
 from ainp2p.ledger.voting.effects import Wanted
 
@@ -20,7 +23,7 @@ class Core:
     """Counts how often it is asked."""
 
     def __init__(self, held: set[bytes]) -> None:
-        self.held, self.asked = held, 0
+        self.held, self.asked, self.backlogged = held, 0, False
 
     def holds(self, id_: bytes) -> bool:
         self.asked += 1
@@ -84,3 +87,45 @@ def test_mutant_asking_for_what_has_come_is_noticed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Core, "holds", lambda self, id_: False)
     with pytest.raises(AssertionError):
         test_what_has_come_is_not_asked_for()
+
+
+@pytest.mark.parametrize(("backlogged", "asked_at_s"), [(False, 0.0), (True, PATIENCE_S)])
+async def test_what_is_wanted_is_asked_for_at_once_or_after_a_while_if_much_waits_here(
+    autojump_clock: trio.testing.MockClock, backlogged: bool, asked_at_s: float
+) -> None:
+    assert await when_asked(backlogged, arrives=False) == [asked_at_s]
+
+
+async def test_what_comes_meanwhile_is_not_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    assert await when_asked(backlogged=True, arrives=True) == []
+
+
+async def test_mutant_without_patience_others_are_asked_for_what_is_about_to_come(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up_module, "PATIENCE_S", 0.0)
+    assert await when_asked(backlogged=True, arrives=True) == [0.0]
+
+
+async def when_asked(backlogged: bool, *, arrives: bool) -> list[float]:
+    """When others are asked for an operation that a vote names; it may come by itself after 0.3 s."""
+    catch_up, core = asking(0)
+    core.backlogged = backlogged
+    times: list[float] = []
+
+    async def ask(peer: str, question: Any, answer: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        times.append(trio.current_time() - begun_s)
+        return SimpleNamespace(operations=[None])
+
+    setattr(catch_up._validators, "ask", ask)  # noqa: B010  # instead of a network
+    begun_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(catch_up._fetch_forever)
+        catch_up.want([Wanted(bytes(32), KEYS[:2])], ())
+        await trio.sleep(0.3)
+        if arrives:
+            core.held.add(bytes(32))
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    return times

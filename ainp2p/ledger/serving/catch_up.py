@@ -42,6 +42,7 @@ ROUNDS_S = 10.0  # afterwards, from one random member
 SPREAD_S = 0.02  # per member that is asked in a round: 31 validators contact one another over 0.6 s
 CHUNK_TIMEOUT_S = 5.0
 BATCH_PATIENCE_S = 0.25  # a log comes at four batches a second at least, or somebody else is asked
+PATIENCE_S = 0.5  # while much waits here: what is wanted waits with its submitter, who is not read meanwhile
 BUSY_PAUSE_S = 0.1  # the core has too many votes for operations that are still on their way
 _BUSY_TRIES = 100
 
@@ -75,6 +76,10 @@ class Core(Protocol):
     def holds(self, id_: bytes) -> bool:
         """Whether an operation has come, so that nobody need be asked for it."""
 
+    @property
+    def backlogged(self) -> bool:
+        """Whether so many operations wait here that others may not even have been read."""
+
     async def take_operation(self, encoded: bytes, source: str) -> None:
         """Handle an encoded SignedOperation that was fetched."""
 
@@ -98,7 +103,7 @@ class CatchUp:
         self._gaps: deque[Gap] = deque(maxlen=64)
         self._asked: set[PeerId] = set()  # those that have not answered our last FetchOperations yet
         self._fetching: set[bytes] = set()  # validators whose log is being fetched
-        self._news = trio.Event()
+        self._wants, self._gapped = trio.Event(), trio.Event()
         self._epoch_began = trio.Event()
 
     def want(self, wanted: Iterable[Wanted], gaps: Iterable[Gap]) -> None:
@@ -107,8 +112,10 @@ class CatchUp:
             if len(self._wanted) < WANTED_MAX:
                 self._wanted[each.id] = each.holders
         self._gaps.extend(gaps)
-        if self._wanted or self._gaps:
-            self._news.set()
+        if self._wanted:
+            self._wants.set()
+        if self._gaps:
+            self._gapped.set()
 
     def epoch_began(self) -> None:
         """Logs begin anew: before we vote, the others say how much of ours they hold."""
@@ -118,21 +125,30 @@ class CatchUp:
         """Ask until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fetch_forever)
+            nursery.start_soon(self._fetch_gaps_forever)
             nursery.start_soon(self._compare_forever)
 
     # --- operations and gaps ----------------------------------------------------------------------
 
     async def _fetch_forever(self) -> None:
-        limit = trio.CapacityLimiter(GAPS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             while True:
-                await self._news.wait()
-                self._news = trio.Event()
-                while self._gaps:
-                    nursery.start_soon(self._fetch_gap, limit, self._gaps.popleft())
+                await self._wants.wait()
+                if self._core.backlogged:
+                    await trio.sleep(PATIENCE_S)
+                self._wants = trio.Event()
                 for peer, ids in self._assign().items():  # one that is slow to answer delays only what it has
                     self._asked.add(peer)
                     nursery.start_soon(self._fetch_operations, peer, ids)
+
+    async def _fetch_gaps_forever(self) -> None:
+        limit = trio.CapacityLimiter(GAPS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._gapped.wait()
+                self._gapped = trio.Event()
+                while self._gaps:
+                    nursery.start_soon(self._fetch_gap, limit, self._gaps.popleft())
 
     def _assign(self) -> dict[PeerId, tuple[bytes, ...]]:
         """Whom to ask for what now: one message to each, any holder for each operation."""
@@ -168,7 +184,7 @@ class CatchUp:
         finally:
             self._asked.discard(peer)
             if self._wanted:
-                self._news.set()
+                self._wants.set()
         for decided in answer.operations:
             if decided is not None:
                 await _tolerating(self._core.take_operation(decided.operation, peer))

@@ -18,6 +18,7 @@ its own weight. A step costs O(1) in accounts and items; classes are 250 at most
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from ainp2p.errors import InvalidInput
@@ -60,12 +61,12 @@ class FairQueue(Generic[T]):
     @property
     def next_weight(self) -> int | None:
         """What the class weighs whose turn it is; None if nothing waits."""
-        return min(self._waiting.values(), key=_nearness).weight if self._waiting else None
+        return _nearest(self._waiting.values()).weight if self._waiting else None
 
     @property
     def heaviest(self) -> int:
         """What the heaviest class weighs that waits; 0 if nothing does."""
-        return max((class_.weight for class_ in self._waiting.values()), default=0)
+        return max(self._waiting, default=0)
 
     def push(self, account: bytes, weight: int, item: T) -> list[T]:
         """Add an item that has this weight; returns what had to go, maybe this very item.
@@ -90,10 +91,12 @@ class FairQueue(Generic[T]):
 
     def pop(self, least: int = 0) -> T | None:
         """Take the item that is next, or None: only of accounts whose class weighs at least so much."""
-        waiting = [class_ for class_ in self._waiting.values() if class_.weight >= least]
+        waiting: Collection[_Class[T]] = self._waiting.values()
+        if least:
+            waiting = [class_ for class_ in waiting if class_.weight >= least]
         if not waiting:
             return None
-        class_ = min(waiting, key=_nearness)
+        class_ = _nearest(waiting)
         self._passed = class_.passed
         self._turns += 1
         class_.turn = self._turns
@@ -211,6 +214,11 @@ def _rounded(weight: int) -> int:
     weight = min(weight, WEIGHT_MAX)
     shift = max(0, weight.bit_length() - _CLASS_BITS)
     return weight >> shift << shift
+
+
+def _nearest(classes: Collection[_Class[T]]) -> _Class[T]:
+    """The one whose turn it is."""
+    return next(iter(classes)) if len(classes) == 1 else min(classes, key=_nearness)
 
 
 def _nearness(class_: _Class[T]) -> tuple[int, int]:

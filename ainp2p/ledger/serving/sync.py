@@ -122,7 +122,9 @@ class Validators:
 
     def is_member(self, peer: PeerId) -> bool:
         """Whether the peer is one of the validators of this epoch."""
-        return any(member.peer == peer for member in self.members)
+        return peer in self.stakes or (
+            peer == self.network.peer_id and any(member.peer == peer for member in self.members)
+        )
 
     def key_of(self, peer: PeerId) -> bytes | None:
         """The vote key of a validator's peer id."""

@@ -12,6 +12,9 @@ from ainp2p.ledger.rules.committee import Committee
 from ainp2p.ledger.rules.merkle import MerkleTree
 from ainp2p.ledger.voting.votelog import (
     BATCH_SIZE_MAX,
+    BUSY_ENTRIES,
+    BUSY_FLUSH_MS,
+    BUSY_MS,
     COMMIT,
     EARLY_MAX,
     ENTRIES_MAX,
@@ -367,7 +370,7 @@ def test_the_first_batch_follows_the_network() -> None:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_due_20_ms_after_the_one_before_or_when_full() -> None:
+def test_a_batch_is_due_20_ms_after_the_one_before_30_after_a_large_one_or_when_full() -> None:
     log = OwnLog(KEY, NETWORK, 0, MEMBER)
     log.seal(NOW)
     assert log.due == NOW + IDLE_AFTER_MS
@@ -379,7 +382,7 @@ def test_a_batch_is_due_20_ms_after_the_one_before_or_when_full() -> None:
     assert log.due == 0
     sealed = log.seal(NOW + 10)
     assert (sealed.header.count, len(log)) == (ENTRIES_MAX, 2)
-    assert log.due == NOW + 10 + FLUSH_AFTER_MS
+    assert log.due == NOW + 10 + BUSY_FLUSH_MS
 
 
 def test_a_vote_after_a_pause_waits_only_for_those_that_come_with_it() -> None:
@@ -391,6 +394,25 @@ def test_a_vote_after_a_pause_waits_only_for_those_that_come_with_it() -> None:
     log.add(ENTRIES[1], late)
     log.add(ENTRIES[0], late + 1)
     assert log.due == late + GATHER_MS
+
+
+@pytest.mark.parametrize(
+    ("entries", "pause_ms", "due_ms"),
+    [
+        (BUSY_ENTRIES, 1, BUSY_FLUSH_MS),
+        (BUSY_ENTRIES, BUSY_MS - 1, BUSY_FLUSH_MS),
+        (BUSY_ENTRIES, BUSY_MS, GATHER_MS),
+        (BUSY_ENTRIES - 1, BUSY_MS - 1, GATHER_MS),
+        (BUSY_ENTRIES - 1, 1, FLUSH_AFTER_MS - 1),
+    ],
+)
+def test_votes_that_come_quickly_are_gathered_for_longer(entries: int, pause_ms: int, due_ms: int) -> None:
+    log = OwnLog(KEY, NETWORK, 0, MEMBER)
+    for _ in range(entries):
+        log.add(ENTRIES[0], NOW)
+    log.seal(NOW)
+    log.add(ENTRIES[1], NOW + pause_ms)
+    assert log.due == NOW + pause_ms + due_ms
 
 
 def test_a_log_goes_on_where_it_ended() -> None:
