@@ -39,9 +39,10 @@ from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
 from ainp2p.agents.session import may_buy, open_allowance, refuse_buying, until_its_end
 from ainp2p.agents.skill import Skill
-from ainp2p.agents.standing import check_session, is_key_of
+from ainp2p.agents.standing import Standing, can_change, check_session, speaks_for
 from ainp2p.agents.vault import Vault, open_vault
-from ainp2p.errors import Closed, Error, InvalidInput, NetworkError, Refused
+from ainp2p.errors import BadSignature, Closed, Error, InvalidInput, NetworkError, Refused
+from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import Inception, plain_inception
 from ainp2p.ledger.serving.faucet import ask_purse
@@ -342,8 +343,6 @@ class Agent:
         if genesis is None:
             genesis = await ask_genesis(network, reached)
         inception = self._check_key(genesis, key)
-        if self._session is not None:
-            await stack.enter_async_context(until_its_end(self._session, self._context, self.name))
         network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
         for member in genesis.validators:
             network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))
@@ -365,6 +364,9 @@ class Agent:
                 checkpoint=self._checkpoint,
             )
         )
+        await self._check_account(genesis, key, inception, wallet)
+        if self._session is not None:
+            await stack.enter_async_context(until_its_end(self._session, self._context, self.name))
         await self._take_purse(network, genesis, wallet)
         purse = wallet
         if self._session is not None and may_buy(self._session):
@@ -389,8 +391,18 @@ class Agent:
     ) -> _Running:
         signer = vault.signer({messages.PURPOSE, card.PURPOSE})
         validators = {peer_id(member.key) for member in genesis.validators}
+        standing = Standing()
+        if wallet.account.seq:
+            standing.learn(wallet.account_id, wallet.account, wallet.now_ms())
         directory = await stack.enter_async_context(
-            open_directory(network, genesis.network_id, signer, strangers=sorted(validators))
+            open_directory(
+                network,
+                genesis.network_id,
+                signer,
+                bound=standing,
+                strangers=sorted(validators),
+                look_up=wallet.account_of,
+            )
         )
         seller = await stack.enter_async_context(
             open_seller(
@@ -447,15 +459,39 @@ class Agent:
                 "pass key= (make one with `ainp2p key new`) and home="
             )
         inception = self._account or plain_inception(key.public)
+        if can_change(inception):
+            return inception  # the ledger tells which key it has now: `_check_account`
         if self._delegation is not None:
-            now_ms = self._context.now_ms()
-            self._session = check_session(self._delegation, inception, key.public, genesis.network_id, now_ms)
-        elif not is_key_of(inception, key.public):
-            raise InvalidInput(
-                "key= is neither the key that account= was born with nor the next one that it commits to: "
-                "cards of accounts that were recovered, or rotated more than once, are not believed"
-            )
+            self._session = self._checked_session(genesis, key, inception)
+        elif not speaks_for(inception, key.public):
+            raise InvalidInput("key= is not the key that account= was born with")
         return inception
+
+    async def _check_account(self, genesis: Genesis, key: Key, inception: Inception, wallet: Wallet) -> None:
+        """Whether `key` can speak for an account whose key can change; the ledger is asked if it must be."""
+        if not can_change(inception):
+            return
+        if self._delegation is not None:
+            with contextlib.suppress(BadSignature):  # sealed by a key that is not in the inception
+                self._session = self._checked_session(genesis, key, inception)
+                return
+        elif speaks_for(inception, key.public):
+            return
+        await wallet.balance()  # the account is known then
+        if self._delegation is not None:
+            self._session = self._checked_session(genesis, key, inception, wallet.account)
+        elif not speaks_for(wallet.account, key.public):
+            raise InvalidInput(
+                "key= is neither the key of account=, as it was born or as it is now, nor the next one that "
+                "it commits to: others would not believe its cards"
+            )
+
+    def _checked_session(
+        self, genesis: Genesis, key: Key, inception: Inception, account: Account | None = None
+    ) -> Delegation:
+        assert self._delegation is not None  # callers know
+        now_ms = self._context.now_ms()
+        return check_session(self._delegation, inception, key.public, genesis.network_id, now_ms, account)
 
     async def _take_purse(self, network: Network, genesis: Genesis, wallet: Wallet) -> None:
         """On a development network: once per peer, and free. Without a faucet an agent can still earn."""

@@ -22,9 +22,19 @@ import msgspec
 import trio
 
 from ainp2p.agents.card_table import CARDS_MAX, CardTable, Held
+from ainp2p.agents.doubts import Doubts, LookUp
 from ainp2p.agents.offers import Experiences, Offer, rank_key
 from ainp2p.agents.standing import Standing
-from ainp2p.errors import Error, InvalidInput, Malformed, NetworkError, NoOffers, Refused, RemoteError
+from ainp2p.errors import (
+    BadSignature,
+    Error,
+    InvalidInput,
+    Malformed,
+    NetworkError,
+    NoOffers,
+    Refused,
+    RemoteError,
+)
 from ainp2p.ledger.serving.limits import Limits
 from ainp2p.protocol.card import (
     LIFE_MAX_MS,
@@ -41,6 +51,7 @@ from ainp2p.protocol.card import (
     said,
     sign_card,
     skill_digest,
+    verify_card,
 )
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.messages import Signed, Signer
@@ -100,6 +111,7 @@ class Directory:
         bound: Binding,
         nursery: trio.Nursery,
         strangers: Collection[PeerId] = (),
+        look_up: LookUp | None = None,
     ) -> None:
         self.experiences = Experiences()
         self._network, self._network_id, self._signer = network, network_id, signer
@@ -112,7 +124,9 @@ class Directory:
         self._provided: dict[bytes, tuple[float, float]] = {}  # skill → when its record is due, and the gap
         self._silent: dict[PeerId, float] = {}  # when a peer last did not answer
         self._strangers = dict.fromkeys(strangers, trio.current_time())  # when it last refused to compare
-        self._nursery = nursery
+        self._nursery, self._bound, self._doubts = nursery, bound, None
+        if look_up is not None and isinstance(bound, Standing):
+            self._doubts = Doubts(bound, look_up, self._judge_again, nursery, network.context)
         self._sync_s = SYNC_S
         self._news = 0  # cards that said something new
         self._due: dict[Work, float] = {}  # what is to be done when
@@ -335,9 +349,13 @@ class Directory:
         for signed in message.cards:
             try:
                 held = self._table.add(signed, now)
-            except RemoteError:
+            except RemoteError as exc:
+                if self._doubts is not None and isinstance(exc, BadSignature):
+                    self._doubt(signed, now)
                 continue
             if held is not None:
+                if self._doubts is not None:
+                    self._doubts.consider(held.card, signed, believed=True)
                 new += 1
                 self._news += held.is_news
                 if held.is_news and source is not None:
@@ -345,6 +363,21 @@ class Directory:
         if new:
             self._stir()
         return new
+
+    def _doubt(self, signed: Signed, now_ms: int) -> None:
+        """A card that was not believed: its account may have another key by now."""
+        assert self._doubts is not None  # callers know
+        with suppress(RemoteError):  # forged, then
+            card = verify_card(signed, network=self._network_id, now_ms=now_ms, bound=lambda *_: True)
+            self._doubts.consider(card, signed, believed=False)
+
+    def _judge_again(self, card: Card, signed: Signed) -> None:
+        """The ledger has told of a card's account: the one that is held may not be believed any more."""
+        held, now_ms = self._table.get(card.agent), self._network.context.now_ms()
+        if held is not None and not self._bound(held.card, held.signed.key, now_ms):
+            self._table.remove(card.agent)
+            self._stir()
+        self._take(CardPush((signed,)), self._network.peer_id)
 
     def _enqueue(self, held: Held, source: PeerId | None) -> None:
         if len(self._to_push) >= PUSH_QUEUE_MAX:
@@ -524,14 +557,16 @@ async def open_directory(
     *,
     bound: Binding | None = None,
     strangers: Collection[PeerId] = (),
+    look_up: LookUp | None = None,
 ) -> AsyncIterator[Directory]:
     """Know the cards of a network, and be known by one's own, until the block ends.
 
     Args:
         strangers: peers that are known to keep no cards, such as validators: they are not asked at first.
+        look_up: asks the ledger for an account, so that cards follow its recoveries and rotations.
     """
     async with _background() as nursery:
-        directory = Directory(network, network_id, signer, bound or Standing(), nursery, strangers)
+        directory = Directory(network, network_id, signer, bound or Standing(), nursery, strangers, look_up)
         network.serve(PROTOCOL, directory.handle)
         nursery.start_soon(directory._listen_forever)
         nursery.start_soon(directory._greet_forever)

@@ -4,7 +4,8 @@
         └── that key seals a Delegation ──► a session key, for a time, until a higher epoch is seen
 
 All of it is in the card, so it is judged without asking anybody. What a card cannot show is that an account
-has been recovered by guardians, or rotated more than once: cards under such keys are not believed.
+has been recovered by guardians, or rotated: whoever can, asks the ledger (`ainp2p.agents.doubts`), and what
+that has proven counts instead of the inception.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ainp2p.errors import DelegationEnded, Error, Expired, InvalidInput
-from ainp2p.ledger.rules.accounts import unopened_account
-from ainp2p.ledger.rules.operations import SIGN_CLOSE, Inception, account_id, key_digest
+from ainp2p.ledger.rules.accounts import Account, unopened_account
+from ainp2p.ledger.rules.operations import NO_NEXT_KEY, SIGN_CLOSE, Inception, account_id, key_digest
 from ainp2p.ledger.wallets.delegation import Delegation, Fences, SignedDelegation, verify_delegated
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.card import Card
@@ -21,18 +22,50 @@ from ainp2p.protocol.codec import decode
 
 SESSION_PURPOSES = tuple(sorted((card.PURPOSE, messages.PURPOSE, SIGN_CLOSE)))
 FENCES_MAX = 65_536  # accounts whose newest holder is remembered; of more, the oldest goes
+LEARNED_MAX = 4_096  # accounts of which the ledger has told; of more, the oldest goes
+ASK_AGAIN_MS = 600_000  # about an account whose cards are believed
+MISFIT_MS = 2_000  # about one whose card is not believed: its key may just have changed
 
 
-def is_key_of(inception: Inception, key: bytes) -> bool:
-    """Whether an account was born with this key, or has committed to it as its next one."""
-    return key == inception.key or key_digest(key) == inception.next_digest
+def speaks_for(account: Account | Inception, key: bytes) -> bool:
+    """Whether this is an account's key (at its birth), or the one that it has committed to as its next."""
+    return key == account.key or key_digest(key) == account.next_digest
+
+
+def can_change(inception: Inception) -> bool:
+    """Whether an account's key may be another one than it was born with."""
+    return bool(inception.guardians) or inception.next_digest != NO_NEXT_KEY
 
 
 class Standing:
-    """The `Binding` of a directory: it remembers the newest holder of each account."""
+    """The `Binding` of a directory: it remembers the newest holder of each account, and its newest key."""
 
     def __init__(self) -> None:
         self.fences = Fences()
+        self._learned: dict[bytes, tuple[Account | None, int]] = {}  # agent → its account, when we asked (ms)
+
+    def learn(self, agent: bytes, account: Account | None, now_ms: int) -> None:
+        """Take what the ledger has proven of an account; None: it told nothing."""
+        known = self._learned.pop(agent, (None, 0))[0]
+        if account is None or (known is not None and account.seq < known.seq):
+            account = known
+        self._learned[agent] = account, now_ms
+        if len(self._learned) > LEARNED_MAX:
+            del self._learned[next(iter(self._learned))]
+
+    def is_doubtful(self, shown: Card, now_ms: int, *, believed: bool) -> bool:
+        """Whether to ask the ledger about a card's account: its key can change, and it is long since."""
+        try:
+            inception = _born(shown.network, shown.agent, shown.inception)
+        except Error:
+            return False
+        if inception is None or not can_change(inception):
+            return False
+        asked = self._learned.get(shown.agent)
+        return asked is None or now_ms >= asked[1] + (ASK_AGAIN_MS if believed else MISFIT_MS)
+
+    def _account(self, network: bytes, agent: bytes, inception: Inception) -> Account:
+        return self._learned.get(agent, (None, 0))[0] or unopened_account(network, inception)
 
     def __call__(self, shown: Card, key: bytes, now_ms: int) -> bool:
         """Whether `key` speaks now for the agent that a card names."""
@@ -40,10 +73,10 @@ class Standing:
             inception = _born(shown.network, shown.agent, shown.inception)
             if inception is None:
                 return False
+            account = self._account(shown.network, shown.agent, inception)
             if not shown.delegation:
-                return is_key_of(inception, key)
+                return speaks_for(account, key)
             signed = decode(shown.delegation, SignedDelegation)
-            account = unopened_account(shown.network, inception)
             delegation = verify_delegated(
                 signed,
                 account,
@@ -67,16 +100,24 @@ def _born(network: bytes, agent: bytes, raw: bytes) -> Inception | None:
 
 
 def check_session(
-    signed: SignedDelegation, inception: Inception, key: bytes, network: bytes, now_ms: int
+    signed: SignedDelegation,
+    inception: Inception,
+    key: bytes,
+    network: bytes,
+    now_ms: int,
+    account: Account | None = None,
 ) -> Delegation:
     """Check that an agent can run with `key` under this delegation, now.
+
+    Args:
+        account: its newest state, where that is known: the key may have changed since its inception.
 
     Raises:
         InvalidInput: it is another key's, or lets it do too little.
         DelegationEnded: its time is over.
         BadSignature, Expired, Refused, Malformed: as `delegation.verify_delegated`; Expired: not yet valid.
     """
-    account, delegation = unopened_account(network, inception), None
+    account, delegation = account or unopened_account(network, inception), None
     for purpose in SESSION_PURPOSES:
         try:
             delegation = verify_delegated(
@@ -93,4 +134,4 @@ def check_session(
     return delegation
 
 
-__all__ = ["SESSION_PURPOSES", "Standing", "check_session", "is_key_of"]
+__all__ = ["SESSION_PURPOSES", "Standing", "can_change", "check_session", "speaks_for"]

@@ -217,8 +217,6 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
             listen = tuple(args.listen) or _listen_addresses(genesis, key)
             network = await stack.enter_async_context(open_network(key, listen))
             network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
-            # Agents that know only the committee find one another: cards pass through it.
-            await stack.enter_async_context(open_directory(network, genesis.network_id, key))
             data = args.directory / f"{name}.data"
             opened = open_validator(
                 network,
@@ -230,7 +228,11 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
                 announce=args.announce,
                 checkpoint=args.checkpoint,
             )
-            services.append(await stack.enter_async_context(opened))
+            service = await stack.enter_async_context(opened)
+            services.append(service)
+            # Agents that know only the committee find one another: cards pass through it.
+            cards = open_directory(network, genesis.network_id, key, look_up=service.account_of)
+            await stack.enter_async_context(cards)
             if genesis.faucet is not None and genesis.faucet.key == key.public:
                 await stack.enter_async_context(open_faucet(network, genesis, key, data))
             where = " ".join(network.addresses)

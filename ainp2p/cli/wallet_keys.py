@@ -236,8 +236,6 @@ def _delegate(args: argparse.Namespace) -> int:
     args.amount = amount_from_text(args.allowance) if args.allowance is not None else 0
     if args.file.exists():
         raise InvalidInput(f"{args.file} exists already: name a new file")
-    if public_key(args.key) != inception_of(args.key).key:
-        raise InvalidInput(f"{args.key!r} was rotated: agents are not believed under its later keys yet")
     if args.amount:
         run_with_wallet(args, _allow, signs=True)
     return _seal(args)

@@ -43,8 +43,9 @@ async def _vote(
 ) -> None:
     home = spec.home(name)
     async with (
-        open_validator(network, genesis, key, home),
-        open_directory(network, genesis.network_id, key),  # agents that know only us find one another
+        open_validator(network, genesis, key, home) as service,
+        # Agents that know only us find one another.
+        open_directory(network, genesis.network_id, key, look_up=service.account_of),
     ):
         now_ms = network.context.now_ms
         line.say(

@@ -16,6 +16,7 @@ from ainp2p.errors import DelegationEnded, InsufficientFunds, InvalidInput
 from ainp2p.ledger.rules.operations import account_id, plain_inception
 from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
 from ainp2p.ledger.wallets.delegation import Delegation, SignedDelegation, seal_delegation
+from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import EPOCH_MS
 
 from .market_world import Market, buy, found_market, words, write, writer
@@ -27,13 +28,16 @@ BUYING = tuple(sorted((*SESSION_PURPOSES, SIGN_RECEIPT)))
 
 
 def delegated(
-    market: Market, purposes: tuple[bytes, ...] = BUYING, life_ms: int = 24 * HOUR_MS
+    market: Market,
+    purposes: tuple[bytes, ...] = BUYING,
+    life_ms: int = 24 * HOUR_MS,
+    signer: Key = OWNER,
 ) -> SignedDelegation:
     network, begins = market.genesis.network_id, EPOCH_MS - 1
     body = Delegation(
         network, account_id(network, ACCOUNT), SESSION.public, 1, begins, begins + life_ms, purposes
     )
-    return seal_delegation(body, OWNER)
+    return seal_delegation(body, signer)
 
 
 def hosted(market: Market, home: Path, **options: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import trio.testing
 
 from ainp2p.errors import Error, InvalidInput, LedgerError, NetworkError, Refused, RemoteError, StorageError
 from ainp2p.ledger.disk import open_database
+from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import (
     ParsedOperation,
@@ -236,6 +237,10 @@ class ValidatorService:
     def is_lock(self, object_: bytes) -> bool:
         """Whether this is an open Lock here."""
         return object_ in self._validator.state.locks
+
+    async def account_of(self, id_: bytes) -> Account | None:
+        """An account as it is here; None if nothing was decided on it. For the directory beside us."""
+        return self._validator.state.accounts.get(id_)
 
     def statistics(self) -> Statistics:
         """Supply, state root, counts. Validators with equal frontiers have equal roots."""

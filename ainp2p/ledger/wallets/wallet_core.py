@@ -29,6 +29,7 @@ from ainp2p.ledger.voting.committee_chain import Epoch
 from ainp2p.ledger.wallets.committee_clock import CommitteeClock
 from ainp2p.ledger.wallets.following import Following
 from ainp2p.ledger.wallets.income import Income
+from ainp2p.ledger.wallets.lookup import newest_account
 from ainp2p.ledger.wallets.mirror import Mirror
 from ainp2p.ledger.wallets.ordering import Orders
 from ainp2p.ledger.wallets.purse import REMEMBERED_MAX, Balance, Purse
@@ -211,6 +212,16 @@ class WalletCore:
         for party in (self.account_id, *sorted(self._purse.keys)):
             await self._mirror.discover_locks(party)
         return await self.locks()
+
+    async def account_of(self, id_: bytes) -> Account:
+        """Anybody's account after its last final operation: which key it has now.
+
+        Raises:
+            NotFinal: nothing was decided on it yet, as far as is known.
+            TimedOut: nobody answers.
+        """
+        self._check_open()
+        return await newest_account(self._validators, self._proofs, id_)
 
     async def history(self, limit: int = 100) -> list[Recorded]:
         """Operations of ours, and those that concerned us, newest first."""
