@@ -12,7 +12,6 @@ What a card says is checked by `card.verify_card`; an offer counts only while it
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -133,8 +132,8 @@ class Directory:
         self._planned = trio.Event()
         self._providing = False
         self._changed = trio.Event()
-        self._to_push: deque[tuple[Held, PeerId | None]] = deque()
-        self._pushing = False
+        self._to_push: list[tuple[Held, PeerId | None]] = []
+        self._pushing = self._closed = False
         self._syncs = trio.CapacityLimiter(SYNCS_AT_ONCE_MAX)
 
     # --- oneself ----------------------------------------------------------------------------------
@@ -380,7 +379,7 @@ class Directory:
         self._take(CardPush((signed,)), self._network.peer_id)
 
     def _enqueue(self, held: Held, source: PeerId | None) -> None:
-        if len(self._to_push) >= PUSH_QUEUE_MAX:
+        if self._closed or len(self._to_push) >= PUSH_QUEUE_MAX:
             return  # comparing tables repairs it
         self._to_push.append((held, source))
         if not self._pushing:
@@ -417,7 +416,7 @@ class Directory:
 
     async def _push_all(self) -> None:
         while self._to_push:
-            held, source = self._to_push.popleft()
+            held, source = self._to_push.pop(0)
             owner = held.card.peer.decode(errors="replace")
             peers = [peer for peer in self._network.peers() if peer not in (source, owner)]
             if len(peers) > FANOUT:
@@ -571,7 +570,10 @@ async def open_directory(
         nursery.start_soon(directory._listen_forever)
         nursery.start_soon(directory._greet_forever)
         nursery.start_soon(directory._keep_up)
-        yield directory
+        try:
+            yield directory
+        finally:
+            directory._closed = True
 
 
 @asynccontextmanager

@@ -212,12 +212,13 @@ async def open_disk(
                 yield disk
             except Exception as exc:  # the caller's, not ours: keep it out of the group
                 caught = exc
+            finally:
+                disk._closed = True  # what comes from now on would have nobody to write it
             nursery.cancel_scope.cancel()
     finally:
         if disk is not None:
             with trio.CancelScope(shield=True):
                 await disk._commit()
-            disk._closed = True
         tables.close()
     if caught is not None:
         raise caught

@@ -82,7 +82,7 @@ class Mirror:
         on_lock: Callable[[Lock, bytes], None],
         clock: CommitteeClock,
     ) -> None:
-        """Prepare; nothing is asked before `run`.
+        """Prepare; nothing is asked before `begin`.
 
         Args:
             learn: takes every operation that is proven final, and uain that it is known to have brought.
@@ -115,12 +115,11 @@ class Mirror:
         self._look_again |= soon_again
         self.report_gap(self._purse.id)
 
-    async def run(self) -> None:
-        """Follow and mend until cancelled."""
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Follow and mend until this nursery ends."""
         self.report_gap(self._purse.id)  # ask at once; nobody may be there to follow yet
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_forever)
-            nursery.start_soon(self._mend_forever)
+        nursery.start_soon(self._follow_forever)
+        nursery.start_soon(self._mend_forever)
 
     # --- following --------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ async def publish(network: Network, genesis: Genesis, signed: SignedOperation, *
     submitter = Submitter(validators, on_final, on_refused)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(following.run)
-        nursery.start_soon(submitter.run)
+        submitter.begin(nursery)
         submitter.add(pending)
         with trio.move_on_after(timeout_s):
             with suppress(NetworkError):  # those that we know may answer later

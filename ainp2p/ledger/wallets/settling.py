@@ -118,19 +118,18 @@ class Settler:
         self._noted.add(lock)
         self._news.set()
 
-    async def run(self) -> None:
-        """Settle, close and refund until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                self._news = trio.Event()
-                now = self._wallet.now_ms()
-                self._look_at_noted()
-                for id_, what in self._take_due(now):
-                    self._busy.add(id_)
-                    nursery.start_soon(self._do, id_, what)
-                pause_s = (self._heap[0][0] - now) / 1000 if self._heap else math.inf
-                with trio.move_on_after(pause_s):
-                    await self._news.wait()
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Settle, close and refund, each by a task of this nursery, until cancelled."""
+        while True:
+            self._news = trio.Event()
+            now = self._wallet.now_ms()
+            self._look_at_noted()
+            for id_, what in self._take_due(now):
+                self._busy.add(id_)
+                nursery.start_soon(self._do, id_, what)
+            pause_s = (self._heap[0][0] - now) / 1000 if self._heap else math.inf
+            with trio.move_on_after(pause_s):
+                await self._news.wait()
 
     def _look_at_noted(self) -> None:
         for id_ in sorted(self._noted):

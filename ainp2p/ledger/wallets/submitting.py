@@ -90,18 +90,35 @@ class Submitter:
         self._pending: dict[bytes, Pending] = {}
         self._senders: dict[PeerId, _Sender] = {}
         self._added = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._sending = False
 
     def add(self, pending: Pending) -> None:
         """Send this until it is resolved. It must be durable."""
         self._pending[pending.id] = pending
         self._added.set()
+        self._go()
         for sender in self._senders.values():
             sender.add(pending)
 
-    async def run(self) -> None:
-        """Send until cancelled. There are senders while there is something to send, and a while after it."""
-        while True:
-            await self._added.wait()
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Send from now on, by tasks of this nursery, until `stop`."""
+        self._nursery = nursery
+        if self._pending:
+            self._go()
+
+    def stop(self) -> None:
+        """Begin nothing any more: the nursery ends."""
+        self._nursery = None
+
+    def _go(self) -> None:
+        if self._nursery is not None and not self._sending:
+            self._sending = True
+            self._nursery.start_soon(self._send_all)
+
+    async def _send_all(self) -> None:
+        """There are senders while there is something to send, and a while after it."""
+        try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._validators.for_each, self._send_to)
                 while self._added.is_set():
@@ -113,6 +130,10 @@ class Submitter:
                     with trio.move_on_after(LINGER_S):  # the last answers are still on their way
                         await self._added.wait()
                 nursery.cancel_scope.cancel()
+        finally:
+            self._sending = False
+        if self._pending:  # it came while the senders ended
+            self._go()
 
     async def _send_to(self, peer: PeerId) -> None:
         sender = self._senders[peer] = _Sender(peer)

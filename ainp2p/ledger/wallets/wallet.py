@@ -283,16 +283,15 @@ class Wallet(WalletCore):
         """Whether our key may end this Lock early."""
         return self._keys.get(lock.closer) is not None
 
-    async def _run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._following.run)
-            nursery.start_soon(self._writer.run)
-            nursery.start_soon(self._mirror.run)
-            nursery.start_soon(self._write_account)
-            nursery.start_soon(self._settler.run)
-            nursery.start_soon(self._handover.run)
-            if self._policy.heartbeat and self._inception.guardians:
-                nursery.start_soon(keep_beating, self)
+    def _begin(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._following.run)
+        self._writer.begin(nursery)
+        self._mirror.begin(nursery)
+        nursery.start_soon(self._write_account)
+        nursery.start_soon(self._settler.run, nursery)
+        nursery.start_soon(self._handover.run)
+        if self._policy.heartbeat and self._inception.guardians:
+            nursery.start_soon(keep_beating, self)
 
 
 @asynccontextmanager
@@ -330,7 +329,7 @@ async def open_wallet(
         wallet._restore()
         await store.synced()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wallet._run)
+            wallet._begin(nursery)
             try:
                 yield wallet
                 if policy.at_close_s > 0:  # a scope that has ended would still let the first messages out
@@ -340,6 +339,7 @@ async def open_wallet(
                 caught = exc
             finally:
                 wallet._closed = True
+                wallet._writer.stop()
             nursery.cancel_scope.cancel()
     if caught is not None:
         raise caught

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ainp2p.errors import Error, StorageError
@@ -142,8 +143,8 @@ class WalletStore:
                 id_,
                 operation.object,
                 operation.seq,
-                encode(recorded.parsed.signed),
-                recorded.certificate,
+                _encoded(recorded.parsed.signed),
+                _same(recorded.certificate),
                 recorded.at_ms,
                 recorded.received,
                 recorded.spent,
@@ -270,6 +271,18 @@ class WalletStore:
         for lock, part in self._disk.read_now("SELECT lock, part FROM releases"):
             found.setdefault(lock, []).append(decode(part, Partial))
         return found
+
+
+@lru_cache(maxsize=256)
+def _encoded(signed: SignedOperation) -> bytes:
+    """An operation that pays many has many wallets, and in one process they need not have it once each."""
+    return encode(signed)
+
+
+@lru_cache(maxsize=256)
+def _same(certificate: bytes) -> bytes:
+    """The same bytes, and the same object whoever asks."""
+    return certificate
 
 
 def _mark(authority: bytes, raw: bytes) -> bytes:

@@ -53,9 +53,13 @@ class Writer:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def run(self) -> None:
-        """Send until cancelled."""
-        await self._submitter.run()
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Send from now on, by tasks of this nursery, until `stop`."""
+        self._submitter.begin(nursery)
+
+    def stop(self) -> None:
+        """Begin nothing any more: the nursery ends."""
+        self._submitter.stop()
 
     def pending_on(self, object_: bytes) -> Pending | None:
         """Our undecided operation on an object."""

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LOG_LINES_PER_S_MAX = 10  # about handlers that fail, for each peer and network
 _spawn: Any = trio.lowlevel.spawn_system_task
+IDLE_MAX = 256  # tasks that wait for a call; more end with the rush that they were for
 IDLE = "<idle handler>"  # names in <> are left out of a deadlock's stacks
 
 
@@ -101,6 +102,8 @@ class Worker:
             self.incoming = None
             incoming.finish(result)
             del incoming, result
+            if len(handlers.idle) >= IDLE_MAX:
+                return
             self.task.name = IDLE
             handlers.idle.append(self)
             await trio.lowlevel.wait_task_rescheduled(_stop_waiting)

@@ -112,7 +112,7 @@ async def submit_to(slow: Slow, waves: Sequence[tuple[float, int]]) -> list[tupl
     submitter = Submitter(slow, lambda pending, certificate: None, lambda pending, rule: None)  # type: ignore[arg-type]  # as much of Validators as it uses
     supply = iter(operations(sum(count for _, count in waves)))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(submitter.run)
+        submitter.begin(nursery)
         for pause_s, count in waves:
             await trio.sleep(pause_s)
             for _ in range(count):
@@ -211,7 +211,7 @@ async def test_two_copies_that_spend_at_once_block_their_account_and_nobody_else
 
             async def pay(wallet: Wallet, amount: int) -> None:
                 try:
-                    await wallet.send(town.account("bob"), amount, timeout_s=10)
+                    await wallet.send(town.account("bob"), amount, timeout_s=8)
                 except NotFinal as exc:
                     blocked.append(exc)
 
