@@ -72,6 +72,7 @@ class Deposit:
         self._sending = trio.Lock()  # receipts leave in the order in which they were signed
         self._sent: SignedReceipt | None = None
         self._untold = False  # a notice may be lost: tell everything again
+        self._forgotten = False
         self._came = trio.Event()  # set at each chunk
 
     # --- who may use it ----------------------------------------------------------------------------
@@ -241,6 +242,11 @@ class Deposit:
         """The connection to the seller was lost, or is another one: what went last may be lost with it."""
         self._hurry.set()
 
+    def forget(self) -> None:
+        """The Lock has ended: nobody needs a receipt of it, also not those who are about to send one."""
+        self._forgotten = True
+        self._vault.forget_lock(self.lock.id)
+
     async def _confirm(self) -> None:
         try:
             with trio.move_on_after(CONFIRM_AFTER_S):
@@ -278,8 +284,8 @@ class Deposit:
 
     @property
     def last_receipt(self) -> SignedReceipt | None:
-        """The last receipt that was signed."""
-        return self._vault.last_receipt(self.lock.id)
+        """The last receipt that was signed; None if there is none, or nobody can settle it any more."""
+        return None if self._forgotten else self._vault.last_receipt(self.lock.id)
 
     def _shares(self, total: int) -> dict[bytes, int]:
         """Which job pays how much of a receipt: each what it owes beyond what was signed for it."""

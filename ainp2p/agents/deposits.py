@@ -140,6 +140,6 @@ class Deposits:
             for deposit in [d for d in deposits if d.is_over and d.is_idle]:
                 deposits.remove(deposit)
                 self._by_peer[deposit.seller].remove(deposit)
-                self._vault.forget_lock(deposit.lock.id)
+                deposit.forget()
             if not deposits:
                 del self._by_seller[seller]

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from ainp2p.agents.agent import Agent
-from ainp2p.agents.deposit import Deposit
+from ainp2p.agents.deposit import CONFIRM_AFTER_S, Deposit
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.policy import Policy
 from ainp2p.errors import (
@@ -200,6 +200,34 @@ async def test_locks_whose_time_has_passed_are_forgotten(autojump_clock: Clock) 
         new = await claim(bob, alice, 100)
         assert new is not old
         assert deposits.all() == [new]
+
+
+async def outlives_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Lock ends, and is forgotten, while its last receipt is still to be confirmed."""
+    async with buyer_and_seller() as (_, bob, _alice):
+        await buy(bob, await bob.find("write"))
+        (deposit,) = deposits_of(bob).all()
+        assert deposit.last_receipt is not None
+        monkeypatch.setattr(Deposit, "is_over", True)
+        deposits_of(bob)._drop_old()
+        assert deposits_of(bob).all() == []
+        await trio.sleep(2 * CONFIRM_AFTER_S)
+        assert deposit.last_receipt is None
+
+
+async def test_a_lock_that_ends_while_its_last_receipt_is_to_be_confirmed_harms_nobody(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outlives_its_lock(monkeypatch)
+
+
+async def test_mutant_that_forgets_the_lock_alone_ends_its_agent(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deposit, "forget", lambda self: self._vault.forget_lock(self.lock.id))
+    with pytest.raises(ExceptionGroup) as caught:
+        await outlives_its_lock(monkeypatch)
+    assert caught.group_contains(InvalidReceipt)
 
 
 # --- one Lock, several jobs ---------------------------------------------------------------------------
