@@ -208,7 +208,7 @@ class Client:
     async def run(self, follow: int = 0) -> None:
         """Submit, and hear of finals from one member, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._submitter.run)
+            self._submitter.begin(nursery)
             question, peer = Follow((self._object,)), self._validators.others[follow].peer
             async with self._validators.stream(peer, question, Finals, timeout_s=30) as chunks:
                 async for finals in chunks:

@@ -124,7 +124,8 @@ class Submitter:
                 while self._added.is_set():
                     while self._pending:
                         id_, pending = next(iter(self._pending.items()))
-                        await pending.resolved.wait()
+                        if not pending.resolved.is_set():  # to wait for what has happened takes a turn too
+                            await pending.resolved.wait()
                         self._pending.pop(id_, None)
                     self._added = trio.Event()
                     with trio.move_on_after(LINGER_S):  # the last answers are still on their way
