@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ainp2p.ledger.rules.genesis import Genesis
     from ainp2p.ledger.serving.sync import Validators
     from ainp2p.protocol.identity import Key
+    from ainp2p.protocol.network import Network
 
 STATUS_EVERY_S = 60.0
 
@@ -206,7 +207,8 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
 
     from ainp2p.agents.development import GENESIS_PROTOCOL, genesis_handler
     from ainp2p.agents.directory import open_directory
-    from ainp2p.ledger.serving.faucet import open_faucet
+    from ainp2p.cli.opening import open_passing_network
+    from ainp2p.ledger.serving.faucet import is_alone, open_faucet
     from ainp2p.ledger.serving.garbage import collect_rarely
     from ainp2p.ledger.serving.service import open_validator
     from ainp2p.protocol.libp2p import open_network
@@ -234,7 +236,11 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
             cards = open_directory(network, genesis.network_id, key, look_up=service.account_of)
             await stack.enter_async_context(cards)
             if genesis.faucet is not None and genesis.faucet.key == key.public:
-                await stack.enter_async_context(open_faucet(network, genesis, key, data))
+                asking: Network = network
+                if is_alone(genesis, key):
+                    asking = await stack.enter_async_context(open_passing_network())
+                    asking.add_addresses(network.peer_id, network.addresses)
+                await stack.enter_async_context(open_faucet(network, genesis, key, data, asking=asking))
             where = " ".join(network.addresses)
             emit(args, f"{name} serves at {where}", {"validator": name, "addresses": list(network.addresses)})
         collect_rarely()

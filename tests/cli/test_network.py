@@ -20,7 +20,7 @@ from ainp2p.cli import exit_codes, main, wallet
 from ainp2p.cli.choosing import chosen_genesis, public_key
 from ainp2p.cli.network_new import DEV_PASSPHRASE
 from ainp2p.errors import InvalidInput
-from ainp2p.ledger.rules.genesis import Genesis
+from ainp2p.ledger.rules.genesis import DEVELOPMENT_PURSE, Genesis
 from ainp2p.ledger.wallets.purse import Balance
 from ainp2p.passphrase import VARIABLE
 from ainp2p.protocol import keystore
@@ -272,3 +272,11 @@ def test_nobody_answering_is_no_network(
     status, _, said = run(capsys, "network", "status")
     assert status == exit_codes.NO_NETWORK
     assert "no validator answers" in said
+
+
+@pytest.mark.process
+def test_a_committee_of_one_gives_purses_to_agents(
+    town: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "find", "nothing", "--key", "bob", "--timeout", "1")[0] == exit_codes.NO_OFFERS
+    assert run(capsys, "wallet", "balance", "bob")[1][0]["available"] == DEVELOPMENT_PURSE

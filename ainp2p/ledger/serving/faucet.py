@@ -32,9 +32,14 @@ async def open_faucet(
     key: Signer,
     directory: Path | None,
     *,
+    asking: Network | None = None,
     storage: Storage | None = None,
 ) -> AsyncIterator[Wallet]:
     """Hand out purses until the block ends; yields the wallet that pays them.
+
+    Args:
+        asking: where its wallet asks the committee, if not on `network`: a faucet beside a validator asks the
+            others there, for nobody asks itself; where there are none (`is_alone`) it needs another one.
 
     Raises:
         InvalidInput: this network has no faucet, or its key is another.
@@ -44,7 +49,8 @@ async def open_faucet(
         raise InvalidInput("this network has no faucet, or its key is another")
     inception = next(grant.inception for grant in genesis.grants if grant.inception.key == key.public)
     amount = genesis.faucet.purse
-    async with open_wallet(network, genesis, key, directory, inception=inception, storage=storage) as wallet:
+    where = asking or network
+    async with open_wallet(where, genesis, key, directory, inception=inception, storage=storage) as wallet:
 
         async def handle(call: Call) -> bytes:
             try:
@@ -60,6 +66,11 @@ async def open_faucet(
 
         network.serve(FAUCET_PROTOCOL, handle)
         yield wallet
+
+
+def is_alone(genesis: Genesis, key: Signer) -> bool:
+    """Whether this key is the first committee's only member."""
+    return [member.key for member in genesis.validators] == [key.public]
 
 
 async def ask_purse(
