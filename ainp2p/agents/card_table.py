@@ -167,14 +167,14 @@ class CardTable:
     def _pass_over_one_of(self, skill: bytes) -> None:
         """Give up the last in order of those that offer nothing but crowded skills, if there is one."""
         near = {peer.encode() for peer in self._connected()}
-        crowd = [
-            held
-            for held in self._by_skill[skill].values()
-            if held.place and all(len(self._by_skill[s.name]) > self._per_skill_max for s in held.card.skills)
-        ]
-        if not crowd:
+        last: Held | None = None
+        order = (False, b"")
+        for held in self._by_skill[skill].values():
+            its_order = (held.card.peer not in near, held.place)
+            if its_order > order and held.place and self._is_crowded_everywhere(held):
+                last, order = held, its_order
+        if last is None:
             return
-        last = max(crowd, key=lambda held: (held.card.peer not in near, held.place))
         agent, id_ = last.card.agent, last.signed.id
         self.remove(agent)
         earlier = self._passed.pop(agent, None)
@@ -184,6 +184,11 @@ class CardTable:
             earlier = self._passed.pop(next(iter(self._passed)))
         if earlier is not None:
             self._passed_ids.discard(earlier[1])
+
+    def _is_crowded_everywhere(self, held: Held) -> bool:
+        """Whether all that a card offers is crowded, if one skill of it is."""
+        skills = held.card.skills
+        return len(skills) == 1 or all(len(self._by_skill[s.name]) > self._per_skill_max for s in skills)
 
     def _least_wanted(self) -> bytes:
         """Of the most crowded skill, else of all, a card of a peer not connected that expires first."""
