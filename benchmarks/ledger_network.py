@@ -232,7 +232,7 @@ class Client:
     def _on_final(self, pending: Pending, certificate: bytes) -> None:
         if pending.resolved.is_set():
             return
-        _, id_ = verify_decided(certificate, self._committee, 0, self._network_id, self._seen.check)
+        _, id_ = verify_decided(certificate, self._committee, 0, self._network_id, self._seen)
         assert id_ == pending.id
         pending.resolve(certificate)
 

@@ -250,9 +250,14 @@ class Store:
     def _stored(self, where: str, parameters: tuple[object, ...]) -> list[Stored]:
         sql = f"SELECT n, id, signed, certificate FROM ledger_operations {where}"
         rows = self.database.execute(sql, parameters)
-        return [Stored(n, id_, self._signed(n, id_, signed), cert) for n, id_, signed, cert in rows]
+        return [Stored(n, id_, self.signed(n, id_, signed), cert) for n, id_, signed, cert in rows]
 
-    def _signed(self, n: int, id_: bytes, raw: bytes) -> SignedOperation:
+    def signed(self, n: int, id_: bytes, raw: bytes) -> SignedOperation:
+        """What the row of the `n`th operation holds.
+
+        Raises:
+            StorageError: it is damaged.
+        """
         try:
             signed = _read_signed(raw)
         except Error as exc:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ainp2p.errors import BadSignature, InvalidOperation, Malformed
+from ainp2p.ledger.rules.merkle import KnownPath
 from ainp2p.ledger.rules.operations import Operation, SignedOperation, operation_id, sign_operation
 from ainp2p.ledger.voting.certificate import read_certificate
 from ainp2p.ledger.voting.seen_votes import SeenVotes
@@ -145,3 +146,39 @@ def test_mutant_signatures_that_nobody_checks_let_anybody_decide(monkeypatch: py
     monkeypatch.setattr(SeenVotes, "check", lambda self, *vote: None)
     with pytest.raises(pytest.fail.Exception):
         test_what_is_not_proven_is_refused()
+
+
+def test_a_certificate_is_refused_where_it_differs_from_its_neighbour_s_above_them_both() -> None:
+    bench, names = Bench(("alice", "bob", "carol", "dave")), ("alice", "bob", "carol", "dave")
+    spends = [bench.spend(name, [("carol", 5)]) for name in names]
+    ids = [operation_id(signed.raw) for signed in spends]
+    for signed in spends:
+        bench.give(signed)
+    for entry in (lock_entry, commit_entry):
+        for member in (1, 2, 3):
+            batch = bench.batch(member, *(entry(0, id_) for id_ in ids))
+            bench.note(bench.validator.handle_batch(batch, bench.now))
+        bench.wait()
+    proofs = [bench.validator.certificate(id_) or b"" for id_ in ids]
+    certificate = read_certificate(proofs[1])
+    own, vote, last = certificate.votes
+    assert len(vote.path) == 64  # the second half is its neighbour's as well
+    other = msgspec.structs.replace(vote, path=vote.path[:-1] + bytes([vote.path[-1] ^ 1]))
+    bad = encode(msgspec.structs.replace(certificate, votes=(own, other, last)))
+    here = Bench(names)
+    take(here, (spends[0], proofs[0]))
+    with pytest.raises(BadSignature):
+        take(here, (spends[1], bad))
+    take(here, (spends[1], proofs[1]))
+    assert here.finals == ids[:2]
+
+
+def test_mutant_a_path_that_is_not_compared_above_is_passed_on_though_others_refuse_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def meets(self: KnownPath, leaf: bytes, index: int, path: bytes) -> bool:
+        return path[32:-1] == self._path[32:-1]  # all but the last byte
+
+    monkeypatch.setattr(KnownPath, "meets", meets)
+    with pytest.raises(pytest.fail.Exception):
+        test_a_certificate_is_refused_where_it_differs_from_its_neighbour_s_above_them_both()

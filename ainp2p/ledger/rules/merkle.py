@@ -42,12 +42,12 @@ class MerkleTree:
 
     def path(self, index: int) -> bytes:
         """The siblings from leaf `index` up to the root, joined: at most 32 bytes for each halving."""
-        path = b""
+        path = []
         for level in self._levels[:-1]:
             if index ^ 1 < len(level):
-                path += level[index ^ 1]
+                path.append(level[index ^ 1])
             index >>= 1
-        return path
+        return b"".join(path)
 
     def range_path(self, first: int, last: int) -> bytes:
         """What `root_from_range` needs beside the leaves `first` to `last`: the siblings at both ends."""
@@ -105,6 +105,67 @@ def root_from_path(leaf: bytes, index: int, count: int, path: bytes) -> bytes:
     if at != len(path):
         raise Malformed(f"a Merkle path of {len(path)} bytes where {at} are needed")
     return node
+
+
+class KnownPath:
+    """A path to a root that is known to be good: others of its tree are followed up to where they meet it.
+
+    Neighbours meet after two hashes on average, where `root_from_path` takes one for each halving. What lies
+    above must be there byte for byte: who passes a path on must not pass on one that others refuse.
+
+    Attributes:
+        root: where it leads; whether that is good, whoever makes one has to know.
+    """
+
+    __slots__ = ("_count", "_index", "_nodes", "_path", "root")
+
+    def __init__(self, leaf: bytes, index: int, count: int, path: bytes) -> None:
+        """Follow it to its end.
+
+        Raises:
+            Malformed: as `root_from_path`.
+        """
+        self.root = root_from_path(leaf, index, count, path)
+        self._count, self._index, self._path = count, index, path
+        self._nodes: list[tuple[bytes, int]] = []  # from the leaf up: hash, and how much of the path follows
+        node, at, last = _leaf_hash(leaf), 0, count - 1
+        while last:
+            self._nodes.append((node, len(path) - at))
+            if index & 1 or index < last:
+                node, at = _parent(node, path[at : at + HASH_SIZE], index), at + HASH_SIZE
+            index, last = index >> 1, last >> 1
+        self._nodes.append((node, 0))
+
+    def meets(self, leaf: bytes, index: int, path: bytes) -> bool:
+        """Whether this leads to the same root, from another leaf perhaps; the next may begin from there."""
+        if not 0 <= index < self._count:
+            return False
+        node, at, place, last, mine = _leaf_hash(leaf), 0, index, self._count - 1, self._index
+        below: list[tuple[bytes, int]] = []
+        for known, rest in self._nodes:
+            if place == mine:
+                if node != known or path[at:] != self._path[len(self._path) - rest :]:
+                    return False
+                self._nodes[: len(below)] = below
+                self._index, self._path = index, path
+                return True
+            below.append((node, len(path) - at))
+            if place & 1 or place < last:
+                node, at = _parent(node, path[at : at + HASH_SIZE], place), at + HASH_SIZE
+            place, last, mine = place >> 1, last >> 1, mine >> 1
+        return False
+
+
+def _leaf_hash(leaf: bytes) -> bytes:
+    state = _LEAF_STATE.copy()
+    state.update(leaf)
+    return state.digest()
+
+
+def _parent(node: bytes, sibling: bytes, index: int) -> bytes:
+    state = _NODE_STATE.copy()
+    state.update(sibling + node if index & 1 else node + sibling)
+    return state.digest()
 
 
 def _level_above(level: list[bytes]) -> list[bytes]:

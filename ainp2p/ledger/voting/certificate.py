@@ -15,7 +15,8 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation
 from ainp2p.ledger.rules.committee import Committee
-from ainp2p.ledger.rules.merkle import root_from_path
+from ainp2p.ledger.rules.merkle import KnownPath, root_from_path
+from ainp2p.ledger.voting.seen_votes import SeenVotes
 from ainp2p.ledger.voting.votelog import (
     BATCH_VERSION,
     COMMIT,
@@ -26,7 +27,6 @@ from ainp2p.ledger.voting.votelog import (
     Header,
     VoteBatch,
     commit_entry,
-    entry_at,
     lock_entry,
 )
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Signature, Uint, encode, fast_decoder
@@ -97,7 +97,7 @@ def build_certificate(
     """
     chosen = sorted(_lightest_quorum(places, committee))
     batches = [batch_of(member, height) for member, height, _ in chosen]
-    (kind, view, operation), _ = entry_at(batches[0].entries, chosen[0][2])
+    (kind, view, operation), _ = batches[0].entry(chosen[0][2])
     votes = tuple(
         _certified(batch, position) for batch, (_, _, position) in zip(batches, chosen, strict=True)
     )
@@ -116,19 +116,30 @@ def verify_certificate(raw: bytes, committee: Committee, epoch: int, network: by
 
 
 def verify_decided(
-    raw: bytes, committee: Committee, epoch: int, network: bytes, check: Check
+    raw: bytes, committee: Committee, epoch: int, network: bytes, seen: SeenVotes
 ) -> tuple[int, bytes]:
     """The view, and the id of the operation that is final by this commit certificate.
 
     Lemma L5 (docs/ledger-proof.md): a commit certificate makes its operation the only one of its slot.
 
     Args:
-        check: as `identity.verify`; one that remembers, for whoever reads many (`seen_votes`).
+        seen: what was verified before, for whoever reads many.
 
     Raises:
         Malformed, InvalidOperation, BadSignature: as `verify_certificate`.
     """
-    certificate = _verified(raw, COMMIT, committee, epoch, network, check)
+    return verify_final(read_certificate(raw), committee, epoch, network, seen)
+
+
+def verify_final(
+    certificate: Certificate, committee: Committee, epoch: int, network: bytes, seen: SeenVotes
+) -> tuple[int, bytes]:
+    """As `verify_decided`, for who has read it.
+
+    Raises:
+        InvalidOperation, BadSignature: as `verify_certificate`.
+    """
+    _verify(certificate, COMMIT, committee, epoch, network, seen)
     return certificate.view, certificate.operation
 
 
@@ -144,10 +155,20 @@ def verify_prepared(raw: bytes, committee: Committee, epoch: int, network: bytes
     return certificate.view, certificate.operation
 
 
-def _verified(
-    raw: bytes, kind: int, committee: Committee, epoch: int, network: bytes, check: Check | None = None
-) -> Certificate:
+def _verified(raw: bytes, kind: int, committee: Committee, epoch: int, network: bytes) -> Certificate:
     certificate = read_certificate(raw)
+    _verify(certificate, kind, committee, epoch, network, None)
+    return certificate
+
+
+def _verify(
+    certificate: Certificate,
+    kind: int,
+    committee: Committee,
+    epoch: int,
+    network: bytes,
+    seen: SeenVotes | None,
+) -> None:
     members = [vote.member for vote in certificate.votes]
     if certificate.kind != kind:
         raise InvalidOperation("certificate", "of the other phase")
@@ -158,20 +179,47 @@ def _verified(
     if committee.weight_of(members) < committee.quorum:
         raise InvalidOperation("certificate", f"weight {committee.weight_of(members)} is no quorum")
     for vote in certificate.votes:
-        header = _header_of(certificate, vote, committee, network)
-        (check or verify)(header.validator, SIGN_VOTES, encode(header), vote.signature)
-    return certificate
+        record = _record_of(certificate, vote)
+        if seen is None:
+            root = root_from_path(record, vote.position, vote.count, vote.path)
+            _check(verify, certificate, vote, committee, network, root)
+            continue
+        # All that the header says but its root, which the path shows, and who signed it.
+        batch = (
+            network,
+            epoch,
+            committee.keys[vote.member],
+            vote.height,
+            vote.previous,
+            vote.timestamp,
+            vote.count,
+            vote.signature,
+        )
+        if not seen.knows(batch, record, vote.position, vote.path):
+            path = KnownPath(record, vote.position, vote.count, vote.path)
+            _check(seen.check, certificate, vote, committee, network, path.root)
+            seen.remember(batch, path)
 
 
-def _header_of(certificate: Certificate, vote: CertifiedVote, committee: Committee, network: bytes) -> Header:
-    """The header that the member must have signed, if it cast this vote."""
-    if certificate.kind == COMMIT:
-        if vote.justification is not None:
-            raise InvalidOperation("certificate", "a COMMIT has no justification")
-        leaf = commit_entry(certificate.view, certificate.operation)
-    else:
-        leaf = lock_entry(certificate.view, certificate.operation, vote.justification)
-    return Header(
+def _record_of(certificate: Certificate, vote: CertifiedVote) -> bytes:
+    """What the member must have written into its log."""
+    if certificate.kind == LOCK:
+        return lock_entry(certificate.view, certificate.operation, vote.justification)
+    if vote.justification is not None:
+        raise InvalidOperation("certificate", "a COMMIT has no justification")
+    return commit_entry(certificate.view, certificate.operation)
+
+
+def _check(
+    check: Check,
+    certificate: Certificate,
+    vote: CertifiedVote,
+    committee: Committee,
+    network: bytes,
+    root: bytes,
+) -> None:
+    """Whether the member has signed the header with this root."""
+    header = Header(
         version=BATCH_VERSION,
         network=network,
         epoch=certificate.epoch,
@@ -179,19 +227,23 @@ def _header_of(certificate: Certificate, vote: CertifiedVote, committee: Committ
         height=vote.height,
         previous=vote.previous,
         timestamp=vote.timestamp,
-        root=root_from_path(leaf, vote.position, vote.count, vote.path),
+        root=root,
         count=vote.count,
     )
+    check(header.validator, SIGN_VOTES, encode(header), vote.signature)
 
 
 def _lightest_quorum(places: Iterable[Place], committee: Committee) -> list[Place]:
     """The heaviest members first, until they are a quorum."""
     chosen: dict[int, Place] = {}
-    for place in sorted(places, key=lambda place: (-committee.weights[place[0]], place)):
-        if committee.weight_of(chosen) >= committee.quorum:
+    weight, weights = 0, committee.weights
+    for place in sorted(places, key=lambda place: (-weights[place[0]], place)):
+        if weight >= committee.quorum:
             break
-        chosen.setdefault(place[0], place)
-    if committee.weight_of(chosen) < committee.quorum:
+        if place[0] not in chosen:
+            chosen[place[0]] = place
+            weight += weights[place[0]]
+    if weight < committee.quorum:
         raise InvalidOperation("certificate", "these votes are no quorum")
     return list(chosen.values())
 
@@ -205,7 +257,7 @@ def _certified(batch: VoteBatch, position: int) -> CertifiedVote:
         timestamp=header.timestamp,
         count=header.count,
         position=position,
-        justification=entry_at(batch.entries, position)[1],
+        justification=batch.entry(position)[1],
         path=batch.path(position),
         signature=batch.signature,
     )
@@ -220,5 +272,6 @@ __all__ = [
     "read_certificate",
     "verify_certificate",
     "verify_decided",
+    "verify_final",
     "verify_prepared",
 ]

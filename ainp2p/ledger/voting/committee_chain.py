@@ -178,8 +178,7 @@ class CommitteeChain:
 
     def _final(self, certificate: bytes, epoch: Epoch) -> bytes:
         # Operations that were decided together have certificates over the same few headers.
-        check = self._seen_votes.check
-        return verify_decided(certificate, epoch.committee, epoch.number, self.network, check)[1]
+        return verify_decided(certificate, epoch.committee, epoch.number, self.network, self._seen_votes)[1]
 
 
 def end_epoch(network: bytes, epoch: int, opening: bytes) -> Operation:

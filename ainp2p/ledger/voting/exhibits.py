@@ -13,7 +13,7 @@ from ainp2p.ledger.voting.certificate import (
     build_certificate,
     read_certificate,
     unpack_place,
-    verify_decided,
+    verify_final,
     verify_prepared,
 )
 from ainp2p.ledger.voting.desk import Desk
@@ -112,7 +112,7 @@ class Exhibits:
             return
         committee = self._desk.state.committee(certificate.epoch)
         network = self._desk.state.network
-        view, _ = verify_decided(raw, committee, certificate.epoch, network, self.seen.check)
+        view, _ = verify_final(certificate, committee, certificate.epoch, network, self.seen)
         candidate = self.name(id_, mask)
         if candidate is not None and candidate.final is None:
             candidate.final, candidate.certificate = view, raw

@@ -48,7 +48,7 @@ from ainp2p.ledger.voting.attachments import (
     attachment_id,
     attachment_tag,
 )
-from ainp2p.ledger.voting.certificate import read_certificate, verify_decided
+from ainp2p.ledger.voting.certificate import read_certificate, verify_final
 from ainp2p.ledger.voting.deciding import WANT_AFTER_MS, Decider
 from ainp2p.ledger.voting.desk import Desk
 from ainp2p.ledger.voting.effects import Effects, Gap, Journal, Records
@@ -316,9 +316,9 @@ class Validator:
         out = Effects()
         seq, head = self.state.head(parsed.operation.object)
         if parsed.operation.seq >= seq and parsed.id != head:  # below the head there is nothing to learn
-            epoch = read_certificate(certificate).epoch
-            committee = self.state.committee(epoch)
-            view, id_ = verify_decided(certificate, committee, epoch, self.network, self._seen_votes.check)
+            shown = read_certificate(certificate)
+            committee = self.state.committee(shown.epoch)
+            view, id_ = verify_final(shown, committee, shown.epoch, self.network, self._seen_votes)
             if id_ != parsed.id:
                 raise InvalidOperation("certificate", "it is another operation's")
             if not self._end.take_decided(parsed, certificate, view):

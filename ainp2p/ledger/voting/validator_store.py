@@ -173,15 +173,15 @@ class SqliteJournal:
     def find(self, id_: bytes) -> Found | None:
         """A stored decided operation by its id."""
         rows = self._database.execute(
-            """SELECT n, places, epoch FROM ledger_operations JOIN vote_places USING (n)
+            """SELECT n, signed, certificate, places, epoch FROM ledger_operations JOIN vote_places USING (n)
                WHERE substr(id, 1, 8) = ? AND id = ?""",
             (id_[:8], id_),
         )
         if not rows:
             return None
-        n, places, epoch = rows[0]
-        (stored,) = self._store.operations(n - 1, 1)
-        return Found(stored.signed, struct.unpack(f">{len(places) // 8}Q", places), stored.certificate, epoch)
+        n, raw, certificate, places, epoch = rows[0]
+        signed = self._store.signed(n, id_, raw)
+        return Found(signed, struct.unpack(f">{len(places) // 8}Q", places), certificate, epoch)
 
     def decided_at(self, object_: bytes, seq: int) -> bytes | None:
         """The id of the stored operation that was decided in this slot; None if there is none (any more)."""

@@ -233,7 +233,10 @@ def entry_at(entries: bytes, position: int) -> tuple[Vote, bytes | None]:
     """The LOCK or COMMIT at this position, and its justification if it has one."""
     if _all_short(entries):
         return _SHORT.unpack_from(entries, position * _SHORT.size), None
-    record = split_entries(entries)[position]
+    return _read_with_justification(split_entries(entries)[position])
+
+
+def _read_with_justification(record: bytes) -> tuple[Vote, bytes | None]:
     return _read_vote(record), record[_SHORT.size :] if record[0] == LOCK_JUSTIFIED else None
 
 
@@ -285,6 +288,7 @@ class VoteBatch:
     header: Header
     signature: bytes
     entries: bytes
+    _records: list[bytes] | None = None
     _tree: MerkleTree | None = None
 
     @property
@@ -295,8 +299,17 @@ class VoteBatch:
     def path(self, position: int) -> bytes:
         """The Merkle path of one entry; the tree is kept, since who asks for one asks for many."""
         if self._tree is None:
-            self._tree = MerkleTree(split_entries(self.entries))
+            self._tree = MerkleTree(self._split())
         return self._tree.path(position)
+
+    def entry(self, position: int) -> tuple[Vote, bytes | None]:
+        """The LOCK or COMMIT at this position, and its justification; kept like the tree."""
+        return _read_with_justification(self._split()[position])
+
+    def _split(self) -> list[bytes]:
+        if self._records is None:
+            self._records = split_entries(self.entries)
+        return self._records
 
 
 _read_batch = fast_decoder(SignedBatch, size_max=BATCH_SIZE_MAX)

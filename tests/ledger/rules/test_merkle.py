@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import Malformed
-from ainp2p.ledger.rules.merkle import EMPTY_ROOT, MerkleTree, root_from_path, root_from_range
+from ainp2p.ledger.rules.merkle import (
+    EMPTY_ROOT,
+    KnownPath,
+    MerkleTree,
+    root_from_path,
+    root_from_range,
+)
 from ainp2p.protocol.identity import digest
 
 LEAVES = [bytes([i]) * 37 for i in range(7)]
@@ -74,6 +80,48 @@ def test_a_node_does_not_pass_for_a_leaf() -> None:
 def test_refused(index: int, count: int, path: bytes) -> None:
     with pytest.raises(Malformed):
         root_from_path(b"leaf", index, count, path)
+
+
+# --- beside a known path --------------------------------------------------------------------------------
+
+
+def leads(leaf: bytes, index: int, count: int, path: bytes, root: bytes) -> bool:
+    try:
+        return root_from_path(leaf, index, count, path) == root
+    except Malformed:
+        return False
+
+
+@given(st.integers(1, 40), st.data())
+def test_what_meets_a_known_path_is_what_leads_to_its_root(count: int, data: st.DataObject) -> None:
+    places = st.integers(0, count - 1)
+    leaves = [i.to_bytes(2, "big") for i in range(count)]
+    tree = MerkleTree(leaves)
+    first = data.draw(places)
+    known = KnownPath(leaves[first], first, count, tree.path(first))
+    assert known.root == tree.root
+    for index in data.draw(st.lists(places, max_size=6)):
+        leaf, place, path = leaves[index], index, tree.path(index)
+        changed = data.draw(st.sampled_from(["nothing", "leaf", "place", "path", "cut", "more", "another's"]))
+        if changed == "leaf":
+            leaf = leaves[data.draw(places)]
+        elif changed == "place":
+            place = data.draw(st.integers(-1, count + 1))
+        elif changed == "path" and path:
+            at = data.draw(st.integers(0, len(path) - 1))
+            path = path[:at] + bytes([path[at] ^ 1]) + path[at + 1 :]
+        elif changed == "cut":
+            path = path[: data.draw(st.integers(0, len(path)))]
+        elif changed == "more":
+            path += bytes(32)
+        elif changed == "another's":
+            path = tree.path(data.draw(places))
+        assert known.meets(leaf, place, path) == leads(leaf, place, count, path, tree.root)
+
+
+def test_a_known_path_is_one_that_leads_somewhere() -> None:
+    with pytest.raises(Malformed):
+        KnownPath(b"leaf", 0, 4, bytes(63))
 
 
 # --- ranges -------------------------------------------------------------------------------------------

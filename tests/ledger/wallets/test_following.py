@@ -148,7 +148,7 @@ def test_mutant_an_old_committee_believed_for_a_new_epoch_is_noticed(
 ) -> None:
     def first(self: CommitteeChain, certificate: bytes, epoch: Epoch) -> bytes:
         oldest, number = self._epochs[0].committee, epoch.number
-        return verify_decided(certificate, oldest, number, self.network, self._seen_votes.check)[1]
+        return verify_decided(certificate, oldest, number, self.network, self._seen_votes)[1]
 
     chains = CommitteeChain.check
 
