@@ -17,6 +17,8 @@ from ainp2p.agents.agent import Agent
 from ainp2p.errors import Error, InsufficientFunds
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Receipt
+from ainp2p.ledger.voting.evidence import Evidence
+from ainp2p.protocol.codec import decode
 from ainp2p.simulation import Profile, World, money_is_conserved, nobody_is_overdrawn, validators_agree
 from ainp2p.simulation.node import Node
 from ainp2p.simulation.trials.profile import MOST
@@ -40,6 +42,18 @@ async def slow_work(job: Any, text: str) -> Any:
     for word in text.split():
         yield word
         await trio.sleep(1)
+
+
+def accused(world: World) -> set[bytes]:
+    """The keys against which any validator holds evidence."""
+    books = [service._evidence for service in world.committee._services.values()]
+    raws = [book.get(id_) for book in books if len(book) for id_ in book.ids(0, 100)]
+    return {decode(raw, Evidence).culprit for raw in raws if raw is not None}
+
+
+def nobody_is_accused(world: World) -> None:
+    """V6, V7: who keeps the rules leaves no evidence against itself, across restarts."""
+    assert not accused(world), "there is evidence against somebody, and everybody keeps the rules"
 
 
 def keep_the_ledger(world: World) -> None:
@@ -156,6 +170,7 @@ async def buy(agent: Agent, text: str, *, budget: int = 100, find_s: float = 20)
 async def storm(world: World) -> None:
     """A buyer that buys and pays all the time, whatever happens; then calm, and all must be well again."""
     keep_the_ledger(world)
+    world.check(nobody_is_accused, every_s=5)
     payments, receipts = Payments(), Receipts()
     world.check(payments.never_twice, every_s=5)
     world.check(receipts.none_paid_more, every_s=5)
