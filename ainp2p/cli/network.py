@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,11 @@ def _register_validate(commands: Subparsers) -> None:
         help="keep all that was ever decided; without it what proves nothing any more goes at each new epoch",
     )
     add_checkpoint_option(validate)
+    option(
+        "--wait",
+        default="10m",
+        help="how long for others' checkpoint, made at an epoch's beginning (10m)",
+    )
     option("--for-s", type=float, metavar="S", help="end after so many seconds")
 
 
@@ -207,7 +213,7 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
 
     from ainp2p.agents.development import GENESIS_PROTOCOL, genesis_handler
     from ainp2p.agents.directory import open_directory
-    from ainp2p.cli.opening import open_passing_network
+    from ainp2p.cli.opening import duration_ms, open_passing_network
     from ainp2p.ledger.serving.faucet import is_alone, open_faucet
     from ainp2p.ledger.serving.garbage import collect_rarely
     from ainp2p.ledger.serving.service import open_validator
@@ -229,6 +235,8 @@ async def _serve(args: argparse.Namespace, genesis: Genesis, keys: list[tuple[st
                 follow=True,
                 announce=args.announce,
                 checkpoint=args.checkpoint,
+                checkpoint_wait_s=duration_ms(args.wait) / 1000,
+                tell=partial(note, args),
             )
             service = await stack.enter_async_context(opened)
             services.append(service)

@@ -24,7 +24,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from ainp2p.errors import Error, InvalidInput, LedgerError, NetworkError, Refused, RemoteError, StorageError
+from ainp2p.errors import Error, InvalidInput, LedgerError, Refused, RemoteError, StorageError
 from ainp2p.ledger.disk import open_database
 from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.genesis import Genesis
@@ -83,6 +83,7 @@ from ainp2p.ledger.serving.messages import (
     read_question,
 )
 from ainp2p.ledger.serving.object_sync import ObjectSync
+from ainp2p.ledger.serving.pinned_start import WAIT_S, PinnedStart, Tell
 from ainp2p.ledger.serving.pushing import Pusher
 from ainp2p.ledger.serving.reconcile import ReconcileIndex
 from ainp2p.ledger.serving.sync import Validators
@@ -627,6 +628,8 @@ async def open_validator(
     announce: Sequence[str] = (),
     archive: bool = False,
     checkpoint: bytes | None = None,
+    checkpoint_wait_s: float = WAIT_S,
+    tell: Tell = _log.info,
     storage: Storage | None = None,
 ) -> AsyncIterator[ValidatorService]:
     """Run the committee member whose key this is; it serves, and votes once it knows that its disk is whole.
@@ -636,28 +639,36 @@ async def open_validator(
         follow: run without a vote while the key has no seat: a bond brings it one with the next epoch.
         archive: keep all that was ever decided; others drop at each checkpoint what proves nothing any more.
         checkpoint: id of a COMMITTEE that you trust: it does not start unless that is in the chain that is
-            here, or that others show.
+            here, or that others show; they make theirs soon after an epoch's beginning, which is waited for.
+        checkpoint_wait_s: for so long at most.
+        tell: is told what is being waited for.
         directory: its data (None: in memory, for tests and development networks: it must not be restarted).
         storage: where `directory` is; None: the storage of the network's context.
 
     Raises:
         StorageError: the data cannot be used, or another process uses it.
         InvalidOperation: rule ``"member"``: the key is not in the committee.
-        NetworkError: nobody has shown a chain that has the checkpoint.
+        NetworkError: nobody shows a chain that has the checkpoint, or nobody in time.
     """
     caught: Exception | None = None
     storage = storage or network.context.storage_of(directory)
     with open_database(directory and directory / FILE_NAME, storage) as database:
         store = Store(database, genesis, keep_history=archive)
         journal = SqliteJournal(database, store)
-        if not archive:
-            peers = [member.peer for member in Validators(network, genesis).others]
+        peers = [member.peer for member in Validators(network, genesis).others]
+
+        async def take() -> None:
             await start_from_checkpoint(network, genesis, peers, database, store)
-        if checkpoint is not None and journal.find(checkpoint) is None:
-            raise NetworkError(
-                "nobody shows a chain of committees that has the checkpoint; if the data here is from "
-                "others, remove it and start again with peers that you trust"
+
+        if not archive:
+            await take()
+        elif checkpoint is not None and not _has(journal, checkpoint):
+            raise InvalidInput("an archive takes no checkpoint over: start it once without one")
+        if checkpoint is not None:
+            pinned = PinnedStart(
+                checkpoint, partial(_has, journal, checkpoint), take, checkpoint_wait_s, tell
             )
+            await pinned.run(network, genesis)
         service = _load(network, genesis, key, store, journal, storage.run, follow)
         service._announced = tuple(announce)
         network.serve(LEDGER_PROTOCOL, service._handle)
@@ -673,6 +684,10 @@ async def open_validator(
             await service._close()
     if caught is not None:
         raise caught
+
+
+def _has(journal: SqliteJournal, operation: bytes) -> bool:
+    return journal.find(operation) is not None
 
 
 def _load(

@@ -45,6 +45,10 @@ AGAIN_MAX_S = 60.0
 _WRONG = (RemoteError, InvalidOperation)  # what a validator that lies, or errs, makes us raise
 
 
+class CheckpointNotShown(TimedOut):
+    """Validators answer, and none can show a chain of COMMITTEEs with the pinned one."""
+
+
 class Following:
     """Keeps a chain and a set of validators at the newest epoch.
 
@@ -133,7 +137,7 @@ class Following:
         """Ask everybody for what follows; again, where that brings a new committee.
 
         Raises:
-            TimedOut: nobody answers, or nobody can show the pinned checkpoint.
+            TimedOut: nobody answers; CheckpointNotShown: nobody can show the pinned checkpoint.
         """
         async with self._busy:
             before = -1
@@ -144,7 +148,9 @@ class Following:
                 if not await self._ask_all(asked[0]) and not await self._ask_all(asked[1]):
                     raise TimedOut("no validator answers: nobody can show which committee decides now")
         if not self.is_trusted:
-            raise TimedOut("no validator can show a chain of COMMITTEEs that contains the pinned checkpoint")
+            raise CheckpointNotShown(
+                "no validator can show a chain of COMMITTEEs that contains the pinned checkpoint"
+            )
 
     def _ends_in_s(self) -> float:
         """When the epoch is over by the clock."""
@@ -231,4 +237,4 @@ def certificates_of(answer: Message) -> list[bytes]:
     return []
 
 
-__all__ = ["Following", "certificates_of"]
+__all__ = ["CheckpointNotShown", "Following", "certificates_of"]
