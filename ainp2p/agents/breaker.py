@@ -78,7 +78,8 @@ class Breaker:
     ) -> PolicyRefused | None:
         """Count one commitment; trips, and returns the refusal, when it is one too many."""
         begun = self.state.begun + 1 if self.state.minute == minute else 1
-        self.state = replace(self.state, minute=minute, begun=begun)
+        state = self.state
+        self.state = BreakerState(state.tripped, minute, begun, state.outcomes)
         if self._limits.per_minute is not None and begun > self._limits.per_minute:
             self.trip(VELOCITY)
         elif what is not None and self._limits.repeats is not None:
@@ -90,12 +91,14 @@ class Breaker:
     def advance(self, minute: int) -> None:
         """The clock has come to this minute: remembered, so that a restart cannot take it back."""
         if minute > self.state.minute:
-            self.state = replace(self.state, minute=minute, begun=0)
+            self.state = BreakerState(self.state.tripped, minute, 0, self.state.outcomes)
 
     def finish(self, failed: bool) -> None:
         """Count one job's outcome."""
-        outcomes = (self.state.outcomes << 1 | failed) & ((1 << self._limits.errors_of) - 1)
-        self.state = replace(self.state, outcomes=outcomes)
+        state = self.state
+        outcomes = (state.outcomes << 1 | failed) & ((1 << self._limits.errors_of) - 1)
+        if outcomes != state.outcomes:
+            self.state = BreakerState(state.tripped, state.minute, state.begun, outcomes)
         if self._limits.errors is not None and outcomes.bit_count() >= self._limits.errors:
             self.trip(ERRORS)
 

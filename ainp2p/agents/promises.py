@@ -150,7 +150,8 @@ class Promises:
         changed, self._changed = sorted(self._changed), set()
         for lock in changed:
             if lock in self._payers and (last := self._payers[lock].last) is not None:
-                self._records[lock] = replace(self._records[lock], receipt=last)
+                was = self._records[lock]
+                self._records[lock] = LockRecord(lock, was.payees, last, was.unsure)
         kept = [self._records[lock] for lock in changed if lock in self._records]
         return kept, [lock for lock in changed if lock not in self._records]
 

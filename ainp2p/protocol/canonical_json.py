@@ -46,11 +46,10 @@ def decode(data: bytes, *, size_max: int = SIZE_MAX) -> Any:
     """
     if len(data) > size_max:
         raise Malformed(f"{len(data)} bytes of JSON, at most {size_max} are read")
-    _check_depth(data)
+    if data.count(b"[") + data.count(b"{") > DEPTH_MAX:
+        _check_depth(data)
     try:
-        value = json.loads(
-            data.decode(), parse_int=_integer, parse_constant=_constant, object_pairs_hook=_object
-        )
+        value = _decoder.decode(data.decode())
         again = encode(value, size_max=size_max)
     except (ValueError, RecursionError) as exc:  # JSONDecodeError, UnicodeDecodeError, InvalidInput
         raise Malformed(f"not canonical JSON: {exc}") from exc
@@ -87,8 +86,12 @@ def _members(value: dict[Any, Any], depth: int) -> list[str]:
         if not isinstance(key, str):
             raise InvalidInput(f"a key of a JSON object is text, not {type(key).__name__}")
     # RFC 8785 §3.2.3: sorted as arrays of UTF-16 code units
-    names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+    names = sorted(value, key=_utf16) if len(value) > 1 else value
     return [f"{encode_basestring(name)}:{_text(value[name], depth)}" for name in names]
+
+
+def _utf16(name: str) -> bytes:
+    return name.encode("utf-16-be")
 
 
 def _number(value: float) -> str:
@@ -145,3 +148,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("a key occurs twice in one object")
     return members
+
+
+_decoder = json.JSONDecoder(parse_int=_integer, parse_constant=_constant, object_pairs_hook=_object)

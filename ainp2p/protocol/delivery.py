@@ -7,7 +7,8 @@ telling each other any. No I/O; the credit window itself is in `metering.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from ainp2p.errors import InvalidInput, RemoteError
 from ainp2p.protocol.codec import encode
@@ -22,8 +23,7 @@ DONE, BUDGET, LOOP, CANCELED, FAILED = b"done", b"budget", b"loop", b"canceled",
 FINISHES = (DONE, BUDGET, LOOP, CANCELED, FAILED)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """What a skill yielded, as it will travel (`messages.Chunk` says what the fields are)."""
 
     kind: int
@@ -32,8 +32,7 @@ class Content:
     logprobs: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """Where a Lock stands after its n-th chunk: what a receipt for it says."""
 
     n: int
@@ -47,8 +46,7 @@ class Position:
         return cls(0, 0, 0, lock)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """What an award fixed for one job.
 
     Raises:
@@ -132,28 +130,33 @@ class Tab:
     def __init__(self, terms: Terms, *, units: int = 0, ids: Iterable[int] = ()) -> None:
         """Begin at nothing, or after `units`, with the token `ids` among them."""
         self.terms = terms
+        self.limit, self.unit = terms.limit, terms.price.unit
         self.units = units  # delivered
         self.weight = units
+        self._fixed, self._rate = terms.price.fixed(terms.input_units), terms.price.rate
         self.last = Position.start(bytes(32))  # after this job's last chunk; n is 0 before the first
         self.finish: bytes | None = None
         self._billed_max: int | None = None  # once the job loops
         self._loop_at: int | None = None  # seen by the detector, not counted yet
-        self._detector = LoopDetector() if terms.price.unit == "token" else None
+        self._detector = LoopDetector() if self.unit == "token" else None
         for id_ in ids:
             self.observe(id_)
 
     @property
     def amount(self) -> int:
         """Uain due for this job now; the fixed part falls due with the first chunk."""
-        if not self.weight:
-            return 0
-        billed = self.units if self._billed_max is None else min(self.units, self._billed_max)
-        return self.terms.price.after(billed, self.terms.input_units)
+        return self.amount_after(self.units) if self.weight else 0
+
+    def amount_after(self, units: int) -> int:
+        """Uain due for this job after so many units."""
+        if self._billed_max is not None:
+            units = min(units, self._billed_max)
+        return self._fixed + self._rate * units
 
     @property
     def left(self) -> int:
         """Units that may still be delivered."""
-        return 0 if self.finish is not None else max(0, self.terms.limit - self.units)
+        return 0 if self.finish is not None or self.limit < self.units else self.limit - self.units
 
     def observe(self, id_: int) -> bool:
         """Let the detector see one id (to be counted by `add`); True ends the job by `loop`."""

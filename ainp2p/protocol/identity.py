@@ -126,7 +126,7 @@ def digest(person: bytes, *parts: bytes) -> bytes:
     Parts are simply joined: give all but the last a fixed length.
     """
     state = _prepared(person).copy()  # half of what making one by its parameters takes
-    state.update(b"".join(parts))
+    state.update(parts[0] if len(parts) == 1 else b"".join(parts))
     return state.digest()
 
 

@@ -95,6 +95,14 @@ class Signed(Message, frozen=True, tag=0):
 
 def message_id(body: bytes) -> bytes:
     """The 32-byte id of a message's encoded body."""
+    return _small_id(body) if len(body) <= _REMEMBERED_SIZE_MAX else digest(b"ainp2p/msg/1", body)
+
+
+_REMEMBERED_SIZE_MAX = 1024  # bytes; 512 such messages are half a MiB
+
+
+@functools.lru_cache(maxsize=512)  # a message is named by each that answers it, and by its transcript
+def _small_id(body: bytes) -> bytes:
     return digest(b"ainp2p/msg/1", body)
 
 
@@ -302,6 +310,10 @@ _decode_wire: Callable[[bytes], Wire] = fast_decoder(  # chunks are many and sho
 )
 
 
+decode_signed: Callable[[bytes], Signed] = fast_decoder(Signed, size_max=WIRE_SIZE_MAX)
+"""Read one signed message; raises Malformed."""
+
+
 def decode_wire(data: bytes) -> Wire:
     """Read what came over the market protocol; signatures are the caller's next step.
 
@@ -320,9 +332,6 @@ def open_market(signed: Signed) -> AnySigned:
     if len(signed.body) <= _REMEMBERED_SIZE_MAX:
         return _open_remembered(signed)
     return open_(signed, PURPOSE, AnySigned)  # type: ignore[arg-type]  # a union is no `type`
-
-
-_REMEMBERED_SIZE_MAX = 1024  # bytes; 512 such messages are half a MiB
 
 
 @functools.lru_cache(maxsize=512)  # a message is opened by two or three parts of one agent

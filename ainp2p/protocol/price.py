@@ -7,6 +7,7 @@ with the first chunk. A price without a growing unit is counted in items that co
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -48,45 +49,23 @@ class Price:
         if sum(1 for unit in STREAMED if getattr(self, unit)) > 1:
             raise InvalidInput(f"a price has one of {', '.join(STREAMED)}, so that a window means one thing")
 
-    @classmethod
-    def parse(cls, text: str) -> Price:
+    @staticmethod
+    def parse(text: str) -> Price:
         """Read ``<integer uain>/<unit>`` terms joined by ``+``.
 
         Raises:
             InvalidInput: not a price; the message says which term.
         """
-        if len(text) > TEXT_SIZE_MAX:
-            raise InvalidInput(f"a price has at most {TEXT_SIZE_MAX} characters")
-        amounts: dict[str, int] = {}
-        for term in text.split("+"):
-            match = _TERM.fullmatch(term.strip())
-            if match is None:
-                raise InvalidInput(
-                    f"{term.strip()!r} is no term of a price: '<whole uain, at least 1>/<unit>'"
-                )
-            amount, unit = int(match[1]), match[2]
-            if unit not in UNITS:
-                raise InvalidInput(f"no unit {unit!r}: a price is per {', '.join(UNITS)}")
-            if unit in amounts:
-                raise InvalidInput(f"unit {unit!r} occurs twice in {text!r}")
-            amounts[unit] = amount
-        return cls(**amounts)
+        return _parsed(text)
 
-    @classmethod
-    def from_wire(cls, data: bytes) -> Price:
+    @staticmethod
+    def from_wire(data: bytes) -> Price:
         """Read a peer's price, which must be written in the one way that `str` writes it.
 
         Raises:
             Malformed: it is not.
         """
-        try:
-            text = data.decode("ascii")
-            price = cls.parse(text)
-        except (UnicodeDecodeError, InvalidInput) as exc:
-            raise Malformed(f"not a price: {exc}") from exc
-        if str(price) != text:
-            raise Malformed(f"a price travels as {price}, not as {text!r}")
-        return price
+        return _read(data)
 
     @property
     def unit(self) -> str:
@@ -122,11 +101,55 @@ class Price:
 
     def within(self, max_price: Price) -> bool:
         """Whether no usage whatever can cost more than it would under `max_price`."""
-        return all(getattr(self, unit) <= getattr(max_price, unit) for unit in UNITS)
+        return (
+            self.token <= max_price.token
+            and self.item <= max_price.item
+            and self.second <= max_price.second
+            and self.call <= max_price.call
+            and self.input <= max_price.input
+        )
 
     def __str__(self) -> str:
-        return " + ".join(f"{getattr(self, unit)}/{unit}" for unit in UNITS if getattr(self, unit))
+        return _written(self)
 
     def wire(self) -> bytes:
         """As it travels."""
         return str(self).encode()
+
+
+# The few prices of a market are read and written with every message.
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Price:
+    if len(text) > TEXT_SIZE_MAX:
+        raise InvalidInput(f"a price has at most {TEXT_SIZE_MAX} characters")
+    amounts: dict[str, int] = {}
+    for term in text.split("+"):
+        match = _TERM.fullmatch(term.strip())
+        if match is None:
+            raise InvalidInput(f"{term.strip()!r} is no term of a price: '<whole uain, at least 1>/<unit>'")
+        amount, unit = int(match[1]), match[2]
+        if unit not in UNITS:
+            raise InvalidInput(f"no unit {unit!r}: a price is per {', '.join(UNITS)}")
+        if unit in amounts:
+            raise InvalidInput(f"unit {unit!r} occurs twice in {text!r}")
+        amounts[unit] = amount
+    return Price(**amounts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(data: bytes) -> Price:
+    try:
+        text = data.decode("ascii")
+        price = _parsed(text)
+    except (UnicodeDecodeError, InvalidInput) as exc:
+        raise Malformed(f"not a price: {exc}") from exc
+    if str(price) != text:
+        raise Malformed(f"a price travels as {price}, not as {text!r}")
+    return price
+
+
+@functools.lru_cache(maxsize=1024)
+def _written(price: Price) -> str:
+    return " + ".join(f"{getattr(price, unit)}/{unit}" for unit in UNITS if getattr(price, unit))

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from ainp2p.errors import InvalidInput, Refused, RemoteError, Unpaid
 from ainp2p.protocol.delivery import FIRST_WINDOW, Content, LockChain, Position, Tab, Terms, weight
 from ainp2p.protocol.messages import TOKENS, TOKENS_MAX, Chunk, Finished, pack_logprobs, pack_tokens
@@ -33,8 +35,7 @@ class TokenLike(Protocol):
         """Natural logarithm of its probability; None where it is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(msgspec.Struct, frozen=True):
     """A chunk that may have to be sent again, and the weights delivered up to its end."""
 
     chunk: Chunk
@@ -66,6 +67,8 @@ class SellerMeter:
         self.known = known
         self._chain = LockChain(self.paid)
         self._jobs: dict[bytes, _Sold] = {}
+        self._open: dict[bytes, _Sold] = {}  # those that were not finished,
+        self._keeping: dict[bytes, _Sold] = {}  # and those with chunks that may be sent again
         self._due, self._units, self._weight = self.paid.cumulative, self.paid.units, 0
         self._paid_weight = 0  # what is delivered up to there costs no more than what is paid
         self._positions: deque[tuple[Position, int]] = deque(
@@ -80,16 +83,18 @@ class SellerMeter:
         """
         if terms.job in self._jobs:
             raise InvalidInput("this job is open already: resume it")
-        self._jobs[terms.job] = _Sold(Tab(terms, units=units, ids=ids), taken=units)
+        sold = _Sold(Tab(terms, units=units, ids=ids), taken=units)
+        self._jobs[terms.job] = self._open[terms.job] = sold
 
     @property
     def window(self) -> int:
         """Units that may be unpaid now: a new counterparty begins with less (slow start)."""
-        open_terms = [sold.tab.terms for sold in self._jobs.values() if sold.tab.finish is None]
-        window = max((terms.window for terms in open_terms), default=0)
-        if self.known:
-            return window
-        return max(min(window, FIRST_WINDOW), max((terms.step for terms in open_terms), default=0))
+        window = step = 0
+        for sold in self._open.values():
+            tab = sold.tab
+            if tab.finish is None:  # else it loops, and is about to be finished
+                window, step = max(window, tab.terms.window), max(step, tab.terms.step)
+        return window if self.known else max(min(window, FIRST_WINDOW), step)
 
     @property
     def unpaid(self) -> int:
@@ -132,7 +137,7 @@ class SellerMeter:
             InvalidInput: nothing may be delivered now, or the price is not per token.
         """
         sold = self._sold(job)
-        if sold.tab.terms.price.unit != "token":
+        if sold.tab.unit != "token":
             raise InvalidInput("this job is not priced per token: deliver its yields")
         allowed = self._require(job, 1)
         count = 0
@@ -156,7 +161,7 @@ class SellerMeter:
             InvalidInput: it may not be delivered now, or the price is per token.
         """
         sold = self._sold(job)
-        if sold.tab.terms.price.unit == "token":
+        if sold.tab.unit == "token":
             raise InvalidInput("this job is priced per token: only the model's tokens can be delivered")
         self._require(job, weight(units))
         return self._send(sold, content, units)
@@ -217,13 +222,15 @@ class SellerMeter:
     def finish(self, job: bytes, finish: bytes, reason: bytes = b"") -> Finished:
         """End a job (again, no change); returns the last word on it."""
         tab = self._sold(job).tab
+        self._open.pop(job, None)
         tab.finish = tab.finish or finish
         last = tab.last if tab.last.n else Position.start(self.lock)
         return Finished(job, tab.finish, tab.units, tab.amount, last.n, last.context, reason)
 
     def forget(self, job: bytes) -> None:
         """Drop a finished job; its chunks cannot be sent again, its amount stays due."""
-        self._jobs.pop(job, None)
+        for jobs in (self._jobs, self._open, self._keeping):
+            jobs.pop(job, None)
 
     def _sold(self, job: bytes) -> _Sold:
         sold = self._jobs.get(job)
@@ -264,6 +271,7 @@ class SellerMeter:
         self._weight += weight(units)
         tab.last = self.position
         sold.kept.append(_Kept(chunk, tab.weight, self._weight))
+        self._keeping[tab.terms.job] = sold
         self._positions.append((tab.last, self._weight))
         if self._due <= self.paid.cumulative:  # it costs nothing more, or a loop left credit
             self._paid_weight = self._weight
@@ -277,7 +285,7 @@ class SellerMeter:
             if position.cumulative <= self.paid.cumulative:
                 self._paid_weight = max(self._paid_weight, heavy)
                 break
-        for sold in self._jobs.values():
+        for sold in list(self._keeping.values()):
             self._drop_kept(sold)
 
     def _drop_kept(self, sold: _Sold) -> None:
@@ -288,6 +296,7 @@ class SellerMeter:
             if not settled and oldest.chunk.n > self.paid.n:
                 return
             sold.dropped_n = sold.kept.popleft().chunk.n
+        self._keeping.pop(sold.tab.terms.job, None)
 
 
 def _packed_logprobs(tokens: Sequence[TokenLike]) -> bytes:
