@@ -32,7 +32,9 @@ class Collector:
         self._spent: Counter[str] = Counter()
         self._bought: Counter[str] = Counter()
         self._sold: Counter[str] = Counter()
-        self._messages: dict[tuple[float, str, str], list[int]] = {}
+        self._minute_s = 0.0
+        self._of_minute: dict[tuple[str, str], list[int]] = {}
+        self._messages = {self._minute_s: self._of_minute}  # minute → protocol, kind → count, size
 
     def knows(self, node: Node, agent_id: bytes) -> None:
         """This agent is that node."""
@@ -78,8 +80,13 @@ class Collector:
 
     def message(self, message: Any) -> None:
         """An observer of the wire."""
-        minute = message.at_s // MINUTE_S * MINUTE_S
-        counts = self._messages.setdefault((minute, message.protocol, message.kind), [0, 0])
+        if message.at_s >= self._minute_s + MINUTE_S:
+            self._minute_s = message.at_s // MINUTE_S * MINUTE_S
+            self._of_minute = self._messages[self._minute_s] = {}
+        kind = (message.protocol, message.kind)
+        counts = self._of_minute.get(kind)
+        if counts is None:
+            counts = self._of_minute[kind] = [0, 0]
         counts[0] += 1
         counts[1] += message.size
 
@@ -96,8 +103,9 @@ class Collector:
                     self._spent[name], self._bought[name], self._sold[name], node.born_s, node.died_s,
                 )
             )  # fmt: skip
-        for (at_s, protocol, kind), (count, size) in sorted(self._messages.items()):
-            messages.append_row((at_s, protocol, kind, count, size))
+        for at_s, of_minute in self._messages.items():
+            for (protocol, kind), (count, size) in sorted(of_minute.items()):
+                messages.append_row((at_s, protocol, kind, count, size))
         for name, count in sorted(self.marks.items()):
             marks.append_row((name, count))
         return {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgpack
+import msgspec
 
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.errors import VersionMismatch
@@ -25,6 +26,8 @@ from ainp2p.simulation.errors import VersionMismatch
 VERSION = 1  # of what is hashed and of the file
 _MAGIC = b"ainp2p trace"
 _PERSON = b"ainp2p/sim/trace"
+UNHASHED_MAX = 64  # events that are fed to the hash together
+_pack = msgspec.msgpack.Encoder().encode  # as msgpack's, at a fifth of its price
 
 
 class _Clock(Protocol):
@@ -77,6 +80,7 @@ class Trace:
         self._clock, self._draws = clock, draws
         self._state = hashlib.blake2b(VERSION.to_bytes(2, "big"), digest_size=16, person=_PERSON)
         self._final = ""  # the hash of a trace that was loaded
+        self._unhashed: list[bytes] = []
         self._kept: deque[bytes] = deque(maxlen=keep)
         self._digests = bytearray()
         self._counts = array("Q")
@@ -84,19 +88,28 @@ class Trace:
 
     def note(self, kind: str, *fields: str | int | bytes) -> None:
         """Something happened now."""
-        raw = msgpack.packb((self._clock.now, self._draws.count, kind, *fields))
-        self._state.update(raw)
+        raw = _pack((self._clock.now, self._draws.count, kind, *fields))
+        self._unhashed.append(raw)
         self._kept.append(raw)
         self.count += 1
-        if self.every and self.count % self.every == 0:
-            self._digests += self._state.copy().digest()[:8]
-            self._counts.append(self._draws.count)
-            self._times.append(self._clock.now)
+        if self.every:
+            if self.count % self.every == 0:
+                self._digests += self._hashed().copy().digest()[:8]
+                self._counts.append(self._draws.count)
+                self._times.append(self._clock.now)
+        elif len(self._unhashed) >= UNHASHED_MAX:
+            self._hashed()
+
+    def _hashed(self) -> hashlib.blake2b:
+        """The state with all that was noted in it: many events are fed to it at once."""
+        self._state.update(b"".join(self._unhashed))
+        self._unhashed.clear()
+        return self._state
 
     @property
     def hash(self) -> str:
         """What happened so far, as 32 hex digits."""
-        return self._final or self._state.copy().hexdigest()
+        return self._final or self._hashed().copy().hexdigest()
 
     def line(self, index: int) -> str | None:
         """Event `index` as text, if it is among those kept."""
