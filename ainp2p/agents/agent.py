@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -238,8 +238,7 @@ class Agent:
         )
         return list(found)
 
-    @asynccontextmanager
-    async def hire(
+    def hire(
         self,
         offers: Offers,
         *,
@@ -248,7 +247,7 @@ class Agent:
         input: dict[str, Any] | None = None,
         seed: bytes = b"",
         **fields: Any,
-    ) -> AsyncIterator[Job]:
+    ) -> AbstractAsyncContextManager[Job]:
         """Have one task done: ``async for`` over the job gives the result as it comes.
 
         The best proposal of `offers` gets the award; if its seller fails, the next one goes on. Leaving the
@@ -269,10 +268,9 @@ class Agent:
             raise InvalidInput("give the input either as input= or as keyword arguments")
         if self._session is not None and not isinstance(offers, Skill):
             refuse_buying(self._session)
-        async with self._open_parts.buyer.hire(
+        return self._open_parts.buyer.hire(
             offers, input or fields, budget, max_price=_price(max_price), seed=seed
-        ) as job:
-            yield job
+        )
 
     async def ask(
         self,

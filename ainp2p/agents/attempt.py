@@ -7,7 +7,6 @@ award ─▶ Accepted ─▶ chunks and receipts … ─▶ Finished
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 import trio
@@ -39,7 +38,7 @@ from ainp2p.protocol.messages import (
     open_market,
     seal,
 )
-from ainp2p.protocol.network import Network
+from ainp2p.protocol.network import Chunks, Network
 
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
 DOUBT_S = 3.0  # of silence, after which the seller is told again what it should know
@@ -145,7 +144,7 @@ class Attempt:
         self.deposit.spoilt |= not self.is_clean
         last = self.deposit.last_receipt if amount else None
         elapsed_s = trio.current_time() - self._opened_at if self._opened_at is not None else 0
-        if self.deal.peer in self._network.peers():
+        if (not self.is_clean or self.deposit.has_news) and self.deal.peer in self._network.peers():
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
                 await self._take_leave()
         self.deposit.job_ended()
@@ -209,7 +208,7 @@ class Attempt:
         self._said.append(signed)
         return signed
 
-    async def _first(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _first(self, chunks: Chunks) -> None:
         """The answer to the award.
 
         Raises:
@@ -237,7 +236,7 @@ class Attempt:
         job, budget, units_max = self.award.id, award.budget, award.units_max
         return Terms(job, price, budget, units_max, proposal.step, window, accepted.input_units)
 
-    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
+    async def _read(self, chunks: Chunks) -> bytes:
         while True:
             raw = await self._next(chunks)
             message = decode_wire(raw)
@@ -257,14 +256,14 @@ class Attempt:
                 raise Refused("failed", word.reason.decode(errors="replace"))
             return word.finish
 
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
+    async def _next(self, chunks: Chunks) -> bytes:
         silent_since = trio.current_time()
         while True:
-            with trio.move_on_after(DOUBT_S):
-                try:
-                    return await anext(chunks)
-                except StopAsyncIteration:
-                    raise Malformed("the seller ended the stream without its last word") from None
+            try:
+                if (chunk := await chunks.within(DOUBT_S)) is not None:
+                    return chunk
+            except StopAsyncIteration:
+                raise Malformed("the seller ended the stream without its last word") from None
             if self._reader.unread:  # the reader stopped reading, and the seller rightly with it
                 silent_since = trio.current_time()
             elif trio.current_time() >= silent_since + STALL_TIMEOUT_S:

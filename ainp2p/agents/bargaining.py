@@ -9,8 +9,8 @@ import trio
 
 from ainp2p.agents.offers import Offer
 from ainp2p.errors import Error, NetworkError, NoOffers
-from ainp2p.protocol.codec import decode, encode
-from ainp2p.protocol.messages import PROTOCOL, Signed
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.messages import PROTOCOL, Signed, decode_signed
 from ainp2p.protocol.negotiation import Bid, Buyer
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.price import Price
@@ -158,7 +158,7 @@ async def _ask(
     try:
         while message is not None:
             answer = await network.request(offer.peer, PROTOCOL, encode(message), timeout_s=ANSWER_TIMEOUT_S)
-            signed = decode(answer, Signed, size_max=len(answer))
+            signed = decode_signed(answer)
             message = negotiation.handle(signed, offer.key, network.context.now_ms())
     except Error as exc:
         problems[offer.key] = exc

@@ -7,7 +7,7 @@ be cancelled at any await.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,7 @@ class Buyer:
         self._directory, self._choosing, self._countering = directory, choosing, countering
         self.deposits = Deposits(network, vault, wallet, genesis.network_id, nursery, on_receipt)
 
-    @asynccontextmanager
-    async def hire(
+    def hire(
         self,
         offers: Offers,
         input_: dict[str, Any],
@@ -105,14 +104,19 @@ class Buyer:
         *,
         max_price: Price | None = None,
         seed: bytes = b"",
-    ) -> AsyncIterator[Job]:
+    ) -> AbstractAsyncContextManager[Job]:
         """Have one task done; see `Agent.hire`."""
         if len(seed) > SEED_SIZE_MAX:
             raise InvalidInput(f"a seed has at most {SEED_SIZE_MAX} bytes")
         if isinstance(offers, Skill):
-            async with self._run_here(offers, input_, seed) as job:
-                yield job
-            return
+            return self._run_here(offers, input_, seed)
+        return _Hired(self, offers, input_, budget, max_price, seed)
+
+    def begin(
+        self, offers: Offer | Sequence[Offer], input_: dict[str, Any], budget: int, max_price: Price | None,
+        seed: bytes,
+    ) -> Purchase:  # fmt: skip
+        """Start to buy, in a task of our own; `end` it."""
         listed = self._allowed(_listed(offers), budget)
         order = Order(_skill_of(listed), canonical_json.encode(input_), self._wallet.account_id, seed)
         job = Job(order.skill, budget)
@@ -130,13 +134,14 @@ class Buyer:
             return await self._bargain(order, [o for o in listed if o.agent not in tried], left, max_price)
 
         self._nursery.start_soon(purchase.run, find_deal)
-        try:
-            yield job
-        finally:
-            await purchase.leave()
-            self._learn(job)
-            if self._on_job is not None:
-                self._on_job(job)
+        return purchase
+
+    async def end(self, purchase: Purchase) -> None:
+        """Stop to buy, if it has not ended by itself."""
+        await purchase.leave()
+        self._learn(purchase.job)
+        if self._on_job is not None:
+            self._on_job(purchase.job)
 
     async def plan(self, offers: Offers, input_: dict[str, Any], budget: int) -> Plan:
         """What `hire` with these arguments could cost, and what would forbid it."""
@@ -229,6 +234,24 @@ class Buyer:
             scope.cancel()
             with trio.CancelScope(shield=True):
                 await job.ended.wait()
+
+
+class _Hired:
+    """One purchase, as long as its block lasts."""
+
+    __slots__ = ("_args", "_buyer", "_purchase")
+
+    def __init__(self, buyer: Buyer, *args: Any) -> None:
+        self._buyer, self._args = buyer, args
+        self._purchase: Purchase | None = None
+
+    async def __aenter__(self) -> Job:
+        self._purchase = self._buyer.begin(*self._args)
+        return self._purchase.job
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._purchase is not None  # __aenter__ made it
+        await self._buyer.end(self._purchase)
 
 
 def _too_little(offers: list[Offer], budget: int) -> BudgetExceeded:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import trio
 
 from ainp2p.agents.vault import Vault
+from ainp2p.agents.waiting import Bell, Turn
 from ainp2p.errors import Error, InvalidReceipt, NetworkError, Refused, TimedOut
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt, read_receipt
@@ -69,11 +70,11 @@ class Deposit:
         self._jobs: dict[bytes, _Open] = {}
         self._claimed = 0  # uain: budgets of jobs that use it, open or about to be
         self._claims = 0
-        self._sending = trio.Lock()  # receipts leave in the order in which they were signed
+        self._sending = Turn()  # receipts leave in the order in which they were signed
         self._sent: SignedReceipt | None = None
         self._untold = False  # a notice may be lost: tell everything again
         self._forgotten = False
-        self._came = trio.Event()  # set at each chunk
+        self._came = Bell()  # rung at each chunk
 
     # --- who may use it ----------------------------------------------------------------------------
 
@@ -151,8 +152,7 @@ class Deposit:
             NetworkError: the receipt could not be sent; `resend` it once the seller is back.
         """
         ready_now = self.meter.receive(chunk, self._context.now_ms())
-        self._came.set()
-        self._came = trio.Event()
+        self._came.ring()
         for ready in ready_now:
             if ready.job in self._jobs:
                 self._jobs[ready.job].deliver(ready)
@@ -276,6 +276,11 @@ class Deposit:
         self._telling = False
         with suppress(Error):  # the stream notices as well; whoever resumes tells everything again
             await self._send()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `tell` would send something."""
+        return self._untold or self.last_receipt != self._sent or self.meter.has_progress
 
     @property
     def last_signed(self) -> Position:

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 import trio
 
+from ainp2p.agents.waiting import Pipe
 from ainp2p.errors import Error
 from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.protocol import canonical_json
@@ -114,12 +115,8 @@ class Job:
     on_taken: Callable[[Chunk], object] | None = None
     under_way: UnderWay | None = None
 
-    _into: trio.MemorySendChannel[tuple[int, Chunk]] = field(init=False)
-    _from: trio.MemoryReceiveChannel[tuple[int, Chunk]] = field(init=False)
+    _pieces: Pipe[tuple[int, Chunk]] = field(init=False, default_factory=lambda: Pipe(PIECES_MAX))
     _text: list[str] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._into, self._from = trio.open_memory_channel(PIECES_MAX)
 
     def __repr__(self) -> str:
         state = self.finish or ("failed" if self.ended.is_set() else "working")
@@ -158,7 +155,7 @@ class Job:
     @property
     def unread(self) -> int:
         """Pieces that have come and were not read."""
-        return self._from.statistics().current_buffer_used
+        return len(self._pieces)
 
     def __aiter__(self) -> Self:
         return self
@@ -191,7 +188,7 @@ class Job:
 
     async def _next(self) -> tuple[int, object]:
         try:
-            run, chunk = await self._from.receive()
+            run, chunk = await self._pieces.take()
         except trio.EndOfChannel:
             if self.failure is not None:
                 raise self.failure from None
@@ -204,11 +201,11 @@ class Job:
 
     def put(self, chunk: Chunk) -> None:
         """Hand the reader the next piece; the credit window keeps it near."""
-        self._into.send_nowait(self._noted(chunk))
+        self._pieces.put_nowait(self._noted(chunk))
 
     async def put_slowly(self, chunk: Chunk) -> None:
         """As `put`; waits for a reader who is far behind."""
-        await self._into.send(self._noted(chunk))
+        await self._pieces.put(self._noted(chunk))
 
     def _noted(self, chunk: Chunk) -> tuple[int, Chunk]:
         if self.first_at is None:
@@ -226,7 +223,7 @@ class Job:
         """Whoever works on it says that no more comes; only the first time counts."""
         if not self.ended.is_set():
             self.finish, self.failure = finish, failure
-            self._into.close()
+            self._pieces.end()
             self.ended.set()
 
 

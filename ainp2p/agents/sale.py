@@ -16,6 +16,7 @@ import trio
 
 from ainp2p.agents.models.model import Token
 from ainp2p.agents.tills import Till
+from ainp2p.agents.waiting import Pipe, Turn
 from ainp2p.agents.work import Work
 from ainp2p.errors import Error, InvalidInput, Refused, Unpaid
 from ainp2p.protocol import canonical_json
@@ -50,13 +51,11 @@ class Sale:
         self.finished: Finished | None = None
         self.streams = 0
         self._run = run
-        self._into: trio.MemorySendChannel[object]
-        self._from: trio.MemoryReceiveChannel[object]
-        self._into, self._from = trio.open_memory_channel(BUFFER_SIZE)
+        self._made = Pipe[object](BUFFER_SIZE)
         self._held: list[object] = []  # taken from the buffer, not delivered yet
         self._failure: Exception | None = None
         self._producing, self._delivering = trio.CancelScope(), trio.CancelScope()
-        self._turn = trio.Lock()  # to deliver
+        self._turn = Turn()  # to deliver
         self._counted_until = trio.current_time()  # under a price per second
 
     # --- the function ------------------------------------------------------------------------------
@@ -68,7 +67,7 @@ class Sale:
         try:
             with self._producing:
                 async for value in yields:
-                    await self._into.send(value)
+                    await self._made.put(value)
                 failure = None
         except trio.BrokenResourceError:
             return  # nobody wants more
@@ -76,7 +75,7 @@ class Sale:
             failure = exc
         finally:
             self._failure = failure
-            self._into.close()
+            self._made.end()
             if failure is not None:  # else it has ended by itself
                 await self._close(yields)
 
@@ -89,12 +88,13 @@ class Sale:
 
     def stop_producing(self) -> None:
         """Stop the function; what it made so far is still delivered."""
-        self._producing.cancel()
+        if not self._made.ended:
+            self._producing.cancel()
 
     def stop(self) -> None:
         """Stop the function, and deliver nothing more; its model frees the place within one step."""
-        self._producing.cancel()
-        self._from.close()
+        self.stop_producing()
+        self._made.close()
 
     def cancel(self) -> None:
         """The buyer wants no more.
@@ -103,7 +103,7 @@ class Sale:
             Refused: the job has not begun, or is forgotten.
         """
         self.canceled = True
-        self._producing.cancel()
+        self.stop_producing()
         self.till.notify()
         if not self.streams and self.finished is None:
             self._finish(CANCELED)
@@ -125,7 +125,8 @@ class Sale:
         Raises:
             Refused: ``resumed``: a later call took over; ``gone``: what is asked for is kept no longer.
         """
-        self._delivering.cancel()
+        if self.streams:
+            self._delivering.cancel()
         self._delivering = scope = trio.CancelScope()
         self.streams += 1
         try:
@@ -185,19 +186,16 @@ class Sale:
         """Hold at least one yield, and all others that are ready; False: there are no more."""
         if not self._held:
             try:
-                self._held.append(await self._from.receive())
-            except (trio.EndOfChannel, trio.ClosedResourceError):
+                self._held.append(await self._made.take())
+            except trio.EndOfChannel:
                 return False
-        while len(self._held) < BUFFER_SIZE:
-            try:
-                self._held.append(self._from.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                break
+        while self._made and len(self._held) < BUFFER_SIZE:
+            self._held.append(self._made.take_nowait())
         return True
 
     def _made_chunk(self) -> Chunk:
         meter = self.till.meter
-        unit = meter.tab(self.job).terms.price.unit
+        unit = meter.tab(self.job).unit
         if unit == "token":
             tokens = [value for value in self._held if isinstance(value, Token)]
             if len(tokens) != len(self._held):

@@ -12,7 +12,6 @@ buyer can make us keep is bounded: proposals and jobs under way by the slots, jo
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -24,6 +23,7 @@ from ainp2p.agents.models.model import Model
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill
 from ainp2p.agents.tills import Tills
+from ainp2p.agents.waiting import Bell
 from ainp2p.agents.work import new_work
 from ainp2p.errors import (
     Error,
@@ -67,7 +67,8 @@ from ainp2p.protocol.strategies import BUSY, Answering, Pricing, hold_price, lis
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 2.0  # for buyers to learn that we stop, and to pay what they have
-KEEP_S = 30.0  # a job without a stream is kept so long, for its buyer to resume
+KEEP_S = 30.0  # a job without a stream is kept so long, for its buyer to resume,
+FORGET_S = 3.0  # and up to so much longer, to forget many at once
 KEPT_MAX = 256  # such jobs; of those that have ended the oldest are forgotten sooner
 
 
@@ -101,10 +102,10 @@ class Seller:
             answering=answering,
         )
         self._sales: dict[bytes, Sale] = {}
-        self._idle: OrderedDict[bytes, Sale] = OrderedDict()  # without a stream, the longest so first
+        self._idle: dict[bytes, Sale] = {}  # without a stream, the longest so first
         self._idled = trio.Event()
         self._closing = self._closed = False
-        self._moved = trio.Event()  # a receipt came, or a stream ended
+        self._moved = Bell()  # a receipt came, or a stream ended
         self.refresh_listings()
 
     @property
@@ -287,7 +288,7 @@ class Seller:
             await call.send(encode(seal(self._signer, PURPOSE, finished)))
         finally:
             self._rest(sale)
-            self._tell_moved()
+            self._moved.ring()
 
     def _sale(self, job: bytes, key: bytes) -> Sale:
         """A job that this key has awarded.
@@ -306,8 +307,8 @@ class Seller:
         """A stream of this job is over; unless there is another one, its buyer has a while to resume it."""
         if sale.job not in self._sales or sale.streams:
             return
+        self._idle.pop(sale.job, None)
         self._idle[sale.job] = sale
-        self._idle.move_to_end(sale.job)
         self._idled.set()
         if len(self._idle) > KEPT_MAX:
             oldest = next((sale for sale in self._idle.values() if sale.finished is not None), None)
@@ -325,7 +326,7 @@ class Seller:
                 if trio.current_time() >= forgotten_at:
                     self._forget(sale)
                 else:
-                    await trio.sleep_until(forgotten_at)
+                    await trio.sleep_until(forgotten_at + FORGET_S)
 
     def _forget(self, sale: Sale) -> None:
         """Stop a job and free all that it held; a repeat is no error."""
@@ -340,7 +341,7 @@ class Seller:
         with suppress(Refused):  # it was never begun
             sale.till.meter.finish(sale.job, CANCELED)
             sale.till.meter.forget(sale.job)
-        self._tell_moved()
+        self._moved.ring()
 
     def _stop_selling(self, failure: StorageError) -> None:
         """A receipt that may not survive a crash pays for nothing: take no more work."""
@@ -379,11 +380,7 @@ class Seller:
             till.notify()
             if notice.receipt:
                 await self._tills.book(notice)
-            self._tell_moved()
-
-    def _tell_moved(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+            self._moved.ring()
 
 
 def _code(failure: Error) -> str:

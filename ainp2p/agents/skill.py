@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,19 +90,17 @@ class Skill:
             raise InvalidInput(f"the input of {self.name!r} does not fit its schema: {exc}") from exc
         return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
-    async def run(self, job: object, input_: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+    def run(self, job: object, input_: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         """Everything the function yields; what it returns, if it is a plain async function."""
         result = self.function(job, **input_)
-        if inspect.isasyncgen(result):
-            try:
-                async for value in result:
-                    yield value
-            finally:
-                await result.aclose()
-        else:
-            value = await result
-            if value is not None:
-                yield value
+        streams: bool = inspect.isasyncgen(result)
+        return result if streams else _only(result)
+
+
+async def _only(result: Awaitable[Any]) -> AsyncGenerator[Any, None]:
+    value = await result
+    if value is not None:
+        yield value
 
 
 def skill(

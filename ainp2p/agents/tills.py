@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import trio
 
+from ainp2p.agents.waiting import Bell, Turn
 from ainp2p.errors import Error, InvalidReceipt, NotFinal, Refused, Unpaid
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.receipts import Receipt, SignedReceipt
@@ -41,13 +42,12 @@ class Till:
         self.meter, self.buyer = meter, buyer
         self.jobs: set[bytes] = set()
         self._waiting: list[Receipt] = []
-        self._saving = trio.Lock()
-        self._changed = trio.Event()
+        self._saving = Turn()
+        self._changed = Bell()
 
     def notify(self) -> None:
         """A receipt, progress of a reader or a cancellation has come."""
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.ring()
 
     async def wait_for_credit(self, job: bytes, stopped: Callable[[], bool]) -> int:
         """How many units of a job may be delivered; waits until some may. 0: none ever, or it was stopped.

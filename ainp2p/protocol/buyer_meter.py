@@ -160,6 +160,11 @@ class BuyerMeter:
         bought.taken = min(bought.taken + weight_, bought.tab.weight)
         return (bought.taken - bought.told) * 2 >= bought.tab.terms.step
 
+    @property
+    def has_progress(self) -> bool:
+        """Whether `progress` would tell anything."""
+        return any(bought.taken > bought.told for bought in self._jobs.values())
+
     def progress(self) -> tuple[Taken, ...]:
         """What the seller has not been told of the readers; it counts as told now."""
         told: list[Taken] = []
@@ -184,13 +189,16 @@ class BuyerMeter:
         """
         if self._due <= self.signed.cumulative:
             return None
-        tabs = [bought.tab for bought in self._jobs.values()]
-        ended = any(tab.finish is not None and tab.last.n > self.signed.n for tab in tabs)
-        step = min((tab.terms.step for tab in tabs if tab.finish is None), default=1)
-        if not (now or ended or self.unsigned >= step):
+        if not now and not self._is_due():
             return None
         self._asked = (self.position, self._weight)
         return self._asked[0]
+
+    def _is_due(self) -> bool:
+        tabs = [bought.tab for bought in self._jobs.values()]
+        if any(tab.finish is not None and tab.last.n > self.signed.n for tab in tabs):
+            return True
+        return self.unsigned >= min((tab.terms.step for tab in tabs if tab.finish is None), default=1)
 
     def signed_for(self, position: Position) -> None:
         """The receipt over what `due` returned is signed and journalled.
@@ -227,19 +235,18 @@ class BuyerMeter:
             raise RemoteError(f"the job went on after its end ({tab.finish.decode()})")
         if chunk.start != tab.units:
             raise RemoteError(f"a chunk begins at unit {chunk.start}, but {tab.units} units came before it")
-        counted = count_units(chunk, tab.terms.price.unit)
+        counted = count_units(chunk, tab.unit)
         if chunk.units != counted:
             raise Overcharged(f"a chunk says {chunk.units} units, and has {counted}")
         if chunk.units > tab.left:
             raise Overcharged(f"{tab.units + chunk.units} units where at most {tab.terms.limit} were agreed")
         if tab.weight + weight(chunk.units) > bought.taken + tab.terms.step:
             raise Overcharged(f"more than a step of {tab.terms.step} units ahead of the reader")
-        if tab.terms.price.unit == "second":
+        if tab.unit == "second":
             elapsed_s = (now_ms - bought.started_ms) // 1000 + TIME_SLACK_S
             if tab.units + chunk.units > elapsed_s:
                 raise Overcharged(f"{tab.units + chunk.units} seconds billed after {elapsed_s}")
-        price = tab.terms.price
-        after = price.after(tab.units + chunk.units, tab.terms.input_units)
+        after = tab.terms.price.after(tab.units + chunk.units, tab.terms.input_units)
         if after > tab.terms.budget or self._due - tab.amount + after > self.deposit:
             raise Overcharged(f"{after} uain for this job is above its budget or the Lock's deposit")
 
@@ -247,7 +254,7 @@ class BuyerMeter:
         bought = self._bought(chunk.job)
         tab, before = bought.tab, bought.tab.amount
         self._chain.append(chunk)
-        if tab.terms.price.unit == "token":
+        if tab.unit == "token":
             for id_ in unpack_tokens(chunk.tokens):
                 if tab.observe(id_):
                     break

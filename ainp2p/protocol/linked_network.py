@@ -24,7 +24,7 @@ import trio
 from ainp2p.errors import Broken, Closed, Error, InvalidInput, NetworkError, Unreachable
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import public_from_peer_id
-from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Handler, PeerChange, PeerId, Published
+from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Chunks, Handler, PeerChange, PeerId, Published
 from ainp2p.protocol.peer_link import CLOSE_GRACE_S, ByteStream, PeerLink
 
 DIAL_TIMEOUT_S = 10.0
@@ -141,7 +141,7 @@ class LinkedNetwork(ABC):
     @asynccontextmanager
     async def stream(
         self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AsyncIterator[Chunks]:
         """One question, many chunks."""
         link = self._links.get(peer) or await self._linked(peer, timeout_s)
         async with link.stream(protocol, body, timeout_s) as chunks:

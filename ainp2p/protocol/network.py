@@ -42,6 +42,23 @@ class Call(Protocol):
         """
 
 
+class Chunks(Protocol):
+    """What a stream of ours brings: iterate over it, one reader at a time."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Itself."""
+
+    async def __anext__(self) -> bytes:
+        """The next chunk, waited for as long as the stream's `timeout_s` says."""
+
+    async def within(self, seconds: float) -> bytes | None:
+        """The next chunk; None, and the stream goes on, if none comes in this time.
+
+        Raises:
+            StopAsyncIteration: there are no more.
+        """
+
+
 Handler = Callable[[Call], Awaitable[bytes | None]]
 """Answers a Call. For a request the returned bytes are the answer (None: empty). For a stream the handler
 calls `call.send` and its return ends the stream. `Refused` travels to the caller as it is; any other
@@ -112,7 +129,7 @@ class Network(Protocol):
 
     def stream(
         self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    ) -> AbstractAsyncContextManager[Chunks]:
         """One question, many chunks; leaving the block cancels the handler over there.
 
         `timeout_s` bounds the wait for each next chunk.

@@ -20,7 +20,7 @@ from ainp2p.errors import Broken, Closed, InvalidInput, Malformed, NetworkError,
 from ainp2p.protocol import frames as f
 from ainp2p.protocol.bodies import check_call
 from ainp2p.protocol.channel import DEAD_AFTER_S, Channel
-from ainp2p.protocol.network import Handler, PeerId
+from ainp2p.protocol.network import Chunks, Handler, PeerId
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +205,7 @@ class PeerLink:
             await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
-    async def stream(
-        self, protocol: str, body: bytes, timeout_s: float
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, protocol: str, body: bytes, timeout_s: float) -> AsyncIterator[Chunks]:
         """One question, many chunks; leaving the block cancels the rest."""
         call = _OurCall(f.STREAM, protocol, body, timeout_s)
         self._begin(call)
@@ -468,3 +466,11 @@ class _Chunks:
 
     async def __anext__(self) -> bytes:
         return await self._link.next_chunk(self._call)
+
+    async def within(self, seconds: float) -> bytes | None:
+        """The next chunk; None if none comes in this time."""
+        if self._call.inbox:
+            return await self._link.next_chunk(self._call)
+        with trio.move_on_after(seconds):
+            return await self._link.next_chunk(self._call)
+        return None

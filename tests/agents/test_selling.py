@@ -234,6 +234,7 @@ async def sell_twice(market: Market, kept: dict[str, Any], *, killed: bool) -> B
         with trio.CancelScope() as life:
             async with market.agent("alice", [write], writer(50), **kept):
                 assert (await buy(bob, await bob.find("write"))).job.paid == 100
+                await trio.testing.wait_all_tasks_blocked()  # the last receipt has come
                 if killed:
                     life.cancel()
                     await trio.lowlevel.checkpoint()
@@ -316,7 +317,7 @@ async def test_a_job_is_kept_for_its_buyer_for_a_while_only(
             assert len(seller._sales) == 1
             await trio.sleep(4)
             assert len(seller._sales) == 1
-            await trio.sleep(2)
+            await trio.sleep(2 + selling.FORGET_S)
             assert (seller._sales, seller._idle) == ({}, {})
 
 

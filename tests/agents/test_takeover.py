@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from ainp2p.agents import sale
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.tills import Till
 from ainp2p.agents.work import Work, new_work
@@ -129,10 +130,10 @@ async def take_over_while_a_yield_is_on_its_way() -> Relay:
         nursery.start_soon(relay.deliver, "old")
         await relay.feed.send("one")
         await trio.testing.wait_all_tasks_blocked()
-        relay.sale._into.send_nowait("two")  # the old stream wakes up with it …
+        relay.sale._made.put_nowait("two")  # the old stream wakes up with it …
         nursery.start_soon(relay.feed.aclose)
         with trio.move_on_after(5):
-            await relay.deliver("new", 2)  # … and is cancelled at the same moment
+            await relay.deliver("new", 1)  # … and is cancelled while the new one sends "one" again
         nursery.cancel_scope.cancel()
     return relay
 
@@ -147,6 +148,6 @@ async def test_a_yield_that_wakes_the_old_stream_reaches_the_new_one(autojump_cl
 async def test_a_mutant_without_turns_loses_it(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trio, "Lock", nullcontext)
-    relay = await take_over_while_a_yield_is_on_its_way()
-    assert 2 not in relay.sent["new"]
+    monkeypatch.setattr(sale, "Turn", nullcontext)
+    relays = [await take_over_while_a_yield_is_on_its_way() for _ in range(12)]  # whoever comes first
+    assert any(2 not in relay.sent["new"] for relay in relays)

@@ -515,7 +515,7 @@ async def test_g3_cancelling_at_every_await_does_no_harm(pair: Any) -> None:
     while await cancelled_at(step, alice, bob):
         assert await alice.request(bob.peer_id, ECHO, b"alive", timeout_s=SOON_S) == b"alive"
         step += 1
-    assert step > 20
+    assert step > 5  # the simulation's, which waits only where it must; libp2p's are thirty
 
 
 async def test_g3_mutant_a_caller_that_forgets_to_cancel_fills_the_channel(

@@ -83,11 +83,12 @@ class Asked:
 class AskedStream(Asked):
     """A stream; iterate over its chunks, one reader at a time."""
 
-    __slots__ = ("inbox", "taken")
+    __slots__ = ("doubt", "inbox", "taken")
 
     def __init__(self, end: End, kind: int, protocol: str, timeout_s: float) -> None:
         super().__init__(end, kind, protocol, timeout_s)
         self.inbox: deque[bytes] = deque()
+        self.doubt: Doubt | None = None  # for waits of another length
         self.taken = 0  # bytes and costs that were read and not yet given back as credit
 
     def fail(self, reason: Exception) -> None:
@@ -99,17 +100,33 @@ class AskedStream(Asked):
         return self
 
     async def __anext__(self) -> bytes:
+        if self.inbox:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        elif self.ended is None:
+            self.wait += 1
+            self.end.wire.deadlines.start(self)
+            await self.park()
+        return self._take()
+
+    async def within(self, seconds: float) -> bytes | None:
+        """The next chunk; None if none comes in this time."""
+        if self.inbox:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        elif self.ended is None:
+            self.wait += 1
+            if self.doubt is None or self.doubt.timeout_s != seconds:
+                self.doubt = Doubt(self, seconds)
+            self.end.wire.deadlines.start(self.doubt)
+            await self.park()
+            if not self.inbox and self.ended is None:
+                return None
+        return self._take()
+
+    def _take(self) -> bytes:
         inbox = self.inbox
-        if inbox:
-            await trio.lowlevel.checkpoint()
-        else:
-            if self.ended is None:
-                self.wait += 1
-                self.end.wire.deadlines.start(self)
-                await self.park()
-            if not inbox:
-                assert self.ended is not None
-                raise self.ended
+        if not inbox:
+            assert self.ended is not None
+            raise self.ended
         chunk = inbox.popleft()
         cost = len(chunk) + CHUNK_COST
         self.taken += cost
@@ -127,3 +144,26 @@ class AskedStream(Asked):
         for chunk in self.inbox:
             self.end.return_chunk(len(chunk) + CHUNK_COST)
         self.inbox.clear()
+
+
+class Doubt:
+    """A reader that waits for a while only, and whose stream goes on after it."""
+
+    __slots__ = ("stream", "timeout_s")
+
+    def __init__(self, stream: AskedStream, timeout_s: float) -> None:
+        self.stream, self.timeout_s = stream, timeout_s
+
+    @property
+    def wait(self) -> int:
+        """Which wait of the stream's."""
+        return self.stream.wait
+
+    @property
+    def waits(self) -> bool:
+        """Whether the reader is parked."""
+        return self.stream.task is not None
+
+    def expire(self) -> None:
+        """The while is over."""
+        self.stream.wake()

@@ -19,8 +19,11 @@ QUEUES_MAX = 64  # other lengths of time get timers of their own
 class Waiting(Protocol):
     """Somebody who waits: `wait` counts the waits, `timeout_s` is their length."""
 
-    wait: int
     timeout_s: float
+
+    @property
+    def wait(self) -> int:
+        """Which one it is."""
 
     @property
     def waits(self) -> bool:

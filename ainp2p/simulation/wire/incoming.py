@@ -68,7 +68,7 @@ class Incoming:
             raise Broken("the caller has gone")
         if self.credit > 0 and end.chunk_credit > 0 and not self.backlog:
             end.reply(CHUNK, self, chunk)
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()  # credit makes it wait soon enough
         else:
             self.backlog.append(chunk)
             end.network.stalled[self] = None

@@ -20,7 +20,7 @@ from ainp2p.protocol.linked_network import (
     DIAL_TIMEOUT_S,
     peer_of,
 )
-from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Handler, PeerChange, PeerId, Published
+from ainp2p.protocol.network import REQUEST_TIMEOUT_S, Chunks, Handler, PeerChange, PeerId, Published
 from ainp2p.simulation.wire import gossip
 from ainp2p.simulation.wire.asked import Asked, AskedStream
 from ainp2p.simulation.wire.ends import End
@@ -108,7 +108,7 @@ class SimNetwork:
 
     def stream(
         self, peer: PeerId, protocol: str, body: bytes, *, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    ) -> AbstractAsyncContextManager[Chunks]:
         """One question, many chunks."""
         return OpenedStream(self._links, peer, protocol, body, timeout_s)
 
@@ -118,7 +118,7 @@ class SimNetwork:
         asked = Asked(end, ONE_WAY, protocol, _FOREVER_S)
         end.begin(asked, body)
         if asked.sent:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()  # room makes it wait soon enough
             return
         try:
             await asked.park()
