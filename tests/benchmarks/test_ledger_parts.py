@@ -50,6 +50,14 @@ def test_a_part_gives_its_figures(part: str, measure: Callable[[], dict[str, Any
     assert all(figure.measured >= 0 for figure in figures.values() if figure.unit != "MB")
 
 
+def test_memory_is_measured_over_epochs_that_end_and_are_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_memory, "EPOCH_ROUNDS", 2)
+    whole, pruned = ledger_memory.measure(8_192), ledger_memory.measure(8_192, pruned=True)
+    assert pruned["epochs_ended"] >= 2
+    assert whole["epochs_ended"] == 0
+    assert len(pruned["tenths_mb"]) == 8
+
+
 def test_certificates_of_four_are_below_their_bound() -> None:
     assert figures_of("ledger catch-up", ledger_catch_up.measure(1, 1))["bytes"].held
 
