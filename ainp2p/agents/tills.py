@@ -199,6 +199,8 @@ class Tills:
             raise InvalidReceipt("expired", "the Lock has ended, or ends too soon to settle in time")
 
     def _forget_old(self) -> None:
+        if len(self._tills) <= TILLS_MAX:
+            return
         for id_, till in list(self._tills.items()):
             if len(self._tills) <= TILLS_MAX:
                 return

@@ -158,7 +158,10 @@ class VirtualClock(trio.abc.Clock):
         assert runner is not None
         if runner.waiting_for_idle:  # trio.testing.wait_all_tasks_blocked: this is the moment
             return _DAY_S
-        if runner.entry_queue.size():  # trio's own: an abandoned generator, a signal, the end of the run
+        entries = runner.entry_queue
+        if (
+            entries.queue or entries.idempotent_queue
+        ):  # trio's own: an abandoned generator, a signal, the end of the run
             return 0.0
         self.steps += 1
         if self._upkeep is not None and self.steps >= self._upkeep_at:

@@ -25,13 +25,15 @@ class Links:
         up: the link with each peer.
         dials: those under way.
         known: where peers were last known to be, the newest last.
+        listed: the peers of `up`, sorted; None: not since the last change.
     """
 
-    __slots__ = ("_bootstrap", "_network", "_watchers", "dials", "known", "up")
+    __slots__ = ("_bootstrap", "_network", "_watchers", "dials", "known", "listed", "up")
 
     def __init__(self, network: SimNetwork) -> None:
         self._network = network
         self.up: dict[PeerId, End] = {}
+        self.listed: tuple[PeerId, ...] | None = None
         self.dials: dict[PeerId, Dial] = {}
         self.known: dict[PeerId, tuple[str, ...]] = {}
         self._watchers: list[Feed[PeerChange]] = []
@@ -130,6 +132,7 @@ class Links:
         """The link is up here."""
         old = self.up.get(end.peer)
         self.up[end.peer] = end
+        self.listed = None
         if old is not None:
             old.close(Broken("connected anew"))
         self._tell(end.peer, connected=True)
@@ -141,6 +144,7 @@ class Links:
         """A link is over."""
         if self.up.get(end.peer) is end:
             del self.up[end.peer]
+            self.listed = None
             self._tell(end.peer, connected=False)
             self._look_for_lost()
 

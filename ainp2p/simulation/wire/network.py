@@ -146,7 +146,10 @@ class SimNetwork:
 
     def peers(self) -> tuple[PeerId, ...]:
         """Peers with a live channel, sorted."""
-        return tuple(sorted(self.links))
+        listed = self._links.listed  # every job asks, and seldom is there another link
+        if listed is None:
+            listed = self._links.listed = tuple(sorted(self.links))
+        return listed
 
     def watch_peers(self) -> AbstractAsyncContextManager[AsyncIterator[PeerChange]]:
         """Peers that come and go: first those connected now, then each change."""
