@@ -4,6 +4,7 @@
     at first, and at every gap: refresh = account, credits and Locks from all validators, each with its proof,
     the newest proven one taken
     each time a stream begins: the same, if the one that is followed says something else than is known here
+    where no validator has room for another follower: the same now and again, ever less often
 
 Whatever is learnt goes through `learn`, which the wallet gives. Runs as a task of the wallet.
 """
@@ -23,6 +24,7 @@ from ainp2p.errors import (
     Malformed,
     NetworkError,
     NotFinal,
+    Refused,
     RemoteError,
     TimedOut,
 )
@@ -56,6 +58,7 @@ from ainp2p.protocol.network import PeerId
 
 RETRY_AFTER_S = 0.5  # until the next validator is tried; doubles while none can be followed
 RETRY_AFTER_MAX_S = 4.0
+LOOK_S, LOOK_MAX_S = 4.0, 32.0  # between looks at a validator, while none lets us follow
 LOCKS_AT_ONCE = 16
 LOCK_PAGES_MAX = 16  # of one validator: 4,096 Locks; the rest is found once these have ended
 LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may have heard of yet
@@ -99,6 +102,7 @@ class Mirror:
         self._gap = trio.Event()
         self._tries: dict[bytes, int] = {}  # gap → how often it could not be mended
         self._followed: PeerId | None = None  # its stream has just begun: what does it know?
+        self._looks = 0  # at validators that do not let us follow, since one of them had news
         self._was_hidden = False  # the last refresh found what the validator that is followed did not tell
         self._busy = trio.Lock()
         self.refreshed = trio.Event()  # set once, when the first refresh is done
@@ -124,7 +128,7 @@ class Mirror:
     # --- following --------------------------------------------------------------------------------
 
     async def _follow_forever(self) -> None:
-        pause_s, turn, turn_s = RETRY_AFTER_S, 0, FOLLOW_TURN_S
+        pause_s, turn, turn_s, refused = RETRY_AFTER_S, 0, FOLLOW_TURN_S, 0
         peers: list[PeerId] = []
         while True:
             if set(peers) != self._validators.stakes.keys() or not peers:
@@ -137,13 +141,27 @@ class Mirror:
                 peer = peers[turn % len(peers)]
                 with trio.move_on_after(turn_s), self._validators.while_member(peer):
                     await self._follow(peer)
-                pause_s = RETRY_AFTER_S
+                pause_s, refused = RETRY_AFTER_S, 0
                 turn_s = FOLLOW_TURN_S if self._was_hidden else min(2 * turn_s, FOLLOW_TURN_MAX_S)
                 self._was_hidden = False
-            except Error:  # the world's or the validator's; the next one may do better
+            except Error as exc:  # the world's or the validator's; the next one may do better
                 pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
+                refused = refused + 1 if isinstance(exc, Refused) and exc.code == "busy" else 0
+                if refused >= len(peers):
+                    pause_s = self._look(peer)
             turn += 1
             await trio.sleep(pause_s)
+
+    def _look(self, peer: PeerId) -> float:
+        """Nobody has room for us: see what this one knows, as if it was followed; for how long to rest then.
+
+        With it goes one question to be let in, so that whoever leaves makes room.
+        """
+        self._followed = peer
+        self._gap.set()
+        pause_s = float(min(LOOK_S * 2**self._looks, LOOK_MAX_S))
+        self._looks = min(self._looks + 1, 16)
+        return pause_s * (0.75 + self._validators.network.context.rng.random() / 2)
 
     async def _follow(self, peer: PeerId) -> None:
         question, timeout_s = Follow((self._purse.id,)), 3 * FOLLOW_BEAT_MAX_S
@@ -159,6 +177,7 @@ class Mirror:
                 for decided in finals.operations:
                     self._learn(self._proofs.operation(decided), 0)
                 if quiet < 0:
+                    self._looks = 0
                     self._followed = peer
                     self._gap.set()
                 quiet = 0 if finals.operations else quiet + 1
@@ -172,6 +191,7 @@ class Mirror:
             try:
                 if followed is not None and self._purse.id not in gaps and await self._knows_more(followed):
                     gaps.add(self._purse.id)
+                    self._looks = min(self._looks, 1)  # more may come soon
                 await self._mend(gaps)
             except (NetworkError, RemoteError, LedgerError):
                 self._gaps |= self._worth_trying(gaps)
@@ -203,6 +223,8 @@ class Mirror:
                     head = await self._validators.ask(peer, GetObject(id_), ObjectHead)
                     if head.last and read_operation(head.last[0].operation).operation.seq > lock.seq:
                         return True
+        except Refused as exc:  # who has no time for one question has none for all that a refresh asks
+            return exc.code != "busy"
         except (NetworkError, *_WRONG):
             return True
         return False
