@@ -127,6 +127,7 @@ class Directory:
         if look_up is not None and isinstance(bound, Standing):
             self._doubts = Doubts(bound, look_up, self._judge_again, nursery, network.context)
         self._sync_s = SYNC_S
+        self._is_alone = False  # nobody could be compared with, the last time
         self._news = 0  # cards that said something new
         self._due: dict[Work, float] = {}  # what is to be done when
         self._planned = trio.Event()
@@ -185,7 +186,8 @@ class Directory:
             raise InvalidInput(f"this card would be refused: {exc}") from exc
         self._own = held or Held(card, signed, b"")
         self._plan(self._renew_again, self._renew_due())
-        self._plan(self._provide, -math.inf)
+        if not self._closed:
+            self._nursery.start_soon(self._provide)
         return self._own
 
     async def _spread(self, held: Held, *, again: bool = False) -> None:
@@ -242,7 +244,7 @@ class Directory:
         name, asked, offers = skill.encode(), set[PeerId](), list[Offer]()
         with trio.move_on_after(timeout_s):
             async with _background() as nursery:
-                nursery.start_soon(self._look_up_forever, name, asked)
+                nursery.start_soon(self._look_up_forever, name, asked, at_least)
                 pause_s = 0.0
                 while True:
                     changed = self._changed
@@ -288,21 +290,21 @@ class Directory:
                         self._network.add_addresses(offer.peer, addresses)
                         nursery.start_soon(self._ask_card, offer.peer)
 
-    async def _look_up_forever(self, skill: bytes, asked: set[PeerId]) -> None:
+    async def _look_up_forever(self, skill: bytes, asked: set[PeerId], at_least: int) -> None:
         """Ask the DHT again, ever less often: whoever starts now has no record there yet."""
         pause_s = LOOK_AGAIN_S
         while True:
-            await self._look_up(skill, asked)
+            await self._look_up(skill, asked, at_least)
             await trio.sleep(pause_s)
             pause_s *= 1.5
 
-    async def _look_up(self, skill: bytes, asked: set[PeerId]) -> None:
-        """Ask the DHT who offers a skill, when the table knows nobody who is connected.
+    async def _look_up(self, skill: bytes, asked: set[PeerId], at_least: int) -> None:
+        """Ask the DHT who offers a skill, when the table knows too few who are connected.
 
         Whoever is known may have moved: its record there has its newest addresses.
         """
         alive = self._network.peers()
-        if any(offer.peer in alive for offer in self._offers(skill)):
+        if sum(offer.peer in alive for offer in self._offers(skill)) >= at_least:
             return
         try:
             found = await self._network.find_providers(skill_digest(self._network_id, skill))
@@ -443,6 +445,9 @@ class Directory:
             async for change in changes:
                 if change.connected and not self._table.is_full and not self._is_stranger(change.peer):
                     self._nursery.start_soon(self._sync, change.peer)
+                    if self._is_alone:
+                        self._is_alone, self._sync_s = False, SYNC_S
+                        self._plan(self._compare, self._sync_due())
                 self._stir()
 
     # --- what is due now and then -----------------------------------------------------------------
@@ -471,7 +476,9 @@ class Directory:
         learned = False
         if peers and not self._table.is_full:
             learned = await self._sync(self._network.context.rng.choice(peers))
-        self._sync_s = SYNC_S if learned else min(2 * self._sync_s, SYNC_QUIET_S)
+        self._is_alone = not peers
+        quiet_s = SYNC_QUIET_S if self._is_alone else 2 * self._sync_s
+        self._sync_s = SYNC_S if learned else min(quiet_s, SYNC_QUIET_S)
         self._plan(self._compare, self._sync_due())
 
     def _renew_due(self) -> float:

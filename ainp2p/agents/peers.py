@@ -106,4 +106,4 @@ async def _save_forever(network: Network, path: Path) -> None:
             await storage.run(partial(write_peers, path, peers, storage))
             saved, pause_s = peers, SAVE_S
         else:
-            pause_s = min(2 * pause_s, SAVE_QUIET_S)
+            pause_s = min(4 * pause_s, SAVE_QUIET_S)

@@ -39,7 +39,7 @@ OBJECTS_MAX = 256  # followed by one stream
 CREDITS_PAGE_MAX = 128
 VALIDATORS_MAX = 128
 FOLLOW_BEAT_S = 30.0  # the longest silence on a Follow stream that has brought something
-FOLLOW_BEAT_MAX_S = 240.0  # and on one that has not for long: each chunk without news doubles it
+FOLLOW_BEAT_MAX_S = 240.0  # and on one that has not for long: each chunk without news quadruples it
 ATTACHMENTS_MAX = 16  # asked for at once; so many of the largest do not fit, and the answer stops early
 EVIDENCE_PAGE_MAX = 1000  # ids; a message has 1,024 elements at most
 ADDRESSES_MAX = 8  # of one validator
@@ -299,7 +299,7 @@ class Finals(Message, frozen=True, tag=25):
 
 def follow_beat_s(quiet: int) -> float:
     """The longest silence after so many chunks in a row, but for the first, that had no operation."""
-    return min(FOLLOW_BEAT_S * 2.0 ** min(max(quiet, 0), 16), FOLLOW_BEAT_MAX_S)
+    return min(FOLLOW_BEAT_S * 4.0 ** min(max(quiet, 0), 16), FOLLOW_BEAT_MAX_S)
 
 
 class Statistics(Message, frozen=True, tag=26):

@@ -64,7 +64,7 @@ LOCK_PAGES_MAX = 16  # of one validator: 4,096 Locks; the rest is found once the
 LOOK_AGAIN_S = 2.0  # after a refresh for a credit that too few validators may have heard of yet
 LIST_TIMEOUT_S = 60.0  # for all pages of all validators while no quorum has listed
 FOLLOW_TURN_S = 300.0  # then the next validator is followed: one that keeps quiet hides nothing for longer;
-FOLLOW_TURN_MAX_S = 1200.0  # twice as long with each turn that brought nothing that the one before hid
+FOLLOW_TURN_MAX_S = 1200.0  # after a turn that brought nothing that the one before hid
 GAPS_MAX = 1024  # above it, what is missed is learnt with the next turn
 TRIES_MAX = 60  # for a gap, half a second apart
 _PAGES_MAX = 1000  # of credits, from one validator: 128,000 credits
@@ -142,7 +142,7 @@ class Mirror:
                 with trio.move_on_after(turn_s), self._validators.while_member(peer):
                     await self._follow(peer)
                 pause_s, refused = RETRY_AFTER_S, 0
-                turn_s = FOLLOW_TURN_S if self._was_hidden else min(2 * turn_s, FOLLOW_TURN_MAX_S)
+                turn_s = FOLLOW_TURN_S if self._was_hidden else FOLLOW_TURN_MAX_S
                 self._was_hidden = False
             except Error as exc:  # the world's or the validator's; the next one may do better
                 pause_s = min(2 * pause_s, RETRY_AFTER_MAX_S)
