@@ -2,8 +2,8 @@
 
     ainp2p sim run examples/spam_attack.py --agents 40 --hours 0.2 --spammers 6 --seed 7
 
-A proposal holds a slot of its seller for ten seconds, and asking is free. One name can hold 8 slots at most
-(the library's limit), so a crowd of names is needed. What helps against a crowd is to remember who has paid.
+A proposal holds a slot of its seller for ten seconds, and asking is free. One name can hold half the slots,
+and 8 at most, so a crowd of names is needed. What helps against a crowd is to remember who has paid.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
                 ▼                           ▼
               free                       running ──done──▶ free
 
-A proposal holds a slot until it expires, so one buyer may have at most OPEN_PER_BUYER_MAX. Before a
+A proposal holds a slot until it expires, so one buyer may have `Seller.open_per_buyer`. Before a
 signature is checked nothing is stored, and everything stored is bounded by the slots.
 """
 
@@ -50,7 +50,7 @@ from ainp2p.protocol.strategies import (
     list_price,
 )
 
-OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10
+OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10; of few slots half, so that one name does not hold them all
 PROPOSAL_LIFE_MS = 10_000  # time to decide and to open a Lock; jammed slots are free again after it
 
 
@@ -125,6 +125,11 @@ class Seller:
     def free(self) -> int:
         """Slots that are neither held by a proposal nor at work."""
         return max(0, self.slots - len(self._open) - len(self._running))
+
+    @property
+    def open_per_buyer(self) -> int:
+        """The most proposals that one buyer may have open."""
+        return min(OPEN_PER_BUYER_MAX, max(1, self.slots // 2))
 
     @property
     def load(self) -> int:
@@ -261,10 +266,10 @@ class Seller:
         return listing
 
     def _require_slot(self, buyer: bytes) -> None:
-        if sum(1 for key, _ in self._open if key == buyer) >= OPEN_PER_BUYER_MAX:
-            raise _Refuse(TOO_MANY, f"at most {OPEN_PER_BUYER_MAX} proposals are open for one buyer")
         if not self.free:
             raise _Refuse(BUSY, "no slot is free")
+        if sum(1 for key, _ in self._open if key == buyer) >= self.open_per_buyer:
+            raise _Refuse(TOO_MANY, f"at most {self.open_per_buyer} proposals are open for one buyer")
 
     @staticmethod
     def _priced(answer: Price | No) -> Price:

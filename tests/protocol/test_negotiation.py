@@ -271,6 +271,31 @@ def test_e10_one_buyer_holds_at_most_eight_slots_and_only_until_expiry() -> None
     assert seller.free == 99
 
 
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (16, 8), (100, 8)])
+def test_e10_one_buyer_holds_half_of_few_slots_and_leaves_the_rest_to_others(slots: int, most: int) -> None:
+    seller = new_seller(slots=slots)
+    answers = [
+        open_market(seller.handle(a_call(task=n.to_bytes(32, "big")), BUYER.public, NOW) or a_call())
+        for n in range(slots)
+    ]
+    assert sum(isinstance(answer, Proposal) for answer in answers) == most == seller.open_per_buyer
+    assert seller.free == slots - most
+    other = Key(b"o" * 32)
+    answer = seller.handle(sealed(open_market(a_call()), other), other.public, NOW)
+    assert answer is not None
+    assert isinstance(open_market(answer), Proposal) == (slots > 1)
+
+
+def test_e10_mutant_a_limit_that_knows_no_slots_lets_one_buyer_hold_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Seller, "open_per_buyer", OPEN_PER_BUYER_MAX)
+    seller = new_seller(slots=4)
+    for n in range(4):
+        seller.handle(a_call(task=n.to_bytes(32, "big")), BUYER.public, NOW)
+    assert seller.free == 0
+
+
 def test_e10_mutant_without_expiry_a_silent_buyer_keeps_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Seller, "expire", lambda self, now_ms: None)
     seller = new_seller(slots=1)
