@@ -107,12 +107,14 @@ class VaultStore:
         for spent in changed.spent:
             put("INSERT OR REPLACE INTO spent VALUES (?, ?, ?)", spent, replaces=("spent", *spent[:2]))
         for repeat in changed.repeats:
-            put("INSERT OR REPLACE INTO repeats VALUES (?, ?, ?)", repeat, replaces=("repeat", repeat[0]))
+            name = ("repeat", repeat[0])
+            if repeat[2]:
+                put("INSERT OR REPLACE INTO repeats VALUES (?, ?, ?)", repeat, replaces=name)
+            else:
+                put("DELETE FROM repeats WHERE fingerprint = ?", repeat[:1], replaces=name, removes=True)
         if changed.oldest_minute > self._oldest_minute:
             self._oldest_minute = changed.oldest_minute
             put("DELETE FROM spent WHERE minute < ?", (changed.oldest_minute,), replaces="old")
-        if any(not times for _, _, times in changed.repeats):
-            put("DELETE FROM repeats WHERE times = 0", (), replaces="forgotten")
         state = changed.breaker
         if state == self._breaker:
             return
