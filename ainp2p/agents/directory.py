@@ -297,6 +297,16 @@ class Directory:
             await self._look_up(skill, asked, at_least)
             await trio.sleep(pause_s)
             pause_s *= 1.5
+            alive = self._network.peers()
+            if not any(offer.peer in alive for offer in self._offers(skill)):
+                self._ask_again(asked)
+
+    def _ask_again(self, asked: set[PeerId]) -> None:
+        """Nobody is there yet: one dial may fail by chance, as when both sides dial at once."""
+        for peer in asked:
+            self._silent.pop(peer, None)
+        asked.clear()
+        self._stir()
 
     async def _look_up(self, skill: bytes, asked: set[PeerId], at_least: int) -> None:
         """Ask the DHT who offers a skill, when the table knows too few who are connected.

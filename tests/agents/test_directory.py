@@ -20,6 +20,7 @@ from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions, MemoryHub, MemoryNetwork, open_memory_network
 from ainp2p.protocol.messages import seal
+from ainp2p.protocol.network import PeerId
 from ainp2p.protocol.price import Price
 
 NETWORK = b"N" * 32
@@ -188,6 +189,46 @@ async def test_a_seller_that_is_not_connected_is_dialled_and_found(
         assert selling.peer_id not in buying.peers()
         (offer,) = await buyer.find("summarise")
         assert offer.peer == selling.peer_id in buying.peers()
+
+
+async def found_when_the_first_dial_fails(monkeypatch: pytest.MonkeyPatch) -> PeerId:
+    """Whom a buyer finds whose first question to the only seller fails."""
+    failed: list[PeerId] = []
+    ask = Directory._ask_card
+
+    async def unlucky(self: Directory, peer: PeerId) -> bool:
+        if peer in failed:
+            return await ask(self, peer)
+        failed.append(peer)
+        self._silent[peer] = trio.current_time()
+        return False
+
+    monkeypatch.setattr(Directory, "_ask_card", unlucky)
+    hub = MemoryHub(10)
+    async with AsyncExitStack() as stack:
+        hub_network, _ = await stack.enter_async_context(peer(hub, 1))
+        buying, buyer = await stack.enter_async_context(peer(hub, 2, hub_network.addresses[0]))
+        selling, seller = await stack.enter_async_context(peer(hub, 3, hub_network.addresses[0]))
+        await seller.announce(draft(3))
+        await until(lambda: buyer.cards(), 10)
+        await buying.disconnect(selling.peer_id)
+        failed.clear()
+        return (await buyer.find("summarise"))[0].peer
+
+
+async def test_a_dial_that_fails_by_chance_is_tried_again_while_nobody_is_there(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await found_when_the_first_dial_fails(monkeypatch)
+    assert trio.current_time() < 20
+
+
+async def test_mutant_who_is_asked_once_only_is_not_found(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Directory, "_ask_again", lambda self, asked: None)
+    with pytest.raises(NoOffers):
+        await found_when_the_first_dial_fails(monkeypatch)
 
 
 async def test_a_seller_that_nobody_near_knows_is_found_in_the_dht(
