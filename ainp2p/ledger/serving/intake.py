@@ -130,21 +130,18 @@ class Intake:
 
         None also while only light ones wait that have to wait longer (`measured`).
         """
-        turns = (self._pop_pushed, self._pop_submitted)
         self._pushed_next = not self._pushed_next
-        for turn in turns if self._pushed_next else reversed(turns):
-            entry = turn(now_s)
-            if entry is not None:
-                self._forget(entry)
-                return entry
-        return None
+        if self._pushed_next:
+            entry = self._pushed.pop() or self._pop_submitted(now_s)
+        else:
+            entry = self._pop_submitted(now_s) or self._pushed.pop()
+        if entry is not None:
+            self._forget(entry)
+        return entry
 
     def measured(self, late_s: float, now_s: float) -> None:
         """The event loop came back so much later than it was asked to: light operations are paced by that."""
         self._pace.measured(late_s, now_s)
-
-    def _pop_pushed(self, now_s: float) -> Entry | None:
-        return self._pushed.pop()
 
     def _pop_submitted(self, now_s: float) -> Entry | None:
         heaviest = self._submitted.heaviest
@@ -171,10 +168,13 @@ class Intake:
 
     def judged(self, entry: Entry, problem: Error | None, now_s: float) -> bool:
         """The core has handled it. False: it was false in itself, and its submitter loses its standing."""
-        self._give_back(entry)
         false = isinstance(problem, RemoteError)
         if entry.peer not in self._stakes:
-            self._standing(entry.peer).judge(problem, false, now_s)
+            standing = self._standing(entry.peer)
+            standing.lent -= entry.weighed
+            standing.judge(problem, false, now_s)
+        else:  # maybe it became a member meanwhile
+            self._give_back(entry)
         entry.done(problem)
         return not false
 
