@@ -364,7 +364,7 @@ def test_a5_a_payer_that_vanishes_leaves_its_seller_paid() -> None:
 
 
 def test_a5_mutant_a_seller_that_never_settles_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def idle(self: Settler) -> None:
+    async def idle(self: Settler, *args: Any) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(Settler, "run", idle)
