@@ -195,6 +195,8 @@ class Mirror:
                 await self._mend(gaps)
             except (NetworkError, RemoteError, LedgerError):
                 self._gaps |= self._worth_trying(gaps)
+                if not self._looks and self._followed is None:
+                    self._followed = followed  # it was busy; where none lets us follow, the next look is soon
                 await trio.sleep(RETRY_AFTER_S)
                 self._gap.set()
             if self._look_again:
@@ -223,8 +225,10 @@ class Mirror:
                     head = await self._validators.ask(peer, GetObject(id_), ObjectHead)
                     if head.last and read_operation(head.last[0].operation).operation.seq > lock.seq:
                         return True
-        except Refused as exc:  # who has no time for one question has none for all that a refresh asks
-            return exc.code != "busy"
+        except Refused as exc:
+            if exc.code == "busy":  # who has no time for one question has none for all that a refresh asks
+                raise
+            return True
         except (NetworkError, *_WRONG):
             return True
         return False
