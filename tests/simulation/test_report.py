@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ainp2p.errors import InvalidInput
@@ -149,6 +149,7 @@ def test_without_anything_to_share_there_is_no_picture() -> None:
     assert "<svg" in over_shares("T", [("a", [(0.0, 0.0), (1.0, 1.0)])], unit="", hues={})
 
 
+@example([5e-324])  # a quarter of which is 0
 @given(st.lists(FLOATS, min_size=1, max_size=9))
 def test_the_axis_holds_all_values_and_zero_with_few_ticks(values: list[float]) -> None:
     ticks = value_ticks(values)

@@ -29,6 +29,7 @@ from ainp2p.swarm.charts import (
 )
 
 HEIGHT = 200.0
+TINY = 1e-300  # a difference that no picture shows, and of which a quarter may be no number any more
 POINTS_MAX = 240  # of one curve: more than a narrow picture can show
 _ROUND_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
@@ -104,7 +105,7 @@ def value_ticks(values: Iterable[float]) -> list[float]:
     """Round values from 0 or below to the largest of `values` or above, at most six or so."""
     known = list(values)
     low, high = min(0.0, *known), max(0.0, *known)
-    if low == high:
+    if high - low < TINY:
         high = 1.0
     raw = (high - low) / 4
     size = 10.0 ** floor(log10(raw))
