@@ -40,6 +40,7 @@ class Doubts:
         self._standing, self._look_up, self._settled = standing, look_up, settled
         self._nursery, self._context = nursery, context
         self._waiting: dict[bytes, tuple[Card, Signed]] = {}
+        self._asking = False
 
     def consider(self, card: Card, signed: Signed, *, believed: bool) -> None:
         """Ask about a well-signed card's account, if that may tell something new."""
@@ -47,9 +48,10 @@ class Doubts:
             return
         if not self._standing.is_doubtful(card, self._context.now_ms(), believed=believed):
             return
-        if not self._waiting:
-            self._nursery.start_soon(self._ask)
         self._waiting[card.agent] = card, signed
+        if not self._asking:  # else the one task that asks comes to it, be it in its pause
+            self._asking = True
+            self._nursery.start_soon(self._ask)
 
     async def _ask(self) -> None:
         while self._waiting:
@@ -62,6 +64,7 @@ class Doubts:
             self._standing.learn(agent, account, self._context.now_ms())
             self._settled(card, signed)
             await trio.sleep(PAUSE_S)
+        self._asking = False
 
 
 __all__ = ["Doubts", "LookUp"]

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents.doubts import DOUBTS_MAX, Doubts
+from ainp2p.agents.doubts import DOUBTS_MAX, PAUSE_S, Doubts
 from ainp2p.agents.standing import ASK_AGAIN_MS, LEARNED_MAX, MISFIT_MS, Standing
 from ainp2p.errors import InvalidInput, NoOffers, TimedOut
 from ainp2p.ledger.rules.accounts import Account, unopened_account
@@ -120,6 +120,7 @@ class Asking:
     """Doubts over a ledger that is a dict; who was asked about, and what was settled."""
 
     def __init__(self, nursery: trio.Nursery, accounts: dict[bytes, Account]) -> None:
+        self.takes_s = 0.0
         self.asked: list[bytes] = []
         self.settled: list[Card] = []
         self.standing, self.accounts = Standing(), accounts
@@ -130,6 +131,7 @@ class Asking:
 
     async def look_up(self, agent: bytes) -> Account | None:
         self.asked.append(agent)
+        await trio.sleep(self.takes_s)
         if agent not in self.accounts:
             raise TimedOut("nobody answers")
         return self.accounts[agent]
@@ -175,6 +177,20 @@ async def test_who_makes_up_accounts_makes_us_ask_no_faster(autojump_clock: Cloc
         assert len(world.asked) <= 11
         await trio.sleep(600)
         assert len(world.asked) == DOUBTS_MAX
+
+
+async def test_a_doubt_that_comes_in_the_pause_after_the_last_one_is_asked_about_once(
+    autojump_clock: Clock,
+) -> None:
+    async with asking({}) as world:
+        world.takes_s = PAUSE_S
+        for n in range(3):
+            born = msgspec.structs.replace(ACCOUNT, salt=n.to_bytes(32, "big"))
+            made = shown(OWNER, agent=account_id(NETWORK, born), inception=encode(born))
+            world.doubts.consider(made, SIGNED, believed=True)
+            await trio.sleep(1.5 * PAUSE_S)
+        await trio.sleep(1)
+        assert len(world.asked) == len(set(world.asked)) == 3
 
 
 # --- agents ------------------------------------------------------------------------------------------------
