@@ -164,7 +164,7 @@ async def buy(agent: Agent, text: str, *, budget: int = 100, find_s: float = 20)
     """One job, read to its end."""
     offers = await agent.find("work", timeout_s=find_s)
     async with agent.hire(offers, text=text, budget=budget) as job:
-        return "".join([str(piece) async for piece in job])
+        return str(await job.result())  # after a takeover the last beginning alone
 
 
 async def storm(world: World) -> None:
