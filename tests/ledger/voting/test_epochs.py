@@ -250,6 +250,22 @@ def test_prepared_slots_of_the_set_start_at_view_one_everywhere(house: Parliamen
         assert {slot: p.operation for slot, p in prepared.items()} == {(house.ids["alice"], 2): hanging.id}
 
 
+def test_what_a_handoff_has_prepared_is_held_aside_where_its_slot_is_over(house: Parliament) -> None:
+    rival, one = house.spend("alice", final=False), house.spend("alice", amount=6)
+    house.members[0].apply(one)
+    house.members[1].prepared[house.ids["alice"], 1] = house.prepared(rival)
+    house.close()
+    del house.operations[rival.id]  # whoever has decided the other one holds no candidate any more
+    closing = house.closing(0)
+    house.tell(0, 1)
+    closing.take_frontier(house.id_of(1), {house.ids["alice"]: (0, house.ids["alice"])})
+    assert [id_ for id_, _ in closing.operations_wanted] == [rival.id]
+    assert 1 not in closing.usable
+    closing.aside[rival.id] = rival
+    assert closing.operations_wanted == []
+    assert 1 in closing.usable
+
+
 def test_a_slot_that_somebody_in_the_set_decided_is_not_started_again(house: Parliament) -> None:
     one = house.spend("alice")
     house.members[0].apply(one)
