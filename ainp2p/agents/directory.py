@@ -298,11 +298,11 @@ class Directory:
             await trio.sleep(pause_s)
             pause_s *= 1.5
             alive = self._network.peers()
-            if not any(offer.peer in alive for offer in self._offers(skill)):
+            if sum(offer.peer in alive for offer in self._offers(skill)) < at_least:
                 self._ask_again(asked)
 
     def _ask_again(self, asked: set[PeerId]) -> None:
-        """Nobody is there yet: one dial may fail by chance, as when both sides dial at once."""
+        """Too few are there yet: one dial may fail by chance, as when both sides dial at once."""
         for peer in asked:
             self._silent.pop(peer, None)
         asked.clear()
