@@ -14,7 +14,6 @@ from typing import Any
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S
-from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Deal, bargain, honest_only
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.deposits import Deposits
@@ -31,6 +30,7 @@ from ainp2p.errors import BudgetExceeded, InvalidInput, NoOffers, PolicyRefused
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol import canonical_json
+from ainp2p.protocol.background import background
 from ainp2p.protocol.messages import SEED_SIZE_MAX, Chunk, Signer
 from ainp2p.protocol.negotiation import Buyer as Negotiation
 from ainp2p.protocol.negotiation import Task

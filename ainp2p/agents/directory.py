@@ -35,6 +35,7 @@ from ainp2p.errors import (
     RemoteError,
 )
 from ainp2p.ledger.serving.limits import Limits
+from ainp2p.protocol.background import background
 from ainp2p.protocol.card import (
     LIFE_MAX_MS,
     LIFE_MS,
@@ -243,7 +244,7 @@ class Directory:
 
         name, asked, offers = skill.encode(), set[PeerId](), list[Offer]()
         with trio.move_on_after(timeout_s):
-            async with _background() as nursery:
+            async with background() as nursery:
                 nursery.start_soon(self._look_up_forever, name, asked, at_least)
                 pause_s = 0.0
                 while True:
@@ -275,6 +276,11 @@ class Directory:
                 offers.append(Offer(held.card, found, held.signed, price, seen))
         return offers
 
+    def _connected(self, skill: bytes) -> int:
+        """How many offers there are by peers that are alive."""
+        alive = self._network.peers()
+        return sum(offer.peer in alive for offer in self._offers(skill))
+
     async def _wake(self, offers: Iterable[Offer], asked: set[PeerId]) -> None:
         """Ask those that are not connected for their card: who answers is connected then."""
         alive, now = self._network.peers(), trio.current_time()
@@ -297,8 +303,7 @@ class Directory:
             await self._look_up(skill, asked, at_least)
             await trio.sleep(pause_s)
             pause_s *= 1.5
-            alive = self._network.peers()
-            if sum(offer.peer in alive for offer in self._offers(skill)) < at_least:
+            if self._connected(skill) < at_least:
                 self._ask_again(asked)
 
     def _ask_again(self, asked: set[PeerId]) -> None:
@@ -313,8 +318,7 @@ class Directory:
 
         Whoever is known may have moved: its record there has its newest addresses.
         """
-        alive = self._network.peers()
-        if sum(offer.peer in alive for offer in self._offers(skill)) >= at_least:
+        if self._connected(skill) >= at_least:
             return
         try:
             found = await self._network.find_providers(skill_digest(self._network_id, skill))
@@ -581,7 +585,7 @@ async def open_directory(
         strangers: peers that are known to keep no cards, such as validators: they are not asked at first.
         look_up: asks the ledger for an account, so that cards follow its recoveries and rotations.
     """
-    async with _background() as nursery:
+    async with background() as nursery:
         directory = Directory(network, network_id, signer, bound or Standing(), nursery, strangers, look_up)
         network.serve(PROTOCOL, directory.handle)
         nursery.start_soon(directory._listen_forever)
@@ -591,17 +595,3 @@ async def open_directory(
             yield directory
         finally:
             directory._closed = True
-
-
-@asynccontextmanager
-async def _background() -> AsyncIterator[trio.Nursery]:
-    """A nursery that ends with its block and leaves the block's own exception as it came."""
-    caught: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except Exception as exc:
-            caught = exc
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught

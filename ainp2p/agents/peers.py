@@ -16,8 +16,8 @@ from typing import Any
 
 import trio
 
-from ainp2p.agents.background import background
 from ainp2p.errors import Error, InvalidInput
+from ainp2p.protocol.background import background
 from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.network import Network, PeerId
 from ainp2p.protocol.storage import FILES, Storage

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
-from ainp2p.agents.background import background
 from ainp2p.agents.bargaining import Deal, Later, decline_others
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Job, failure_words
@@ -34,6 +33,7 @@ from ainp2p.errors import (
     RemoteError,
     Unreachable,
 )
+from ainp2p.protocol.background import background
 from ainp2p.protocol.delivery import BUDGET, CANCELED
 from ainp2p.protocol.identity import digest
 from ainp2p.protocol.messages import (

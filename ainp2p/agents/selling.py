@@ -18,7 +18,6 @@ from functools import partial
 
 import trio
 
-from ainp2p.agents.background import background
 from ainp2p.agents.models.model import Model
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill
@@ -36,6 +35,7 @@ from ainp2p.errors import (
 )
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.wallets.wallet import Wallet
+from ainp2p.protocol.background import background
 from ainp2p.protocol.card import SkillCard
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.delivery import CANCELED, FAILED, STEP, WINDOW, Terms

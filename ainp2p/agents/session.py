@@ -28,6 +28,7 @@ from ainp2p.ledger.rules.receipts import SIGN_RECEIPT
 from ainp2p.ledger.wallets.delegation import Delegation
 from ainp2p.ledger.wallets.settling import SettlePolicy
 from ainp2p.ledger.wallets.wallet import Wallet, open_wallet
+from ainp2p.protocol.background import background
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.network import Network
 
@@ -76,7 +77,6 @@ async def until_its_end(delegation: Delegation, context: Context, name: str) -> 
     Raises:
         DelegationEnded: that is so; the block was cancelled.
     """
-    caught: Exception | None = None
     over = False
 
     async def watch() -> None:
@@ -94,15 +94,9 @@ async def until_its_end(delegation: Delegation, context: Context, name: str) -> 
         over = True
         nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         nursery.start_soon(watch)
-        try:
-            yield
-        except Exception as exc:  # the caller's, not ours: keep it out of the group
-            caught = exc
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught
+        yield
     if over:
         raise DelegationEnded(delegation.not_after)
 

@@ -25,9 +25,10 @@ from typing import Any, TypeVar
 import trio
 
 from ainp2p.errors import Broken, InvalidInput, Unreachable
+from ainp2p.protocol.background import background
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key, public_from_peer_id
-from ainp2p.protocol.linked_network import PUBLISHED_QUEUE_MAX, Feed, LinkedNetwork, background
+from ainp2p.protocol.linked_network import PUBLISHED_QUEUE_MAX, Feed, LinkedNetwork
 from ainp2p.protocol.network import PeerId, Published
 from ainp2p.protocol.peer_link import ByteStream, PeerLink
 

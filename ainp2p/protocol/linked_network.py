@@ -416,17 +416,3 @@ def peer_of(address: str) -> PeerId:
         raise InvalidInput(f"{address!r} is not an address that ends in /p2p/<peer id>")
     public_from_peer_id(peer)
     return peer
-
-
-@asynccontextmanager
-async def background() -> AsyncIterator[trio.Nursery]:
-    """A nursery that is cancelled when the block ends, and leaves the block's exception as it came."""
-    caught: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except Exception as exc:  # the caller's, not ours: keep it out of the group
-            caught = exc
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught

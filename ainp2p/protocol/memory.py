@@ -25,9 +25,10 @@ from dataclasses import dataclass
 import trio
 
 from ainp2p.errors import Broken, Closed, InvalidInput, Unreachable
+from ainp2p.protocol.background import background
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
-from ainp2p.protocol.linked_network import PUBLISHED_QUEUE_MAX, LinkedNetwork, background
+from ainp2p.protocol.linked_network import PUBLISHED_QUEUE_MAX, LinkedNetwork
 from ainp2p.protocol.network import PeerId, Published
 from ainp2p.protocol.peer_link import ByteStream
 

@@ -175,9 +175,9 @@ async def test_a_seller_that_is_gone_is_not_found_while_its_card_lives(
             await buyer.find("summarise")
 
 
-async def test_a_seller_that_is_not_connected_is_dialled_and_found(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+@asynccontextmanager
+async def one_that_was_left() -> AsyncIterator[tuple[MemoryNetwork, Directory, MemoryNetwork]]:
+    """A buyer that knows the card of a seller, and is not connected to it any more."""
     hub = MemoryHub(10)
     async with AsyncExitStack() as stack:
         hub_network, _ = await stack.enter_async_context(peer(hub, 1))
@@ -186,6 +186,13 @@ async def test_a_seller_that_is_not_connected_is_dialled_and_found(
         await seller.announce(draft(3))
         await until(lambda: buyer.cards(), 10)
         await buying.disconnect(selling.peer_id)
+        yield buying, buyer, selling
+
+
+async def test_a_seller_that_is_not_connected_is_dialled_and_found(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with one_that_was_left() as (buying, buyer, selling):
         assert selling.peer_id not in buying.peers()
         (offer,) = await buyer.find("summarise")
         assert offer.peer == selling.peer_id in buying.peers()
@@ -204,14 +211,7 @@ async def found_when_the_first_dial_fails(monkeypatch: pytest.MonkeyPatch) -> Pe
         return False
 
     monkeypatch.setattr(Directory, "_ask_card", unlucky)
-    hub = MemoryHub(10)
-    async with AsyncExitStack() as stack:
-        hub_network, _ = await stack.enter_async_context(peer(hub, 1))
-        buying, buyer = await stack.enter_async_context(peer(hub, 2, hub_network.addresses[0]))
-        selling, seller = await stack.enter_async_context(peer(hub, 3, hub_network.addresses[0]))
-        await seller.announce(draft(3))
-        await until(lambda: buyer.cards(), 10)
-        await buying.disconnect(selling.peer_id)
+    async with one_that_was_left() as (_, buyer, _):
         failed.clear()
         return (await buyer.find("summarise"))[0].peer
 

@@ -22,10 +22,11 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import trio
 
+from ainp2p.agents.models.local_stream import LocalStream
 from ainp2p.agents.models.messages import (
     Admitted,
     Chat,
@@ -235,25 +236,20 @@ class ScriptedModel:
         return Statistics(self._tokens, self.script.tokens_per_second, self._live, 0)
 
 
-class ScriptedStream:
+class ScriptedStream(LocalStream[ScriptedModel]):
     """A `TokenStream` over a script."""
 
     def __init__(self, model: ScriptedModel, request: Generate) -> None:
-        self.n_in: int | None = None
-        self.finish: Finish | None = None
-        self._model, self._request = model, request
+        super().__init__(model)
+        self._request = request
         self._words: list[str] = []
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Token:
         if self.finish is not None:
             raise StopAsyncIteration
         if self.n_in is None:
             self._words = self._model.script.answer(self._request)
-            self.n_in = self._model.script.n_in(self._request.prompt)
-            self._model._live += 1
+            self._begin(self._model.script.n_in(self._request.prompt))
         try:
             word = await self._next_word()
         except BaseException:
@@ -264,22 +260,6 @@ class ScriptedStream:
             raise StopAsyncIteration
         self._model._tokens += 1
         return token_of(word)
-
-    async def aclose(self) -> None:
-        """Stop."""
-        self._end("canceled")
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._end("canceled")
-
-    def _end(self, finish: Finish) -> None:
-        if self.finish is None:
-            self.finish = finish
-            self._model._live -= self.n_in is not None
 
     async def _next_word(self) -> str | None:
         rate = self._model.script.tokens_per_second

@@ -21,9 +21,7 @@ from ainp2p.ledger.voting.committee_chain import CommitteeChain
 from ainp2p.ledger.wallets.following import CheckpointNotShown, Following
 from ainp2p.protocol.network import Network
 
-WAIT_S = (
-    600.0  # a checkpoint is made within seconds of the epoch's beginning, or minutes where states are large
-)
+WAIT_S = 600.0  # a checkpoint is made within seconds of an epoch's beginning; of large states, minutes
 PAUSE_S, PAUSE_MAX_S = 1.0, 15.0
 NOT_SHOWN_MAX = 3  # times that nobody has it in the chain; those who were asked may have been behind
 TELL_EVERY_S = 30.0
@@ -63,10 +61,8 @@ class PinnedStart:
         while True:
             try:
                 await following.catch_up()
-                not_shown, lacking = (
-                    0,
-                    "the others have it in their chain, and have not made its checkpoint yet",
-                )
+                not_shown = 0
+                lacking = "the others have it in their chain, and have not made its checkpoint yet"
             except CheckpointNotShown as exc:
                 not_shown, lacking = not_shown + 1, str(exc)
             except TimedOut as exc:

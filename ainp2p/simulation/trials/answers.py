@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import trio
 
+from ainp2p.agents.models.local_stream import LocalStream
 from ainp2p.agents.models.model import (
     MAX_TOKENS,
     Choice,
@@ -235,24 +236,19 @@ class Replayed:
         return self._answers[key]
 
 
-class _ReplayedStream:
+class _ReplayedStream(LocalStream[Replayed]):
     """A recorded stream."""
 
     def __init__(self, model: Replayed, answer: dict[str, Any]) -> None:
-        self._model, self._answer, self._place = model, answer, 0
-        self.n_in: int | None = None
-        self.finish: Finish | None = None
-
-    def __aiter__(self) -> Self:
-        return self
+        super().__init__(model)
+        self._answer, self._place = answer, 0
 
     async def __anext__(self) -> Token:
         if self.finish is not None:
             raise StopAsyncIteration
         tokens = self._answer["tokens"]
         if self.n_in is None:
-            self.n_in = self._answer["n_in"]
-            self._model._live += 1
+            self._begin(self._answer["n_in"])
         if self._place == len(tokens):
             finish: Finish = self._answer["finish"] or "canceled"
             self._end(finish)
@@ -268,21 +264,6 @@ class _ReplayedStream:
         self._place += 1
         self._model._tokens += 1
         return Token(id_, text, logprob)
-
-    async def aclose(self) -> None:
-        self._end("canceled")
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._end("canceled")
-
-    def _end(self, finish: Finish) -> None:
-        if self.finish is None:
-            self.finish = finish
-            self._model._live -= self.n_in is not None
 
 
 def replayed(path: str | Path, *, tokens_per_second: float | None = None) -> Replayed:
