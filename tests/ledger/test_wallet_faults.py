@@ -291,6 +291,52 @@ async def test_b3_a_wallet_whose_disk_fails_sends_nothing(
     assert heard == {}
 
 
+# --- callers that go away -------------------------------------------------------------------------------
+
+
+async def go_away(town: Town, directory: Path) -> None:
+    """SETTLEs whose callers are cancelled after 0, 1, 2 … ms; then every Lock is closed."""
+
+    async def slow_disk(job: Callable[[], Any]) -> Any:
+        await trio.sleep(0.004)
+        return await run_inline(job)
+
+    async with (
+        town.wallet("alice") as alice,
+        town.network(key_of("bob")) as network,
+        open_wallet(
+            network, town.genesis, key_of("bob"), directory, policy=QUIET, storage=Files(slow_disk)
+        ) as bob,
+    ):
+        for after_ms in range(20):
+            state = await alice.open_lock([(bob.account_id, 1)], key_of("bob").public, 200, 10, LIFE_MS)
+            await bob.lock(state.id)
+            signer = Payer(town.network_id, state.lock, key_of("alice"))
+            await bob.accept(signer.sign(100, 100, bytes(32)))
+            with trio.move_on_after(after_ms / 1000):
+                await bob.settle(state.id)
+            closed = await bob.close(state.id)
+            assert (closed.lock.paid, closed.is_open) == (100, False)
+
+
+async def test_b1_whenever_the_caller_of_a_settle_is_cancelled_its_lock_can_be_closed(
+    autojump_clock: Any, tmp_path: Path
+) -> None:
+    async with open_town() as town:
+        await go_away(town, tmp_path)
+
+
+async def test_b1_mutant_what_a_cancelled_caller_wrote_is_sent_by_nobody(
+    autojump_clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(self: Writer, pending: Pending) -> None: ...
+
+    monkeypatch.setattr(Writer, "_send_alone", nothing)
+    async with open_town() as town:
+        with pytest.raises(NotFinal):
+            await go_away(town, tmp_path)
+
+
 # --- C1: the network ----------------------------------------------------------------------------------
 
 

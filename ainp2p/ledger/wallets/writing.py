@@ -48,6 +48,7 @@ class Writer:
         self._learn, self._on_dropped = learn, on_dropped
         self._submitter = Submitter(validators, self._on_certificate, self._on_refused)
         self._pending: dict[bytes, Pending] = {}  # by object
+        self._nursery: trio.Nursery | None = None
         self.finals: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
@@ -55,10 +56,12 @@ class Writer:
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Send from now on, by tasks of this nursery, until `stop`."""
+        self._nursery = nursery
         self._submitter.begin(nursery)
 
     def stop(self) -> None:
         """Begin nothing any more: the nursery ends."""
+        self._nursery = None
         self._submitter.stop()
 
     def pending_on(self, object_: bytes) -> Pending | None:
@@ -81,7 +84,7 @@ class Writer:
         self._submitter.add(self.register(parsed))
 
     async def send(self, pending: Pending, notes: Mapping[bytes, int], now_ms: int) -> None:
-        """fsync, then send.
+        """fsync, then send. A caller that is cancelled has written it all the same: it goes on by itself.
 
         Raises:
             StorageError: it is not in the journal, so it was not sent.
@@ -92,6 +95,18 @@ class Writer:
         except StorageError as exc:
             self._resolve(pending, error=exc)
             raise
+        except trio.Cancelled:  # else it would hold its object for ever, and nobody would send it
+            if self._nursery is not None:
+                self._nursery.start_soon(self._send_alone, pending)
+            raise
+        self._submitter.add(pending)
+
+    async def _send_alone(self, pending: Pending) -> None:
+        try:
+            await self._store.synced()
+        except StorageError as exc:
+            self._resolve(pending, error=exc)
+            return
         self._submitter.add(pending)
 
     async def final(self, pending: Pending, deadline: float) -> bytes:
