@@ -47,7 +47,7 @@ from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.certificate import verify_decided
 from ainp2p.ledger.voting.seen_votes import SeenVotes
 from ainp2p.ledger.wallets.submitting import Pending, Submitter
-from ainp2p.protocol import libp2p
+from ainp2p.protocol import libp2p_host
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
@@ -72,7 +72,7 @@ _NOTE = struct.Struct("!32sd")
 
 def delay_writes(delay_s: float) -> None:
     """From now on whatever this process writes to a peer leaves so much later, in its order."""
-    sound, waiting = libp2p._Libp2pStream.write, dict[int, trio.MemorySendChannel[tuple[float, bytes]]]()
+    sound, waiting = libp2p_host.Libp2pStream.write, dict[int, trio.MemorySendChannel[tuple[float, bytes]]]()
 
     async def write(self: Any, data: bytes) -> None:
         if id(self) not in waiting:
@@ -88,7 +88,7 @@ def delay_writes(delay_s: float) -> None:
         except Error:
             leaving.close()  # the next write finds it so
 
-    libp2p._Libp2pStream.write = write  # type: ignore[method-assign]  # the one place where all bytes pass
+    libp2p_host.Libp2pStream.write = write  # type: ignore[method-assign]  # the one place where all bytes pass
 
 
 # --- a validator's process ----------------------------------------------------------------------------

@@ -104,7 +104,7 @@ async def _end_after_stop(line: Line, scope: trio.CancelScope) -> None:
 
 def preload() -> None:
     """Import once what every child needs, and keep the collector from copying it into each."""
-    from ainp2p.protocol.libp2p import install_fixes
+    from ainp2p.protocol.libp2p_fixes import install_fixes
 
     install_fixes()
     gc.collect()

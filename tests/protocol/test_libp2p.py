@@ -29,15 +29,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainp2p.errors import Broken, InvalidInput, NetworkError, TimedOut, Unreachable
-from ainp2p.protocol import libp2p as ours
+from ainp2p.protocol import libp2p_fixes, libp2p_host
 from ainp2p.protocol.identity import Key
-from ainp2p.protocol.libp2p import (
-    CHANNEL_PROTOCOL,
-    GOSSIP_PROTOCOL,
-    Libp2pNetwork,
-    install_fixes,
-    open_network,
-)
+from ainp2p.protocol.libp2p import CHANNEL_PROTOCOL, GOSSIP_PROTOCOL, Libp2pNetwork, open_network
+from ainp2p.protocol.libp2p_fixes import install_fixes
 from ainp2p.protocol.network import Call
 from tests.threads import lasting_threads
 
@@ -278,9 +273,7 @@ async def test_without_shielding_cancelled_reads_lose_bytes() -> None:
 
 
 def test_what_libp2p_imports_is_not_looked_at_by_each_full_collection_of_garbage() -> None:
-    code = (
-        "import gc; from ainp2p.protocol import libp2p; libp2p.install_fixes(); print(gc.get_freeze_count())"
-    )
+    code = "import gc, ainp2p.protocol.libp2p_fixes as it; it.install_fixes(); print(gc.get_freeze_count())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(told.stdout) > 100_000  # a full collection of it takes 0.2 s
 
@@ -297,17 +290,17 @@ async def window_after_much_reading() -> int:
 
 
 async def test_a_window_grows_no_further_than_what_may_wait_unread() -> None:
-    assert await window_after_much_reading() <= ours.WINDOW_SIZE_MAX
+    assert await window_after_much_reading() <= libp2p_fixes.WINDOW_SIZE_MAX
 
 
 async def test_mutant_without_a_bound_a_peer_may_fill_much_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "WINDOW_SIZE_MAX", 1 << 24)
+    monkeypatch.setattr(libp2p_fixes, "WINDOW_SIZE_MAX", 1 << 24)
     assert await window_after_much_reading() > 1 << 20
 
 
 async def test_who_sends_more_than_its_window_is_noticed_since_yamux_only_logs_it() -> None:
     async with two() as (alice, bob), raw_streams(alice, bob) as (stream, far):
-        wire = ours._Libp2pStream(far)
+        wire = libp2p_host.Libp2pStream(far)
         stream.muxed_stream.send_window = 100_000_000  # as a peer would that keeps to no window
         assert not wire.is_overrun
         await stream.write(bytes(3_000_000))
@@ -458,14 +451,14 @@ class Muxed:
 
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"", size: int = 0) -> bytes:
-    return ours._FRAME.pack(0, kind, flags, stream, size or len(body)) + body
+    return libp2p_fixes._FRAME.pack(0, kind, flags, stream, size or len(body)) + body
 
 
 async def left_to_yamux(muxed: Muxed) -> list[bytes]:
     """The frames that it reads itself, and does with data what it does."""
-    reader, left = ours._Frames(muxed), list[bytes]()
+    reader, left = libp2p_fixes._Frames(muxed), list[bytes]()
     while header := await reader.read(12):
-        _, kind, _, stream, size = ours._FRAME.unpack(header)
+        _, kind, _, stream, size = libp2p_fixes._FRAME.unpack(header)
         body = b""
         while kind == 0 and len(body) < size:
             body += await reader.read(size - len(body))
@@ -476,7 +469,7 @@ async def left_to_yamux(muxed: Muxed) -> list[bytes]:
 
 def is_plain(one: bytes) -> bool:
     """Data for an open stream, and nothing else."""
-    _, kind, flags, stream, _ = ours._FRAME.unpack_from(one)
+    _, kind, flags, stream, _ = libp2p_fixes._FRAME.unpack_from(one)
     return kind == 0 and not flags and stream in (1, 3)
 
 
@@ -496,7 +489,7 @@ def test_data_reaches_its_stream_and_all_else_yamux_however_it_is_cut(
     left = trio.run(left_to_yamux, muxed)
     assert [one for one in left if not is_plain(one)] == [one for one in frames if not is_plain(one)]
     for stream, buffer in muxed.stream_buffers.items():
-        bodies = [one[12:] for one in frames if ours._FRAME.unpack_from(one)[1::2] == (0, stream)]
+        bodies = [one[12:] for one in frames if libp2p_fixes._FRAME.unpack_from(one)[1::2] == (0, stream)]
         assert bytes(buffer) == b"".join(bodies)
 
 
@@ -614,10 +607,10 @@ async def test_a_port_in_use_is_refused_and_libp2p_alone_shares_it() -> None:
         with pytest.raises(InvalidInput, match="cannot listen"):
             async with open_network(BOB, (taken,)):
                 pass
-        host = ours._new_host(BOB)
+        host = libp2p_host.new_host(BOB)
         async with host.run([Multiaddr(taken)]):
             assert host.get_addrs()
-            await ours._close_host(host)
+            await libp2p_host.close_host(host)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/198.51.100.7/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"])
@@ -891,7 +884,7 @@ async def test_closing_leaves_no_port_task_thread_or_file() -> None:
 async def test_without_our_closing_a_host_leaves_its_port_open() -> None:
     from multiaddr import Multiaddr
 
-    host = ours._new_host(ALICE)
+    host = libp2p_host.new_host(ALICE)
     with trio.CancelScope() as scope:
         async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
             number = port(str(host.get_addrs()[0]))
@@ -950,12 +943,12 @@ def test_a_changed_libp2p_is_named() -> None:
         pass
 
     with pytest.raises(AttributeError, match=r"Changed\.write is gone.*docs/libp2p\.md"):
-        ours._patch(Changed, "write", lambda original: original)
+        libp2p_fixes._patch(Changed, "write", lambda original: original)
 
 
 def test_every_fix_is_named_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "libp2p.md").read_text()
-    for fix in ours.FIXES:
+    for fix in libp2p_fixes.FIXES:
         assert fix.__name__ in text
         assert fix.__doc__
 
@@ -986,7 +979,7 @@ def open_silent(count: int, number: int) -> list[socket.socket]:
 
 
 async def honest_dials_among_silent_sockets(monkeypatch: Any) -> int:
-    monkeypatch.setattr(ours, "CONNECTIONS_MAX", 200)
+    monkeypatch.setattr(libp2p_host, "CONNECTIONS_MAX", 200)
     async with open_network(BOB) as bob:
         bob.serve(ECHO, echo)
         silent = open_silent(300, port(bob.addresses[0]))
@@ -1012,13 +1005,13 @@ async def test_e1_honest_dials_get_through_among_silent_sockets(monkeypatch: Any
 
 
 async def test_e1_mutant_without_the_cap_per_address_honest_dials_fail(monkeypatch: Any) -> None:
-    monkeypatch.setattr(ours, "UNAUTHENTICATED_PER_ADDRESS_MAX", 10**9)
+    monkeypatch.setattr(libp2p_host, "UNAUTHENTICATED_PER_ADDRESS_MAX", 10**9)
     assert await honest_dials_among_silent_sockets(monkeypatch) < 9
 
 
 def test_e1_the_cap_counts_only_the_unauthenticated_and_only_while_they_are() -> None:
-    admission = ours._admission()
-    cap = ours.UNAUTHENTICATED_PER_ADDRESS_MAX
+    admission = libp2p_host.admission()
+    cap = libp2p_host.UNAUTHENTICATED_PER_ADDRESS_MAX
     scopes = [admission.open_connection(None, "127.0.0.66", "inbound") for _ in range(cap)]
     assert None not in scopes
     assert admission.open_connection(None, "127.0.0.66", "inbound") is None
@@ -1034,8 +1027,8 @@ def test_e1_the_cap_counts_only_the_unauthenticated_and_only_while_they_are() ->
 
 
 async def test_all_connections_together_are_capped(monkeypatch: Any) -> None:
-    monkeypatch.setattr(ours, "CONNECTIONS_MAX", 6)
-    monkeypatch.setattr(ours, "OUTBOUND_RESERVED", 2)
+    monkeypatch.setattr(libp2p_host, "CONNECTIONS_MAX", 6)
+    monkeypatch.setattr(libp2p_host, "OUTBOUND_RESERVED", 2)
     async with open_network(BOB) as bob:
         async with trio.open_nursery() as nursery:
             reached: list[bool] = []

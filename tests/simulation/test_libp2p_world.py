@@ -22,7 +22,8 @@ from ainp2p.errors import Closed, InvalidInput, NetworkError
 from ainp2p.protocol import channel
 from ainp2p.protocol.channel import DEAD_AFTER_S, HEARTBEAT_S
 from ainp2p.protocol.context import Context
-from ainp2p.protocol.libp2p import Libp2pNetwork, _new_host, open_network
+from ainp2p.protocol.libp2p import Libp2pNetwork, open_network
+from ainp2p.protocol.libp2p_host import new_host
 from ainp2p.protocol.network import Call
 from ainp2p.simulation import Ambient, VirtualClock, Weather, World, run, run_virtual
 from ainp2p.simulation.core.clock import EPOCH_MS
@@ -402,7 +403,7 @@ def test_libp2p_alone_never_notices_a_peer_whose_cable_was_pulled() -> None:
         hosts, addresses = [], []
         for n in range(2):
             machine = town.wire.machines[town.peer(n)] = Machine(town.wire, town.peer(n), town.nursery)
-            hosts.append(_new_host(town.draws.key(n), [MemoryTransport(machine)]))
+            hosts.append(new_host(town.draws.key(n), [MemoryTransport(machine)]))
             addresses.append(Multiaddr(f"/ip4/{machine.ip}/tcp/{PORT}"))
         alice, bob = hosts
         with ambient.libp2p_in_world(town.clock, town.draws):

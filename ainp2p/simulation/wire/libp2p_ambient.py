@@ -237,7 +237,7 @@ def _libp2p_frame(frame: types.FrameType | None) -> types.FrameType | None:
     """The innermost frame of libp2p, or of the adapter, that a call comes from."""
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name.startswith("libp2p.") or name == "ainp2p.protocol.libp2p":
+        if name.startswith("libp2p.") or name.startswith("ainp2p.protocol.libp2p"):
             return frame
         frame = frame.f_back
     return None

@@ -22,7 +22,8 @@ from libp2p.transport.exceptions import OpenConnectionError
 
 from ainp2p.errors import InvalidInput
 from ainp2p.protocol.background import background
-from ainp2p.protocol.libp2p import Libp2pNetwork, install_fixes, open_network
+from ainp2p.protocol.libp2p import Libp2pNetwork, open_network
+from ainp2p.protocol.libp2p_fixes import install_fixes
 from ainp2p.protocol.network import PeerId
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.draws import Draws
