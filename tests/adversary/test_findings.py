@@ -85,3 +85,9 @@ def test_a_member_is_heard_of_by_any_batch_that_is_new_though_its_log_was_longer
 def test_a_close_is_gated_by_the_proof_that_a_justification_shows() -> None:
     # Another one with the closer's signature was about; the auditor took the operation for ungated.
     assert not simulate(201037).violation
+
+
+def test_a_settle_that_a_member_names_and_withholds_is_made_by_those_who_hold_its_receipt() -> None:
+    # Three held a receipt for 1,000 and had LOCKed less; a traitor's LOCK named its SETTLE, whose bytes had
+    # been lost: they waited for them, and sent no NEWVIEW any more.
+    assert not simulate(400191).violation

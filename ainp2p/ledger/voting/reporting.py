@@ -97,8 +97,11 @@ class Reporting:
         """ "Those of held receipts included": hold the operation that the highest receipt makes here."""
         lock = self._desk.state.locks.get(slot_id[0])
         offered = self._desk.receipts.offer(lock, now) if lock is not None else None
-        if offered is None or offered.id in self._table.candidates:
+        if offered is None:
             return
+        known = self._table.candidates.get(offered.id)
+        if known is not None and known.parsed is not None:
+            return  # where others have only named it, we need not wait for them: we can make it
         self._desk.room.work.append(self._table.hold(offered))  # once it is checked there is a review
 
 

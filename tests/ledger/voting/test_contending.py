@@ -12,6 +12,8 @@ from ainp2p.ledger.voting.certificate import verify_certificate, verify_prepared
 from ainp2p.ledger.voting.judging import ASK_AGAIN_MS
 from ainp2p.ledger.voting.justification import read_certified
 from ainp2p.ledger.voting.picking import leader
+from ainp2p.ledger.voting.reporting import Reporting
+from ainp2p.ledger.voting.slot import SlotId
 from ainp2p.ledger.voting.votelog import (
     NewView,
     commit_entry,
@@ -187,6 +189,40 @@ def test_a_gated_candidate_is_named_only_when_its_gate_has_passed_here() -> None
 def test_mutant_gate_forgotten_in_a_newview(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ainp2p.ledger.voting.reporting.is_gated", lambda parsed: False)
     assert own_candidate_of_a_hurried_refund() is not None
+
+
+def candidate_beside_a_receipt_whose_settle_a_member_names_and_withholds() -> tuple[bytes | None, bytes]:
+    """What is named at last, and what must be: nothing below the receipt, which came in for another slot."""
+    bench = Bench()
+    lock = bench.open_lock()
+    bench.give(bench.settle(lock, 300))
+    bench.wait()
+    highest = bench.settle(lock, 400)
+    assert not bench.refusal(bench.settle(lock, 400, seq=1, head=b"h" * 32))
+    bench.vote(lock_entry, highest, 1)  # and its bytes never come
+    bench.wait(HOUR)
+    sent = newviews(bench)
+    return (sent[-1].candidate if sent else None), operation_id(highest.raw)
+
+
+def test_l9_the_settle_of_a_held_receipt_is_named_though_who_locked_it_withholds_it() -> None:
+    named, highest = candidate_beside_a_receipt_whose_settle_a_member_names_and_withholds()
+    assert named == highest
+
+
+def test_l9_mutant_that_waits_for_a_settle_that_it_could_make_says_nothing_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound = Reporting._take_up_receipt
+
+    def wait_for_others(self: Reporting, slot_id: SlotId, now: int) -> None:
+        lock = self._desk.state.locks.get(slot_id[0])
+        offered = self._desk.receipts.offer(lock, now) if lock is not None else None
+        if offered is None or offered.id not in self._table.candidates:
+            sound(self, slot_id, now)
+
+    monkeypatch.setattr(Reporting, "_take_up_receipt", wait_for_others)
+    assert candidate_beside_a_receipt_whose_settle_a_member_names_and_withholds()[0] is None
 
 
 # --- bounds -----------------------------------------------------------------------------------------------
