@@ -44,6 +44,39 @@ def test_f1_mutant_a_step_back_that_nobody_notices_delays_votes_by_as_much(
     assert run(seconds_to_pay, monkeypatch, 40_000) > 30
 
 
+async def seconds_to_pay_after(monkeypatch: pytest.MonkeyPatch, ahead_ms: int) -> float:
+    """How long a payment takes that comes while all validators' clocks are ahead for a tenth of a second."""
+    ahead = [0]
+    clock = ValidatorService._now_ms
+    monkeypatch.setattr(ValidatorService, "_now_ms", lambda self: clock(self) + ahead[0])
+    async with open_town() as town, town.wallet("alice") as alice:
+        await alice.send(town.account("bob"), 1)
+        await trio.sleep(3)  # all is decided: nobody is called before its next empty batch
+        began, ahead[0] = trio.current_time(), ahead_ms
+
+        async def put_back() -> None:
+            await trio.sleep(0.006)
+            ahead[0] = 0
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put_back)
+            await alice.send(town.account("bob"), 2, timeout_s=100)
+        return trio.current_time() - began
+
+
+def test_f1_a_vote_cast_while_the_clock_was_ahead_for_a_moment_does_not_wait_for_that_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run(seconds_to_pay_after, monkeypatch, 60_000) < 2
+
+
+def test_f1_mutant_a_core_that_was_not_told_of_a_clock_ahead_waits_for_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ValidatorService, "_core_ms", lambda self: self._now_ms())
+    assert run(seconds_to_pay_after, monkeypatch, 60_000) > 50
+
+
 async def refund_with_clocks_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     behind = [0]
     clock = ValidatorService._now_ms

@@ -90,7 +90,7 @@ from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.serving.ticket import Ticket
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.voting.effects import Effects, Journal
-from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.validator import CLOCK_STEP_MS, Validator
 from ainp2p.ledger.voting.validator_store import SqliteJournal
 from ainp2p.protocol.codec import Message, encode, fast_decoder
 from ainp2p.protocol.identity import public_from_peer_id
@@ -160,6 +160,7 @@ class ValidatorService:
         self._core = CoreLock()
         self._news = trio.Event()
         self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
+        self._ahead_ms = self._now_ms() - 1000 * trio.current_time()  # our clock of the one that nobody sets
 
     # --- what others see ----------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class ValidatorService:
         await trio.lowlevel.checkpoint()  # many may come in one answer
         async with self._core:
             signed = _read_signed(encoded)
-            self._carry_out(self._validator.handle_operation(signed, self._now_ms(), source))
+            self._carry_out(self._validator.handle_operation(signed, self._core_ms(), source))
 
     def _hand_over(self, parsed: ParsedOperation, source: str, now: int, effects: Effects) -> None:
         self._validator.handle_parsed(parsed, now, source, effects)
@@ -271,7 +272,7 @@ class ValidatorService:
             Error: what the core has against it.
         """
         async with self._core:
-            self._carry_out(self._validator.handle_batch(raw, self._now_ms()))
+            self._carry_out(self._validator.handle_batch(raw, self._core_ms()))
 
     async def take_decided(self, operations: Sequence[Decided]) -> int:
         """Handle operations with their certificates; returns how many became final here.
@@ -285,7 +286,7 @@ class ValidatorService:
             async with self._core:
                 for each in operations[start : start + OPERATIONS_PER_TURN]:
                     signed = _read_signed(each.operation)
-                    self._carry_out(self._validator.handle_decided(signed, each.certificate, self._now_ms()))
+                    self._carry_out(self._validator.handle_decided(signed, each.certificate, self._core_ms()))
         return self.decided - before
 
     def own_frontier(self) -> dict[bytes, tuple[int, bytes]]:
@@ -299,7 +300,7 @@ class ValidatorService:
             Error: it does not.
         """
         async with self._core:
-            self._carry_out(self._validator.handle_frontier(handoff, heads, self._now_ms()))
+            self._carry_out(self._validator.handle_frontier(handoff, heads, self._core_ms()))
 
     async def take_attachment(self, raw: bytes, source: str) -> None:
         """Handle a justification, a certificate, a handoff or evidence; `source` is the peer that brought it.
@@ -309,12 +310,12 @@ class ValidatorService:
         """
         async with self._core:
             self._attacher.came(raw)
-            self._carry_out(self._validator.handle_attachment(raw, self._now_ms(), source))
+            self._carry_out(self._validator.handle_attachment(raw, self._core_ms(), source))
 
     async def take_height(self, member: bytes, height: int, epoch: int) -> None:
         """A member tells how many of our batches of an epoch it holds."""
         async with self._core:
-            self._carry_out(self._validator.handle_height(member, height, self._now_ms(), epoch))
+            self._carry_out(self._validator.handle_height(member, height, self._core_ms(), epoch))
 
     def _follow_epoch(self) -> None:
         """The members are those of the epoch that runs here: rights are gained and lost by our state."""
@@ -363,7 +364,7 @@ class ValidatorService:
         _log.error("the validator signs nothing any more: %s", self._validator.halted)
 
     async def _seal_and_tick(self) -> None:
-        now = self._now_ms()
+        now = self._core_ms()
         try:
             records = self._validator.seal(now)
             if records is not None:
@@ -378,6 +379,23 @@ class ValidatorService:
         async with self._core:
             if self._validator.halted is None:
                 await self._seal_and_tick()
+
+    def _core_ms(self) -> int:
+        """The time for the core. If the clock was set, the core is told before it reckons by the new one.
+
+        It takes note of a clock that is put back when it is called in time; and while ours is an hour ahead
+        nothing may be due. What it put off in that hour would wait for another one, its own votes too.
+        """
+        now = self._now_ms()
+        ahead_ms, before = now - 1000 * trio.current_time(), self._ahead_ms
+        self._ahead_ms = ahead_ms
+        if abs(ahead_ms - before) >= CLOCK_STEP_MS and self._validator.halted is None:
+            self._news.set()  # the timer task sleeps by the old clock
+            try:
+                self._carry_out(self._validator.tick(now))
+            except StorageError as exc:
+                self._validator.halt(str(exc))
+        return now
 
     def _now_ms(self) -> int:
         return self._network.context.now_ms()
@@ -519,7 +537,7 @@ class ValidatorService:
                 await trio.sleep(LIGHT_PAUSE_S)
 
     def _take_turn(self) -> int:
-        effects, now = Effects(), self._now_ms()
+        effects, now = Effects(), self._core_ms()
         try:
             return self._hand_over_turn(effects, now)
         finally:
