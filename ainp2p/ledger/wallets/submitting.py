@@ -7,6 +7,10 @@ what is still undecided. Sending the same bytes again is always safe: an operati
 
     added ──Submit to all──► seen, locked … ──a certificate from anybody──► final
                                   └──a quorum says that it breaks a rule──► refused
+
+An operation's id is that of its bytes, and its proofs are outside of them. A bad proof is thus said of what
+came, and nothing of what we signed: whoever took it for a refusal would sign a second operation in the slot,
+while a copy of the first one, with the proof that we made, may be on its way.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Callable
 
 import trio
 
-from ainp2p.errors import Error, LedgerError, NetworkError, RemoteError
+from ainp2p.errors import BadSignature, Error, LedgerError, NetworkError, RemoteError
 from ainp2p.ledger.rules.operations import ParsedOperation
 from ainp2p.ledger.serving.messages import (
     BODY_SIZE_MAX,
@@ -41,6 +45,7 @@ TOGETHER_S = 0.02  # between two messages to one validator: as long as it gather
 LINGER_S = 10.0  # longer than a validator has for its answer
 UNDER_WAY_MAX = 8  # messages to one validator that it has not answered; more would only wait there
 _SIZE_MAX = BODY_SIZE_MAX // 2  # of one Submit; leaves room for the answer's certificates
+_BAD_PROOF = BadSignature.__name__.encode()  # as a validator says it
 
 
 class Pending:
@@ -177,7 +182,7 @@ class Submitter:
         elif status.grade in (SEEN, LOCKED):
             pending.seen_by.add(peer)
             pending.refused_by.pop(peer, None)
-        elif status.grade == REFUSED:
+        elif status.grade == REFUSED and status.rule != _BAD_PROOF:
             pending.refused_by[peer] = status.rule.decode(errors="replace")
             if self._validators.is_quorum(pending.refused_by):
                 self._on_refused(pending, pending.refused_by[peer])

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from ainp2p.errors import InvalidOperation, NotFinal
-from ainp2p.ledger.rules.operations import ParsedOperation, Spend, parse
+from ainp2p.ledger.rules.operations import ParsedOperation, SignedOperation, Spend, parse
 from ainp2p.ledger.serving.messages import OPERATIONS_MAX, Statuses, Submit
+from ainp2p.ledger.wallets import submitting
 from ainp2p.ledger.wallets.spending import Plan, Wish
 from ainp2p.ledger.wallets.submitting import (
     RESEND_AFTER_MAX_S,
@@ -25,6 +26,7 @@ from ainp2p.ledger.wallets.submitting import (
     _Sender,
 )
 from ainp2p.ledger.wallets.wallet import Wallet
+from ainp2p.protocol.codec import encode
 
 from ..town import PURSE, Town, open_town
 from ..world import World, key_of
@@ -171,6 +173,39 @@ async def test_what_a_quorum_refuses_is_dropped_and_the_account_goes_on(
         assert await alice.history() == []
         await alice.send(town.account("bob"), 5, note=b"n")  # the note is free again
         assert (await alice.balance()).available == PURSE - 6
+
+
+async def pay_while_proofs_are_garbled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payment whose signature arrives as another one at every validator at first, and then as it is."""
+    submit, encoded = Submitter._submit, dict[bytes, bytes]()
+
+    async def garble(self: Submitter, peer: str, due: list[Pending], places: trio.Semaphore) -> None:
+        for pending in due:
+            good = encoded.setdefault(pending.id, pending.encoded)
+            forged = encode(SignedOperation(pending.parsed.signed.raw, (bytes(64),), None))
+            pending.encoded = forged if trio.current_time() < until_s else good
+        await submit(self, peer, due, places)
+
+    monkeypatch.setattr(Submitter, "_submit", garble)
+    async with open_town() as town, town.wallet("alice") as alice:
+        await alice.balance()
+        until_s = trio.current_time() + RESEND_AFTER_S / 2
+        await alice.send(town.account("bob"), 5, timeout_s=10)
+        assert len(encoded) == 1
+
+
+async def test_e12_a_bad_proof_is_said_of_what_came_and_no_second_operation_is_signed(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pay_while_proofs_are_garbled(monkeypatch)
+
+
+async def test_e12_mutant_who_drops_what_came_with_a_bad_proof_would_sign_again(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "_BAD_PROOF", b"")
+    with pytest.raises(InvalidOperation, match="BadSignature"):
+        await pay_while_proofs_are_garbled(monkeypatch)
 
 
 async def test_a_restored_backup_that_lost_its_slot_says_so_and_goes_on(
