@@ -139,6 +139,10 @@ class Overcharged(RemoteError):
     """A seller asked for more than the award allows; nothing above it was signed."""
 
 
+class Rejected(RemoteError):
+    """Whoever read what a seller delivered says that it is no good (`Job.reject`)."""
+
+
 class Unpaid(RemoteError):
     """A buyer did not pay for what was delivered within the agreed window."""
 

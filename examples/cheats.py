@@ -68,12 +68,14 @@ async def model(
             world.measure("optimum", WORTH - COST)
             try:
                 offers = some_of(spot.believed(await agent.find("square", limit=64)), 3, rng)
+                checked = spot.checked
                 async with agent.hire(offers, number=number, budget=CARD) as job:
                     answer = await job.result()
+                    if spot.examine(job.legs[-1].seller, partial(eq, answer, number * number)) is False:
+                        job.reject("not its square")
             except NoOffers:
                 continue  # nobody is left whom we believe
-            checked, good = spot.checked, answer == number * number
-            spot.examine(job.legs[-1].seller, partial(eq, answer, number * number))
+            good = answer == number * number
             cost = 0 if world.node(job.seller).role == "cheat" else COST
             world.measure("surplus", WORTH * good - cost - CHECK * (spot.checked - checked))
             lately[world.node(job.seller).role] += job.paid

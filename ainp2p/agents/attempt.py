@@ -2,7 +2,8 @@
 
 award ─▶ Accepted ─▶ chunks and receipts … ─▶ Finished
            │  connection lost: resume, for a while, with the same seller
-           └── it stalls, vanishes, cheats or fails: an error, and what came is paid and kept
+           ├── it stalls, vanishes, cheats or fails: an error, and what came is paid and kept
+           └── its reader rejects what it delivers: an error, and nothing more is signed
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ import trio
 from ainp2p.agents.bargaining import Deal
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import Leg
-from ainp2p.errors import Error, Malformed, NetworkError, Overcharged, Refused, TimedOut, Unreachable
+from ainp2p.errors import (
+    Error,
+    Malformed,
+    NetworkError,
+    Overcharged,
+    Refused,
+    Rejected,
+    RemoteError,
+    TimedOut,
+    Unreachable,
+)
 from ainp2p.ledger.rules.receipts import read_receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.codec import encode
@@ -46,6 +57,7 @@ RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect wi
 RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
 RESUME_PAUSE_S = 0.25
 STREAM_TIMEOUT_S = 3600.0  # stalls are noticed here, with an eye on the reader
+REASON_SIZE_MAX = 1024  # bytes of a reader's words that a seller is told
 SEND_TIMEOUT_S = 1.0  # for the last receipt of a part that failed
 
 
@@ -66,6 +78,8 @@ class Attempt:
     Attributes:
         award: the signed award; its id is the job's id at this seller.
         is_clean: nothing that the seller sent on the Lock can be missing: it refused, or said its last word.
+        rejected: why its reader rejected what it delivered; None: that has not happened.
+        stopped: what `run` raises since it was stopped; None: it was not.
     """
 
     def __init__(
@@ -89,6 +103,9 @@ class Attempt:
         self._give_up_at: float | None = None  # set by a disconnect, cleared by a chunk
         self._said: list[Signed] = []  # after the negotiation
         self._bill: tuple[int, int] | None = None  # once it is closed
+        self.rejected: str | None = None
+        self._following = trio.CancelScope()
+        self.stopped: RemoteError | None = None
 
     @property
     def seller(self) -> str:
@@ -116,7 +133,22 @@ class Attempt:
         Raises:
             NetworkError, RemoteError: another seller may go on; `Refused` with its code if it said no.
         """
-        return await self._follow()
+        with self._following:
+            finish = await self._follow()
+            if self.stopped is None:
+                return finish
+        assert self.stopped is not None  # only `stop` cancels it
+        raise self.stopped
+
+    def stop(self, why: RemoteError) -> None:
+        """Have `run` raise this; `close` then pays for what came, unless it was `reject`ed."""
+        self.stopped = why
+        self._following.cancel()
+
+    def reject(self, reason: str) -> None:
+        """What it delivered is no good: nothing more is signed, and `run` ends."""
+        self.rejected = reason
+        self.stop(Rejected(reason))
 
     async def cancel(self) -> None:
         """Ask the seller to finish, as soon as it has accepted.
@@ -128,7 +160,8 @@ class Attempt:
         await self._send_cancel()
 
     async def _send_cancel(self) -> None:
-        cancel = seal(self._signer, PURPOSE, Cancel(self.award.id, b""))
+        reason = b"" if self.rejected is None else (self.rejected or "rejected").encode(errors="replace")
+        cancel = seal(self._signer, PURPOSE, Cancel(self.award.id, reason[:REASON_SIZE_MAX]))
         self._said.append(cancel)
         await self._network.send(self.deal.peer, PROTOCOL, encode(cancel))
 
@@ -140,7 +173,7 @@ class Attempt:
     async def close(self, failure: str, *, continued: bool) -> Leg:
         """Sign for what came, tell the seller if that goes quickly, and make out the bill."""
         transcript = (*self.deal.negotiation.transcript(self.deal.key), *self._said)
-        units, amount = self._bill = self.deposit.close_job(self.award.id)
+        units, amount = self._bill = self.deposit.close_job(self.award.id, pay=self.rejected is None)
         self.deposit.spoilt |= not self.is_clean
         last = self.deposit.last_receipt if amount else None
         elapsed_s = trio.current_time() - self._opened_at if self._opened_at is not None else 0
@@ -148,7 +181,7 @@ class Attempt:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_TIMEOUT_S):
                 await self._take_leave()
         self.deposit.job_ended()
-        return Leg(
+        leg = Leg(
             seller=self.deal.seller,
             name=self.deal.name,
             units=units,
@@ -161,6 +194,7 @@ class Attempt:
             continued=continued,
             elapsed_ms=round(elapsed_s * 1000),
         )
+        return leg if self.rejected is None else leg.as_rejected(self.rejected)
 
     async def _take_leave(self) -> None:
         """Pay, and free the seller's slot if the job did not end by itself."""

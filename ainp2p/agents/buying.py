@@ -133,7 +133,7 @@ class Buyer:
         async def find_deal(left: int, tried: frozenset[bytes]) -> Deal:
             return await self._bargain(order, [o for o in listed if o.agent not in tried], left, max_price)
 
-        self._nursery.start_soon(purchase.run, find_deal)
+        purchase.start(self._nursery, find_deal)
         return purchase
 
     async def end(self, purchase: Purchase) -> None:
@@ -175,6 +175,7 @@ class Buyer:
         return refusals
 
     async def _bargain(self, order: Order, offers: list[Offer], left: int, max_price: Price | None) -> Deal:
+        offers = self._trusted(offers)
         affordable = [offer for offer in offers if offer.price.max_units(left) >= 1]
         if not offers:
             raise NoOffers(f"nobody is left who offers {order.skill!r}")
@@ -191,6 +192,13 @@ class Buyer:
         )
         return await bargain(self._network, negotiation, affordable)
 
+    def _trusted(self, offers: list[Offer]) -> list[Offer]:
+        """Without those whose work we had to reject, if that leaves anybody."""
+        if self._directory is None:
+            return offers
+        seen = self._directory.experiences
+        return [offer for offer in offers if not seen.of(offer.agent).is_doubted] or offers
+
     async def _claim_deposit(self, deal: Deal, budget: int) -> Deposit:
         return await self.deposits.claim(deal.seller, deal.key, deal.peer, budget)
 
@@ -201,7 +209,10 @@ class Buyer:
         for leg in job.legs:
             if leg.failure or leg.units:  # a job that was left at once tells nothing
                 units, ms = (leg.units, leg.elapsed_ms) if not leg.failure else (0, 0)
-                self._directory.experiences.record(leg.seller, ok=not leg.failure, units=units, ms=ms)
+                ok = not leg.failure
+                self._directory.experiences.record(
+                    leg.seller, ok=ok, units=units, ms=ms, rejected=leg.rejected
+                )
 
     @asynccontextmanager
     async def _run_here(self, skill: Skill, input_: dict[str, Any], seed: bytes) -> AsyncIterator[Job]:

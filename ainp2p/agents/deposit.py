@@ -122,14 +122,21 @@ class Deposit:
         self.meter.open_job(terms, self._context.now_ms())
         self._jobs[terms.job] = _Open(deliver, reservation)
 
-    def close_job(self, job: bytes) -> tuple[int, int]:
-        """Sign for what came, and end a job here; returns its units, and the uain signed for them."""
+    def close_job(self, job: bytes, *, pay: bool = True) -> tuple[int, int]:
+        """Sign for what came (unless `pay` is false), and end a job here.
+
+        Returns its units, and the uain signed for them. What stays unsigned spoils the Lock: a receipt for
+        anything later would cover it as well.
+        """
         if job not in self._jobs:
             return 0, 0
-        try:
-            self.sign(now=True)
-        except Error:  # the vault signs no more; whoever asked it first was told why
-            self.spoilt = True
+        if pay:
+            try:
+                self.sign(now=True)
+            except Error:  # the vault signs no more; whoever asked it first was told why
+                self.spoilt = True
+        else:
+            self.spoilt |= self.meter.due(now=True) is not None
         tab, signed = self.meter.tab(job), self._jobs.pop(job).signed
         self.meter.forget(job)
         return tab.units, signed

@@ -7,18 +7,19 @@ puts pieces in and ends it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import trio
 
 from ainp2p.agents.waiting import Pipe
-from ainp2p.errors import Error
+from ainp2p.errors import Error, InvalidInput
 from ainp2p.ledger.rules.receipts import Receipt
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.identity import id_text
 from ainp2p.protocol.messages import BYTES, JSON, TEXT, TOKENS, Chunk, Signed, unpack_tokens
 
+REJECTED = "rejected"
 PIECES_MAX = 1 << 14  # pieces not yet read; a step of each seller's part keeps it far below
 
 
@@ -46,6 +47,7 @@ class Leg:
         transcript: the signed messages of this leg, in order.
         continued: it went on from what the sellers before it had delivered; else it began anew.
         elapsed_ms: from its Accepted to the end; 0 if it did not accept.
+        rejected: whoever read it said that it is no good (`Job.reject`); `failure` has the reason.
     """
 
     seller: bytes
@@ -59,6 +61,12 @@ class Leg:
     transcript: tuple[Signed, ...]
     continued: bool = False
     elapsed_ms: int = 0
+    rejected: bool = False
+
+    def as_rejected(self, reason: str) -> Leg:
+        """The same, once its reader has rejected it."""
+        failure = f"{REJECTED}: {reason}" if reason else REJECTED
+        return replace(self, failure=failure, rejected=True)
 
     def __repr__(self) -> str:
         ended = f", failed: {self.failure}" if self.failure else ""
@@ -92,8 +100,8 @@ class Job:
     Attributes:
         skill: what was asked for.
         budget: uain, never exceeded over all its legs.
-        finish: ``"done"``, ``"budget"``, ``"loop"`` or ``"canceled"`` once it has ended; None before that,
-            and if it failed.
+        finish: ``"done"``, ``"budget"``, ``"loop"`` or ``"canceled"`` once it has ended, or ``"rejected"`` if
+            it was left after what came was rejected; None before that, and if it failed.
         legs: what each seller did, the last one being the one that finished it.
         restarts: how often the result began anew, since a seller could not go on from another one's part.
         seller: the name of whoever works on it now, or did last; ``""`` before the first award.
@@ -113,10 +121,12 @@ class Job:
     failure: Exception | None = None
     ended: trio.Event = field(default_factory=trio.Event)
     on_taken: Callable[[Chunk], object] | None = None
+    on_rejected: Callable[[str], object] | None = None
     under_way: UnderWay | None = None
 
     _pieces: Pipe[tuple[int, Chunk]] = field(init=False, default_factory=lambda: Pipe(PIECES_MAX))
     _text: list[str] = field(init=False, default_factory=list)
+    _valid_from: int = field(init=False, default=0)  # restarts before it were rejected
 
     def __repr__(self) -> str:
         state = self.finish or ("failed" if self.ended.is_set() else "working")
@@ -186,9 +196,33 @@ class Job:
             return "".join(str(value) for value in values)
         return values[0] if len(values) == 1 else values
 
+    def reject(self, reason: str = "") -> None:
+        """Say that what came is no good: its seller is paid no further, and another one begins anew.
+
+        Go on reading, for what the next seller delivers for what is left of the budget; pieces that wait
+        unread are dropped. What was signed before is lost: what was read, and at most a step more. The
+        seller of the piece that was read last is told the reason, counts in this agent's `find` as one that
+        delivers badly, and is hired again only where nobody else is left.
+
+        Raises:
+            InvalidInput: nothing has come since the beginning or the last rejection, or no seller did it.
+            Closed: the job's block has ended.
+        """
+        if self.on_rejected is None:
+            raise InvalidInput("this job is worked on by nobody whom it could be rejected to")
+        self.on_rejected(reason)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether what came last was rejected, and nothing has come since."""
+        came = [leg for leg in self.legs if leg.units or leg.rejected]
+        return bool(came) and came[-1].rejected and not (self.under_way and self.under_way.units)
+
     async def _next(self) -> tuple[int, object]:
+        run = -1
         try:
-            run, chunk = await self._pieces.take()
+            while run < self._valid_from:
+                run, chunk = await self._pieces.take()
         except trio.EndOfChannel:
             if self.failure is not None:
                 raise self.failure from None
@@ -218,6 +252,18 @@ class Job:
         """What comes from now on is the result from its beginning."""
         self.restarts += 1
         self._text.clear()
+
+    def drop_older(self) -> None:
+        """Pieces from before the last beginning are of no use to the reader any more."""
+        self._valid_from = self.restarts
+
+    def take_back(self) -> None:
+        """All that came is no good: the reader waits for more, also if the job had ended."""
+        self.begin_anew()
+        self.drop_older()
+        if self.ended.is_set():
+            self._pieces.reopen()
+            self.finish, self.failure, self.ended = None, None, trio.Event()
 
     def end(self, finish: str | None, failure: Exception | None = None) -> None:
         """Whoever works on it says that no more comes; only the first time counts."""

@@ -17,6 +17,7 @@ from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import TYPICAL_UNITS
 
 EXPERIENCES_MAX = 4096
+REJECTION_WEIGHT = 10  # jobs done well that make up for one whose result we rejected
 PATIENCE_S = 100  # a job that takes so long is as bad as one of twice the price
 SPEED_UNKNOWN = 1000  # milli-units per second that a seller without a figure is taken to have
 
@@ -35,6 +36,7 @@ class Experience:
     failed: int = 0
     units: int = 0
     ms: int = 0
+    rejected: int = 0  # results that we paid for, looked at and rejected; none of `failed`
 
     @property
     def speed(self) -> int:
@@ -44,7 +46,12 @@ class Experience:
     @property
     def chance(self) -> float:
         """Of success, by Laplace's rule; a stranger's is one half."""
-        return (self.done + 1) / (self.done + self.failed + 2)
+        return (self.done + 1) / (self.done + self.failed + REJECTION_WEIGHT * self.rejected + 2)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether what we rejected of it outweighs what it did well: others are hired before it."""
+        return REJECTION_WEIGHT * self.rejected > self.done
 
 
 class Experiences:
@@ -58,11 +65,11 @@ class Experiences:
         """What we know of an agent."""
         return self._by_agent.get(agent, Experience())
 
-    def record(self, agent: bytes, *, ok: bool, units: int = 0, ms: int = 0) -> None:
-        """A job with this agent ended well or not, and delivered `units` in `ms`."""
-        old = self.of(agent)
+    def record(self, agent: bytes, *, ok: bool, units: int = 0, ms: int = 0, rejected: bool = False) -> None:
+        """A job with this agent ended well or not, and delivered `units` in `ms`; or we `rejected` it."""
+        old, failed = self.of(agent), not ok and not rejected
         self._by_agent[agent] = Experience(
-            old.done + ok, old.failed + (not ok), old.units + units, old.ms + ms
+            old.done + ok, old.failed + failed, old.units + units, old.ms + ms, old.rejected + rejected
         )
         self._by_agent.move_to_end(agent)
         if len(self._by_agent) > self._size_max:
@@ -141,13 +148,16 @@ class Offer:
         """Every number that the rank is made of, with its origin."""
         speed, origin = self.speed
         seen = self.experience
-        known = BY_US if seen.done + seen.failed else ASSUMED
+        known = BY_US if seen.done + seen.failed + seen.rejected else ASSUMED
+        record = f"{seen.done} done, {seen.failed} failed" + f", {seen.rejected} rejected" * bool(
+            seen.rejected
+        )
         unit = self.price.unit
         return (
             Fact("price", str(self.price), STATED),
             Fact("speed", f"{speed / 1000:g} {unit}s/s", origin),
             Fact("free slots", f"{self.skill.free} of {self.skill.slots}", BY_SELLER),
-            Fact("chance of success", f"{seen.chance:.2f} ({seen.done} done, {seen.failed} failed)", known),
+            Fact("chance of success", f"{seen.chance:.2f} ({record})", known),
             Fact(f"cost of {TYPICAL_UNITS} {unit}s", f"{self.cost} uain", COMPUTED),
             Fact("time for them", f"{self.time_s:.1f} s", COMPUTED),
             Fact("rank", f"{self.rank:.1f}", COMPUTED),

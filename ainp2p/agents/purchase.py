@@ -3,7 +3,7 @@
 bargain ─▶ reserve ─▶ deposit ─▶ attempt (award, chunks and receipts) ─▶ finished
    ▲                                 │
    └── the seller failed or cheated ─┘  what was delivered goes to the next one as prefix, if it has the
-                                        same model; else the result begins anew
+   └── the reader rejected it: anew      same model; else the result begins anew
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
 from ainp2p.agents.bargaining import Deal, Later, decline_others
 from ainp2p.agents.deposit import Deposit
-from ainp2p.agents.job import Job, failure_words
+from ainp2p.agents.job import REJECTED, Job, failure_words
 from ainp2p.agents.vault import Vault
 from ainp2p.errors import (
     Broken,
@@ -25,11 +26,13 @@ from ainp2p.errors import (
     Closed,
     Error,
     InsufficientFunds,
+    InvalidInput,
     LedgerError,
     NetworkError,
     NoOffers,
     PolicyRefused,
     Refused,
+    Rejected,
     RemoteError,
     Unreachable,
 )
@@ -56,6 +59,7 @@ CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nob
 # Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
 # Lock is torn, opening it took longer than the proposal lived, or the seller's ledger did not answer.
 MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED, BUSY})
+GROUNDLESS = "groundless"  # why a seller is stopped that went on from what the reader rejected; not its fault
 
 
 @dataclass(slots=True)
@@ -128,12 +132,21 @@ class Purchase:
         self._leaving = False
         self._delivered = Delivered()
         self._attempt: Attempt | None = None
+        self._continues = False  # the attempt goes on from what came before it
         self._begins_anew = False  # with the attempt's first chunk: what came before is of no use to it
         self._tried: set[bytes] = set()  # sellers
         self._chances: dict[bytes, int] = {}  # that sellers had beyond the first
-        job.on_taken = self._on_taken
+        self._awards: list[bytes] = []  # of the job's legs
+        self._read: bytes | None = None  # the award whose piece the reader took last
+        self._again: Callable[[], None] = _never
+        job.on_taken, job.on_rejected = self._on_taken, self._reject
 
     # --- the job's life ----------------------------------------------------------------------------
+
+    def start(self, nursery: trio.Nursery, bargain: Bargain) -> None:
+        """Have a task of `nursery` buy; another one goes on if what it bought is rejected."""
+        self._again = partial(nursery.start_soon, self.run, bargain)
+        self._again()
 
     async def run(self, bargain: Bargain) -> None:
         """Buy until the task is done, the budget is used, or nobody is left; ends the job in any case."""
@@ -150,6 +163,8 @@ class Purchase:
             log.exception("a purchase failed")
             failure = exc
         finally:
+            if finish == CANCELED and self.job.is_rejected:
+                finish = REJECTED.encode()
             self.job.end(finish.decode() if finish else None, None if finish else failure)
 
     async def leave(self) -> None:
@@ -177,14 +192,14 @@ class Purchase:
         while not self._leaving:
             left = self.job.budget - self.job.paid
             if left <= 0:
-                return BUDGET
+                return self._used_up()
             try:
                 deal = await self._find(bargain, left)
             except NoOffers as exc:
                 raise self._nobody(exc, last) from last
             except BudgetExceeded:
                 if self.job.paid:
-                    return BUDGET  # what is left buys nothing
+                    return self._used_up()  # what is left buys nothing
                 raise
             try:
                 return await self._leg(deal, left)
@@ -195,6 +210,11 @@ class Purchase:
                     raise
                 last = exc
         return CANCELED
+
+    def _used_up(self) -> bytes:
+        if self.job.is_rejected:
+            raise Rejected("what came was rejected, and what is left of the budget buys nothing more")
+        return BUDGET
 
     async def _find(self, bargain: Bargain, left: int) -> Deal:
         """A deal, if need be after waiting for a free slot or a lost seller."""
@@ -250,10 +270,11 @@ class Purchase:
             resume_s=self._resume_s,
         )
         self._attempt = self.job.under_way = attempt
+        self._continues = continued
         self.job.seller, self.job.awarded_at = deal.name, trio.current_time()
         failure = ""
         try:
-            return await attempt.run()
+            finish = await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
             if isinstance(exc, Refused):
@@ -265,6 +286,10 @@ class Purchase:
             leg = await attempt.close(failure, continued=continued)
             self._attempt = self.job.under_way = None
             self.job.legs.append(leg)
+            self._awards.append(award.id)
+        if attempt.stopped is not None:  # after its last word
+            raise attempt.stopped
+        return finish
 
     def _give_another_chance(self, seller: bytes) -> None:
         chances = self._chances[seller] = self._chances.get(seller, 0) + 1
@@ -297,6 +322,8 @@ class Purchase:
     def deliver(self, chunk: Chunk) -> None:
         """The next chunk of the attempt."""
         assert self._attempt is not None  # it delivers
+        if self._attempt.stopped is not None:
+            return  # what its reader does not want, brought by another job's stream
         if self._begins_anew:
             self._begins_anew, self._delivered = False, Delivered()
             self.job.begin_anew()
@@ -304,8 +331,55 @@ class Purchase:
         self.job.put(chunk)
 
     def _on_taken(self, chunk: Chunk) -> None:
+        self._read = chunk.job
         if self._attempt is not None:
             self._attempt.taken(chunk)
+
+    def _reject(self, reason: str) -> None:
+        """The reader says that what came is no good; see `Job.reject`."""
+        if self._leaving:
+            raise Closed("the job's block has ended: what was bought in it is accepted")
+        attempt, whose = self._attempt, self._read
+        if attempt is not None and attempt.units and whose in (None, attempt.award.id):
+            if attempt.rejected is not None:
+                raise _nothing_came()
+            self._tried.add(attempt.deal.seller)
+            attempt.reject(reason)
+        else:
+            index = self._rejectable(whose)
+            leg = self.job.legs[index] = self.job.legs[index].as_rejected(reason)
+            self._tried.add(leg.seller)
+            if self._has_begun_anew_since(index):
+                self._read = None
+                self.job.drop_older()
+                return
+            if attempt is not None and self._continues:  # from what is no good
+                self._give_another_chance(attempt.deal.seller)
+                attempt.stop(Refused(GROUNDLESS, "what it went on from was rejected"))
+        self._read, self._delivered, self._begins_anew = None, Delivered(), False
+        if self.job.ended.is_set():
+            self._scope = trio.CancelScope()
+            self._again()
+        self.job.take_back()
+
+    def _has_begun_anew_since(self, index: int) -> bool:
+        """Whether what comes now is not built upon what that leg delivered."""
+        anew = [bool(leg.units) and not leg.continued for leg in self.job.legs[index + 1 :]]
+        if self._attempt is not None:
+            anew.append(bool(self._attempt.units) and not self._continues)
+        return any(anew)
+
+    def _rejectable(self, whose: bytes | None) -> int:
+        """Which leg has delivered what the reader took last, or could take.
+
+        Raises:
+            InvalidInput: none, or it is rejected already.
+        """
+        legs = self.job.legs
+        found = [i for i, leg in enumerate(legs) if leg.units and whose in (None, self._awards[i])]
+        if not found or legs[found[-1]].rejected:
+            raise _nothing_came()
+        return found[-1]
 
     def _nobody(self, none_left: NoOffers, last: Error | None) -> Error:
         """Why nobody is left: what the sellers said, if any was tried."""
@@ -315,6 +389,14 @@ class Purchase:
         if last is not None and not told:
             told = [failure_words(last)]
         return NoOffers(f"{none_left} (tried before: {'; '.join(told)})") if told else none_left
+
+
+def _nothing_came() -> InvalidInput:
+    return InvalidInput("nothing has come that could be rejected")
+
+
+def _never() -> None:
+    raise AssertionError("`start` comes first")
 
 
 def _is_nobodys_fault(failure: Exception, attempt: Attempt) -> bool:

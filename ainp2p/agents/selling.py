@@ -194,8 +194,10 @@ class Seller:
                 return encode(answer) if answer is not None else None
             case Award():
                 await self._begin(call, signed, key)
-            case Cancel(job=job):
+            case Cancel(job=job, reason=reason):
                 sale = self._sale(job, key)
+                if reason:  # the buyer rejects what it got, and does not pay for the last of it
+                    self._tills.distrust(sale.till)
                 sale.cancel()
                 if sale.finished is not None:
                     self._negotiation.release(job)

@@ -149,6 +149,10 @@ class Pipe(Generic[T]):
         self.ended = True
         self._bell.ring()
 
+    def reopen(self) -> None:
+        """More is put, though it had ended."""
+        self.ended = False
+
     def close(self) -> None:
         """Nobody takes any more; what is here is dropped."""
         self.closed = True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.protocol.identity import id_text
-from ainp2p.simulation.results.results import new_table
+from ainp2p.simulation.results.results import REJECTED, new_table
 
 if TYPE_CHECKING:
     from ainp2p.agents.job import Job
@@ -46,15 +46,22 @@ class Collector:
         def ended(job: Job) -> None:
             units = amount = elapsed_ms = 0
             seller = price = ""
+            self._bought[node.name] += 1
             for leg in job.legs:
-                seller, price = self._names.get(leg.seller) or id_text(leg.seller), leg.price
+                name = self._names.get(leg.seller) or id_text(leg.seller)
+                self.sold(name, leg.amount, done=not leg.failure)
+                if leg.rejected:
+                    part = leg.units, leg.amount, leg.price, leg.elapsed_ms
+                    self._row(node.name, name, job.skill, *part, REJECTED)
+                    continue
+                seller, price = name, leg.price
                 units, amount, elapsed_ms = (
                     units + leg.units,
                     amount + leg.amount,
                     elapsed_ms + leg.elapsed_ms,
                 )
-                self.sold(seller, leg.amount, done=not leg.failure)
-            self.traded(node.name, seller, job.skill, units, amount, price, elapsed_ms, _why(job))
+            if not job.is_rejected or units or amount:
+                self._row(node.name, seller, job.skill, units, amount, price, elapsed_ms, _why(job))
 
         return ended
 
@@ -69,6 +76,13 @@ class Collector:
     ) -> None:  # fmt: skip
         """A row of trades, and the buyer's side of it."""
         self._bought[buyer] += 1
+        self._row(buyer, seller, skill, units, amount, price, elapsed_ms, failure)
+
+    def _row(
+        self, buyer: str, seller: str, skill: str, units: int, amount: int, price: str, elapsed_ms: int,
+        failure: str,
+    ) -> None:  # fmt: skip
+        """A part of what a buyer bought last."""
         self._spent[buyer] += amount
         self._world.trace.note("trade", buyer, seller, units, amount, failure)
         self.trades.append_row(
@@ -119,6 +133,8 @@ class Collector:
 
 def _why(job: Job) -> str:
     """Why a job was not done; empty if it was. Who left before anything came got nothing done."""
+    if job.is_rejected:
+        return REJECTED
     if job.finish == "canceled" and not job.units:
         return "left"
     if job.finish is not None:

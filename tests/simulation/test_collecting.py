@@ -31,6 +31,26 @@ async def market(world: World, *, seconds: float, patience_s: float) -> None:
             await job.result()
 
 
+@ainp2p.skill("slow", price="1/item")
+async def garbage(job: object, seconds: float) -> AsyncIterator[str]:
+    """What nobody asked for."""
+    yield "garbage"
+
+
+async def picky(world: World, *, honest: bool) -> None:
+    """A buyer that rejects what is no number; a cheat is cheaper."""
+    world.spawn("cheat", skills=[garbage], role="cheat")
+    if honest:
+        world.spawn("seller", skills=[slow])
+    buyer = await world.spawn("buyer").ready()
+    offers = await buyer.agent.find("slow", at_least=1 + honest)
+    async with buyer.agent.hire(offers, seconds=1.0, budget=10) as job:
+        if isinstance(await job.result(), str):
+            job.reject("no number")
+            if honest:
+                assert await job.result() == [1, 2]
+
+
 async def barter(world: World, *, failure: str = "") -> None:
     """A trade by a protocol of the model's own."""
     for name in ("alice", "bob"):
@@ -52,6 +72,24 @@ def test_a_job_whose_buyer_left_before_anything_came_is_not() -> None:
     (trade,) = result.trades.dicts()
     assert (trade["units"], trade["amount"], trade["failure"]) == (0, 0, "left")
     assert result.summary()["fill_rate"] == 0
+
+
+def test_a_part_that_was_rejected_is_a_row_of_its_own() -> None:
+    result = run(picky, 1, honest=True)
+    told = [(row["seller"], row["amount"], row["failure"], row["job"]) for row in result.trades.dicts()]
+    assert told == [("cheat", 1, "rejected", "buyer/1"), ("seller", 4, "", "buyer/1")]
+    numbers = result.summary()
+    assert (numbers["trades"], numbers["filled"], numbers["fill_rate"], numbers["rejected"]) == (2, 1, 1.0, 1)
+    assert numbers["cheats_share"] == 1 / 5
+    sold = {name: row["jobs_sold"] for name, row in rows(result).items()}
+    assert (sold["cheat"], sold["seller"], rows(result)["buyer"]["jobs_bought"]) == (0, 1, 1)
+
+
+def test_a_job_that_was_left_once_it_was_rejected_is_one_row() -> None:
+    result = run(picky, 1, honest=False)
+    (trade,) = result.trades.dicts()
+    assert (trade["seller"], trade["amount"], trade["failure"]) == ("cheat", 1, "rejected")
+    assert (result.summary()["fill_rate"], result.summary()["rejected"]) == (0, 1)
 
 
 def test_a_trade_of_the_model_s_own_stands_beside_jobs() -> None:

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,12 @@ from hypothesis import strategies as st
 import ainp2p
 import ainp2p.simulation as sim
 from ainp2p.agents.agent import Agent
+from ainp2p.agents.attempt import Attempt as Bought
+from ainp2p.agents.buying import Buyer
 from ainp2p.agents.card_table import CardTable
 from ainp2p.agents.directory import Directory
+from ainp2p.agents.job import Job
+from ainp2p.agents.purchase import Purchase
 from ainp2p.errors import (
     Error,
     InvalidInput,
@@ -36,6 +41,7 @@ from ainp2p.errors import (
     NoOffers,
     NotFinal,
     NotYet,
+    Rejected,
     RemoteError,
     TimedOut,
 )
@@ -57,7 +63,6 @@ from ainp2p.protocol.messages import ReceiptNotice, decode_wire
 from ainp2p.protocol.network import Network
 from ainp2p.protocol.seller_meter import SellerMeter
 from ainp2p.simulation import InvariantViolated, Profile, World, money_is_conserved, run
-from ainp2p.simulation.strategies import SpotChecks
 from ainp2p.simulation.trials.replay import Attempt, Trial
 from ainp2p.simulation.wire.lies import Sent
 from tests.adversary.mutants import MUTANTS, planted
@@ -684,64 +689,92 @@ def test_c3_mutant_a_committee_without_sync_is_noticed(monkeypatch: pytest.Monke
 # --- E: hostile peers -------------------------------------------------------------------------------------
 
 
-@ainp2p.skill("work", price=f"{PRICE}/item")
+@ainp2p.skill("work", price=f"{PRICE - 1}/item")
 async def garbage(job: Any, text: str) -> Any:
-    """Anything but what was asked for."""
+    """Anything but what was asked for, and cheaper."""
     for _ in range(10_000):
         yield "garbage"
 
 
-async def cheats_and_honest(world: World, *, words: tuple[int, int], budget: int) -> None:
-    """E11: buyers that look at what they get pay a cheat one step at a time at most, and not again."""
+STEP = 32  # units between two receipts
+
+
+async def cheats_and_honest(world: World, *, words: tuple[int, int], budget: int, hours: float) -> None:
+    """E11: who looks at what it gets pays a cheat one step at most, and once; honest sellers do the job."""
     keep_the_ledger(world)
     for i in range(2):
         world.spawn(f"honest{i}", skills=[work])
         world.spawn(f"cheat{i}", skills=[garbage], role="cheat")
-    lost: dict[tuple[str, bytes], int] = {}
+    lost = Counter[tuple[str, bytes]]()
+
+    async def read(job: Job, wanted: int) -> list[int]:
+        """To the end; returns what was signed for each part when it was rejected."""
+        good, signed = 0, list[int]()
+        async for piece in job:
+            good += piece == "w"
+            if piece != "w":
+                good = 0
+                signed.append(job.under_way.amount if job.under_way else job.legs[-1].amount)
+                job.reject("I asked for a w")
+        assert good == wanted, f"{good} of {wanted} pieces are good"
+        return signed
 
     async def shop(agent: Agent) -> None:
         rng = world.rng(agent.name)
-        checks = SpotChecks(1.0, rng)
         while True:
-            text = "w " * rng.randint(*words)
-            try:
-                offers = checks.believed(await agent.find("work", at_least=4))
-                async with agent.hire(offers[:1], text=text, budget=budget) as job:
-                    async for piece in job:
-                        if not checks.examine(offers[0].agent, functools.partial("w".__eq__, piece)):
-                            break
-                for leg in job.legs:
-                    if leg.seller in checks.caught:
-                        lost[agent.name, leg.seller] = lost.get((agent.name, leg.seller), 0) + leg.amount
-            except Error:
-                world.sometimes("a purchase failed")
+            count = rng.randint(*words)
+            offers = await agent.find("work", at_least=4)
+            async with agent.hire(offers, text="w " * count, budget=budget) as job:
+                signed = await read(job, count)
+            rejected = [leg for leg in job.legs if leg.rejected]
+            assert [leg.amount for leg in rejected] == signed, "something was signed for what was rejected"
+            for leg in rejected:
+                lost[agent.name, leg.seller] += leg.amount
+            assert max(lost.values()) <= (PRICE - 1) * STEP, f"a buyer lost more than a step: {lost}"
             await trio.sleep(20)
 
     for i in range(3):
         world.spawn(f"buyer{i}", main=shop)
-    await world.run_for(3600)
-    income = {"cheat": 0, "honest": 0}
-    for row in world._collector.trades.rows():
-        income["cheat" if str(row[2]).startswith("cheat") else "honest"] += int(str(row[5]))
-    most = min(budget, PRICE * 32)
-    assert all(amount <= most for amount in lost.values()), f"a buyer lost more than a step: {lost}"
-    share = income["cheat"] / max(1, sum(income.values()))
+    await world.run_for(3600 * hours)
+    income, failures = Counter[str](), Counter[str]()
+    for row in world._collector.trades.dicts():
+        is_cheat = str(row["seller"]).startswith("cheat")
+        income["cheat" if is_cheat else "honest"] += int(str(row["amount"]))
+        failures[str(row["failure"])] += 1
+        assert is_cheat == (row["failure"] == "rejected"), f"the table of trades says {row}"
+    assert failures["rejected"], "nobody was cheated"
+    share = income["cheat"] / income.total()
     assert share < 0.05, f"cheats have {share:.0%} of the income"
 
 
-JOBS = {"short jobs": ((2, 6), 12), "long jobs": ((40, 60), 200)}
+JOBS = {"short jobs": ((4, 8), 100, 1.0), "long jobs": ((40, 60), 200, 0.25)}
+
+
+def cheated(jobs: str) -> Callable[[World], Any]:
+    words, budget, hours = JOBS[jobs]
+    return functools.partial(cheats_and_honest, words=words, budget=budget, hours=hours)
 
 
 @pytest.mark.parametrize("jobs", JOBS)
 def test_e11_cheats_earn_less_than_a_twentieth_and_a_buyer_loses_a_step_at_most(jobs: str) -> None:
-    words, budget = JOBS[jobs]
-    holds(lambda world: cheats_and_honest(world, words=words, budget=budget))
+    holds(cheated(jobs))
 
 
-def test_e11_mutant_buyers_that_forget_whom_they_caught_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpotChecks, "believed", lambda self, offers: list(offers))
-    words, budget = JOBS["short jobs"]
-    is_caught(lambda world: cheats_and_honest(world, words=words, budget=budget), "lost more than", seeds=1)
+def test_e11_mutant_buyers_that_forget_whom_they_rejected_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Buyer, "_trusted", lambda self, offers: offers)
+    is_caught(cheated("long jobs"), "lost more than a step", seeds=1)
+
+
+def test_e11_mutant_a_rejection_after_which_receipts_are_signed_is_noticed() -> None:
+    with without(Bought, "close", "pay=self.rejected is None", "pay=True"):
+        is_caught(cheated("long jobs"), "signed for what was rejected", seeds=1)
+
+
+def test_e11_mutant_a_rejection_after_which_nobody_goes_on_is_noticed() -> None:
+    with without(Purchase, "_buy", "RemoteError, LedgerError)", "LedgerError)"):
+        is_caught(cheated("long jobs"), "I asked for a w", error=Rejected, seeds=1)
 
 
 async def never_pays(world: World) -> None:

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from ainp2p.simulation.core.trace import Difference, Trace
 
 VERSION = 1  # of the tables' columns and of the files
+REJECTED = "rejected"
 VALIDATOR, CHEAT = "validator", "cheat"  # roles that the metrics know; any other word is the model's own
 
 # Table → its columns. `at_s` is virtual seconds since the start of the run; money is in uain.
 COLUMNS: dict[str, tuple[tuple[str, Any], ...]] = {
-    "trades": (  # one row for each job that ended, whether anything came of it or not
+    "trades": (  # one row for each job that ended, and before it one for each part that was rejected
         ("at_s", float),
         ("buyer", str),
         ("seller", str),  # the last one, if it was handed on; empty: nobody took it
@@ -33,7 +34,7 @@ COLUMNS: dict[str, tuple[tuple[str, Any], ...]] = {
         ("amount", int),
         ("price", str),
         ("elapsed_ms", int),
-        ("failure", str),  # empty: it was done
+        ("failure", str),  # empty: it was done; REJECTED: its buyer said that it is no good
         ("job", str),
     ),
     "agents": (  # one row for each

@@ -1,6 +1,7 @@
 """A run in numbers: the metrics of `ainp2p.simulation.results.metrics` over a result's tables.
 
-    trades, filled, fill_rate       jobs that ended; of them done; their share
+    trades, filled, fill_rate       rows of trades; of them done; these as a share of the jobs that ended
+    rejected                        jobs, or parts of them, that their buyers rejected
     units, volume                   delivered; paid for it, in uain
     price_mean, price_dispersion    uain per unit; its coefficient of variation, per skill, weighted by trades
     elapsed_p50_ms, elapsed_p99_ms  from award to end, of jobs that were done
@@ -21,7 +22,7 @@ from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.simulation.results import metrics
-from ainp2p.simulation.results.results import CHEAT, VALIDATOR
+from ainp2p.simulation.results.results import CHEAT, REJECTED, VALIDATOR
 
 if TYPE_CHECKING:
     from ainp2p.simulation.results.results import Result
@@ -58,7 +59,8 @@ def _market(trades: Table) -> dict[str, Number]:
     return {
         "trades": len(trades),
         "filled": filled,
-        "fill_rate": metrics.fill_rate(filled, len(trades)),
+        "fill_rate": metrics.fill_rate(filled, _jobs(trades)),
+        "rejected": sum(failure == REJECTED for failure in trades["failure"]),
         "units": sum(trades["units"]),
         "volume": volume,
         "price_mean": fsum(paid) / len(paid) if paid else None,
@@ -66,6 +68,15 @@ def _market(trades: Table) -> dict[str, Number]:
         "elapsed_p50_ms": metrics.percentile(elapsed, 50),
         "elapsed_p99_ms": metrics.percentile(elapsed, 99),
     }
+
+
+def _jobs(trades: Table) -> int:
+    """How many jobs the rows are of; those of one follow one another."""
+    jobs, last = 0, None
+    for buyer, job in zip(trades["buyer"], trades["job"], strict=True):
+        jobs += (buyer, job) != last
+        last = buyer, job
+    return jobs
 
 
 def unit_prices(trades: Table) -> dict[str, list[float]]:
