@@ -144,6 +144,10 @@ class AskedStream(Asked):
         for chunk in self.inbox:
             self.end.return_chunk(len(chunk) + CHUNK_COST)
         self.inbox.clear()
+        # Whatever refers back to this stream would leave a cycle to the collector, one for each trade.
+        self.doubt = None
+        if self.ended is not None:
+            self.ended.__traceback__ = None
 
 
 class Doubt:

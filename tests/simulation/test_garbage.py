@@ -1,0 +1,80 @@
+"""When cycles are collected in a virtual run, and what leaves none."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import trio
+
+from ainp2p.simulation.core import garbage
+from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.wire.asked import AskedStream
+from tests.simulation.wired import COUNT, Town, wired
+
+
+class Cycle:
+    """What only a collection frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def freed(monkeypatch: pytest.MonkeyPatch, *, dropped_at: int, watched_until: int) -> bool:
+    """Whether a cycle that nobody holds any more after so many steps of the clock is gone at another step."""
+    monkeypatch.setattr(garbage, "YOUNG_STEPS", 10)
+    monkeypatch.setattr(garbage, "OLD_STEPS", 100)
+
+    async def main() -> bool:
+        cycle: Cycle | None = Cycle()
+        seen = weakref.ref(cycle)
+        for step in range(watched_until):
+            if step == dropped_at:
+                cycle = None
+            await trio.sleep(1)
+        return seen() is None
+
+    return run_virtual(main, seed=1)
+
+
+def test_a_cycle_that_is_dropped_young_is_freed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert freed(monkeypatch, dropped_at=3, watched_until=25)
+
+
+def test_what_outlives_a_collection_of_the_old_is_left_alone_until_everything_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not freed(monkeypatch, dropped_at=150, watched_until=350)
+    assert freed(monkeypatch, dropped_at=150, watched_until=450)
+
+
+def test_mutant_where_what_is_set_aside_is_never_looked_at_a_cycle_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(garbage, "ALL_TIMES", 10**9)
+    assert not freed(monkeypatch, dropped_at=150, watched_until=450)
+
+
+def test_what_the_caller_had_set_aside_is_so_again_after_the_run() -> None:
+    mine = [Cycle() for _ in range(100)]
+    gc.freeze()
+    try:
+        run_virtual(trio.sleep, 1, seed=1)
+        assert gc.get_freeze_count() >= len(mine)
+    finally:
+        gc.unfreeze()
+
+
+@wired()
+async def test_streams_that_were_read_are_freed_without_the_collector(town: Town) -> None:
+    bob = await town.peer("bob")
+    alice = await town.peer("alice", bob)
+    for _ in range(3):
+        async with alice.stream(bob.peer_id, COUNT, b"3") as chunks:
+            assert await chunks.within(5) is not None
+            async for _chunk in chunks:
+                pass
+    del chunks
+    await trio.sleep(10)
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, AskedStream)]
