@@ -50,6 +50,7 @@ from ainp2p.protocol.messages import (
     seal,
 )
 from ainp2p.protocol.network import Chunks, Network
+from ainp2p.protocol.strategies import KNOWN
 
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
 DOUBT_S = 3.0  # of silence, after which the seller is told again what it should know
@@ -253,7 +254,8 @@ class Attempt:
             raise Malformed("the answer to an award is signed")
         message = self.deal.negotiation.accepted(signed, self.deal.key)
         if isinstance(message, Refusal):
-            self.is_clean = True
+            # Where it is known, it is worked on for a stream that we do not read: those chunks of our Lock are lost.
+            self.is_clean = message.code != KNOWN.encode()
             raise refused(message)
         terms = self._terms(message)
         self.deposit.open_job(terms, self._reservation, self._reader.deliver)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 import trio.testing
 
+from ainp2p.agents import attempt
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.deposit import CONFIRM_AFTER_S, Deposit
 from ainp2p.agents.deposits import Deposits
@@ -27,9 +29,10 @@ from ainp2p.ledger.rules.parameters import DEVELOPMENT
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.delivery import Terms
 from ainp2p.protocol.messages import TEXT, Chunk, Finished
+from ainp2p.protocol.network import Chunks
 from ainp2p.protocol.price import Price
 
-from .market_world import Market, buy, found_market, words, write, writer
+from .market_world import Bought, Market, buy, found_market, words, write, writer
 
 Clock = trio.testing.MockClock
 ITEMS = Price.parse("10/item")
@@ -319,6 +322,41 @@ async def test_a_torn_lock_is_told_to_the_jobs_that_cannot_go_on(autojump_clock:
         deposit.spoilt = True  # A ended without its last word
         with pytest.raises(Refused, match="another job on this Lock is lost"):
             await deposit.receive(item(B, 3, 1))
+
+
+async def buy_after_an_award_that_came_twice() -> Bought:
+    """The seller works on the first copy, which nobody reads, and refuses the second; then a purchase."""
+    async with found_market() as market:
+        async with market.agent("alice", [write], writer(5)), market.agent("bob") as bob:
+            offers, stream = await bob.find("write"), bob.network.stream
+
+            @asynccontextmanager
+            async def twice(*args: Any, **options: Any) -> AsyncIterator[Chunks]:
+                async with stream(*args, **options) as unread:
+                    await unread.within(1)  # it was accepted
+                    async with stream(*args, **options) as chunks:
+                        yield chunks
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(bob.network, "stream", twice)
+                failed = await buy(bob, offers, text="twice")
+                assert "known" in failed.last.failure
+            return await buy(bob, offers, text="once")
+
+
+async def test_c1_chunks_of_an_award_that_came_twice_are_missed_by_no_later_job(
+    autojump_clock: Clock,
+) -> None:
+    bought = await buy_after_an_award_that_came_twice()
+    assert bought.job.finish == "done"
+
+
+async def test_c1_mutant_a_lock_on_which_an_award_is_known_already_is_not_clean(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "KNOWN", "never")
+    bought = await buy_after_an_award_that_came_twice()
+    assert "never came" in bought.last.failure
 
 
 async def test_a_last_word_that_counts_chunks_which_never_come_is_not_waited_for_for_ever(
