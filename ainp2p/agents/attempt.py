@@ -254,7 +254,7 @@ class Attempt:
             raise Malformed("the answer to an award is signed")
         message = self.deal.negotiation.accepted(signed, self.deal.key)
         if isinstance(message, Refusal):
-            # Where it is known, it is worked on for a stream that we do not read: those chunks of our Lock are lost.
+            # A known award is worked on, for a stream that we do not read: its chunks on our Lock are lost.
             self.is_clean = message.code != KNOWN.encode()
             raise refused(message)
         terms = self._terms(message)
