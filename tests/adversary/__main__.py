@@ -27,6 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.adversary", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first one")
+    parser.add_argument(
+        "--step", type=int, default=1, help="from one seed to the next; 16 from 10: members leave in each"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="this one alone")
     parser.add_argument("--trace", action="store_true", help="with --seed: what happened, line by line")
@@ -96,7 +99,7 @@ def _many(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> Iterator[tuple[list[Outcome], dict[str, int], float]]:
-    seeds = range(args.first, args.first + args.seeds)
+    seeds = range(args.first, args.first + args.step * args.seeds, args.step)
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     if args.jobs == 1:
         yield from map(run_chunk, chunks)

@@ -318,7 +318,6 @@ class Auditor:
         if record.kind == HANDOFF:
             demand(member not in votes.handed, "6 one HANDOFF", f"validator {member}")
             votes.handed[member] = record.operation
-            self.closings.handed(member, record.operation)
             return
         if member in votes.handed:
             slot = self._slot_of(record.operation)[1] if record.kind in (LOCK, COMMIT) else record.slot
@@ -350,7 +349,7 @@ class Auditor:
         if record.view == 0:
             begun = slot in votes.inherited
             demand(not begun, "handoff", f"a LOCK in view 0 of a slot that starts at view 1: {where}")
-            self._judge_first_lock(member, parsed, now)
+            self._judge_first_lock(votes, member, parsed, now)
         else:
             sometimes("LOCK in a later view")
             self._judge_justified(votes, record, slot, where)
@@ -364,7 +363,7 @@ class Auditor:
             head = operation.object
         demand(operation.previous == head, "votes", f"previous is not the decided head: {where}")
 
-    def _judge_first_lock(self, member: int, parsed: ParsedOperation, now: int) -> None:
+    def _judge_first_lock(self, votes: Votes, member: int, parsed: ParsedOperation, now: int) -> None:
         """ "a validator LOCKs the first valid operation it sees"."""
         operation = parsed.operation
         life = self.lives[member]
@@ -378,12 +377,12 @@ class Auditor:
             demand(rule is None, "validity", f"validator {member} LOCKs against the rule {rule!r}")
         if self._is_gated(parsed):
             sometimes("a gated operation LOCKed in view 0")
-            self._judge_gate(member, parsed, now)
+            self._judge_gate(votes, member, parsed, now)
 
     def _is_gated(self, parsed: ParsedOperation) -> bool:
         return _is_gated(parsed, self.closed_early)
 
-    def _judge_gate(self, member: int, parsed: ParsedOperation, now: int) -> None:
+    def _judge_gate(self, votes: Votes, member: int, parsed: ParsedOperation, now: int) -> None:
         """ "held for D since they became otherwise valid and in contact with a quorum for G"."""
         life = self.lives[member]
         if life.jumped:
@@ -393,6 +392,9 @@ class Auditor:
         if deposit is not None:
             valid_since = max(valid_since, deposit.expiry)
         demand(now >= valid_since + self.rules.gate_hold_ms, "gate", f"validator {member} did not wait for D")
+        if votes.is_quorum({member}):  # it cannot lose contact with itself
+            sometimes("a member is a quorum alone")
+            return
         since = self._contact(member, now)
         held = since is not None and now >= since + self.rules.gate_contact_ms
         demand(held, "gate", f"validator {member} votes for a gated operation without contact for G")
@@ -433,7 +435,7 @@ class Auditor:
             self._previous_is_decided(parsed, where)
             if self._is_gated(parsed):
                 sometimes("a gated candidate")
-                self._judge_gate(member, parsed, now)
+                self._judge_gate(votes, member, parsed, now)
         demand(record.prepared is not None or record.candidate != NOTHING, "candidate", f"neither: {where}")
 
     def _judge_shown(self, votes: Votes, member: int, log: Log, record: Record, where: str) -> None:
@@ -645,7 +647,6 @@ class Auditor:
     def decides(self, member: int, parsed: ParsedOperation, view: int, certificate: bytes | None) -> None:
         """A correct validator announces an operation as final."""
         self.knows(parsed.signed)
-        self.closings.announced(member, parsed.id)
         slot = (parsed.operation.object, parsed.operation.seq)
         known = self.decided.get(slot)
         demand(known in (None, parsed.id), "3 one per slot", f"two operations decided in one slot ({member})")

@@ -4,12 +4,12 @@ LEDGER.md, "Epochs": "COMMITTEE names HANDOFFs of more than 2/3 of e; the state 
 exactly the union of their frontiers; nobody LOCKs it before fetching and checking all of that." "Weights are
 those of e less the named evidence, plus and minus bonds".
 
-What a bond weighs is said in docs/ledger.md: all money together would weigh as much as the first committee.
+What a bond weighs, and what a waiver takes away, is said in docs/ledger.md and reckoned in `seats`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from ainp2p.ledger.voting.handoff import Handoff, frontier_root, read_handoff
 from ainp2p.protocol.codec import encode
 from tests.adversary.book import Deposit, fits
 from tests.adversary.marks import sometimes
+from tests.adversary.seats import following
 from tests.adversary.violation import demand
 
 if TYPE_CHECKING:
@@ -36,25 +37,14 @@ class Closings:
 
     Attributes:
         frontiers: HANDOFF → the heads that its member tells, whoever asks.
-        barred: keys that evidence has cost their seats.
-        applied: member → all operations that it has announced.
-        left: HANDOFF of a correct member → what it had announced by then.
+        barred: keys that evidence has cost their seats → in which epoch's COMMITTEE.
     """
 
     auditor: Auditor
     frontiers: dict[bytes, Mapping[bytes, Head]] = field(default_factory=dict)
-    barred: set[bytes] = field(default_factory=set)
-    applied: dict[int, set[bytes]] = field(default_factory=dict)
-    left: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    barred: dict[bytes, int] = field(default_factory=dict)
     _good: set[bytes] = field(default_factory=set)
-
-    def announced(self, member: int, id_: bytes) -> None:
-        """A correct member has applied this operation."""
-        self.applied.setdefault(member, set()).add(id_)
-
-    def handed(self, member: int, id_: bytes) -> None:
-        """A correct member has written its HANDOFF."""
-        self.left[id_] = frozenset(self.applied.get(member, ()))
+    _unsure: list[tuple[ParsedOperation, NextCommittee]] = field(default_factory=list)
 
     # --- a COMMITTEE ------------------------------------------------------------------------------
 
@@ -62,22 +52,31 @@ class Closings:
         """A correct member LOCKs it."""
         body = parsed.operation.body
         if isinstance(body, NextCommittee) and parsed.id not in self._good:
-            self._judge(parsed, body, None)
+            if not self._judge(parsed, body):
+                self._unsure.append((parsed, body))
             self._good.add(parsed.id)
 
     def decided(self, parsed: ParsedOperation, body: NextCommittee) -> None:
-        """It is final: what is in the book now is all that its union can have."""
-        self._judge(parsed, body, self.auditor.book.deposits.values())
-        self.barred |= set(body.offenders)
+        """It is final: all that its union has is decided, and whatever else was LOCKed can be judged too."""
+        demand(self._judge(parsed, body), "committee", "it is final, and its union is not")
+        for each in self._unsure:
+            self._judge(*each)
+        self._unsure.clear()
+        self.barred.update(dict.fromkeys(body.offenders, body.epoch))
 
-    def _judge(self, parsed: ParsedOperation, body: NextCommittee, known: Iterable[Deposit] | None) -> None:
+    def _judge(self, parsed: ParsedOperation, body: NextCommittee) -> bool:
+        """Judge it; False if not all of its union is decided, so that what follows from it is open."""
         votes = self.auditor.votes.get(body.epoch - 1)
         demand(votes is not None, "committee", f"of epoch {body.epoch}, which is not the next")
         assert votes is not None
         handoffs = self._handoffs(votes, body)
         self._judge_offenders(body)
-        self._judge_seats(parsed, body, known)
-        self._judge_root(body, handoffs)
+        union = self._union(body, handoffs)
+        if union is None:
+            return False
+        self._judge_following(parsed, body, votes, union)
+        self._judge_root(body, union)
+        return True
 
     def _handoffs(self, votes: Votes, body: NextCommittee) -> list[Handoff]:
         """Those that it names: "HANDOFFs of more than 2/3 of e", each signed by another member."""
@@ -104,66 +103,64 @@ class Closings:
 
     # --- who sits ---------------------------------------------------------------------------------
 
-    def _judge_seats(
-        self, parsed: ParsedOperation, body: NextCommittee, known: Iterable[Deposit] | None
+    def _judge_following(
+        self, parsed: ParsedOperation, body: NextCommittee, votes: Votes, union: Mapping[bytes, Head]
     ) -> None:
-        book, genesis = self.auditor.book, self.auditor.genesis
-        timestamp, barred = parsed.operation.timestamp or 0, self.barred | set(body.offenders)
-        surely = {id_ for each in body.handoffs for id_ in self.left.get(each, ())}
-        bonds = [deposit for deposit in (known or book.deposits.values()) if deposit.bond]
-        bonds = [bond for bond in bonds if not bond.ended or bond.head == parsed.id]
-        least = _bonded(bonds, timestamp, lambda bond: bond.opened_by in surely)
-        most = _bonded(bonds, timestamp, lambda bond: True)
-        first = {member.key: member.weight for member in genesis.validators}
-        total, supply = sum(first.values()), genesis.supply
+        """Seats, weights and ends of bonds, reckoned from the bonds that its union has, and nothing else."""
+        auditor = self.auditor
+        barred = {key for key, epoch in self.barred.items() if epoch < body.epoch} | set(body.offenders)
+        bonds = [bond for bond in auditor.book.deposits.values() if self._is_open(bond, body.epoch, union)]
+        sitting = {auditor.keys[place] for place in votes.places}
+        right = following(auditor.genesis, sitting, bonds, barred, parsed.operation.timestamp or 0)
         seats = {seat.key: seat.weight for seat in body.seats}
-        for key in sorted({*first, *most, *seats}):
-            weight, base = seats.get(key, 0), 0 if key in barred else first.get(key, 0)
-            low = 0 if key in barred else least.get(key, 0) * total // supply
-            high = 0 if key in barred else most.get(key, 0) * total // supply
-            right = base + low <= weight and (known is None or weight <= base + high)
-            demand(right, "committee", f"weight {weight} of a seat, not {base + low} to {base + high}")
-            if low and weight:
-                sometimes("a bond gives a seat")
-            if key in barred and first.get(key):
-                sometimes("a traitor loses its seat")
-        self._judge_bonds(body, {bond.id: bond for bond in bonds}, timestamp, barred)
-
-    def _judge_bonds(
-        self, body: NextCommittee, bonds: Mapping[bytes, Deposit], timestamp: int, barred: Collection[bytes]
-    ) -> None:
-        """ "which a COMMITTEE ends or diminishes": burnt is an offender's, returned is an expired one."""
-        for id_ in body.burnt_bonds:
-            burnt = bonds.get(id_)
-            demand(burnt is None or burnt.closer in barred, "bonds", "one is burnt without an offence")
+        demand(list(seats) == sorted(seats) and len(seats) == len(body.seats), "committee", "seats' order")
+        for key in sorted({*seats, *right.weights}):
+            is_, ought = seats.get(key, 0), right.weights.get(key, 0)
+            demand(is_ == ought, "committee", f"weight {is_} of a seat, not {ought}")
+        demand(set(body.burnt_bonds) == right.burnt, "bonds", "others are burnt than offenders'")
+        demand(set(body.returned_bonds) == right.returned, "bonds", "others are returned than expired ones")
+        sometimes("a committee is reckoned anew")
+        if right.burnt:
             sometimes("a bond is burnt")
-        for id_ in body.returned_bonds:
-            bond = bonds.get(id_)
-            expired = bond is None or (bond.expiry <= timestamp and bond.closer not in barred)
-            demand(expired, "bonds", "one is returned too early, or to an offender")
+        if right.returned:
             sometimes("a bond is returned")
+
+    def _is_open(self, bond: Deposit, epoch: int, union: Mapping[bytes, Head]) -> bool:
+        """Whether it is in the union, and no COMMITTEE before this epoch's has ended it."""
+        operations = self.auditor.operations
+        if not bond.bond or operations[bond.opened_by].operation.seq > union.get(bond.payer, (0, b""))[0]:
+            return False
+        if not bond.ended:
+            return True
+        ending = operations[bond.head].operation.body
+        return isinstance(ending, NextCommittee) and ending.epoch >= epoch
 
     # --- the state root ----------------------------------------------------------------------------
 
-    def _judge_root(self, body: NextCommittee, handoffs: list[Handoff]) -> None:
-        """ "the state after exactly the union of their frontiers", where all of that union is known."""
+    def _union(self, body: NextCommittee, handoffs: list[Handoff]) -> dict[bytes, Head] | None:
+        """The union of the frontiers, if all of it is known and decided."""
         union: dict[bytes, Head] = {}
         for id_, handoff in zip(body.handoffs, handoffs, strict=True):
             frontier = self.frontiers.get(id_)
             if frontier is None or frontier_root(frontier) != handoff.frontier_root:
-                return
+                return None
             for object_, head in frontier.items():
                 union[object_] = max(union.get(object_, (0, object_)), head)
+        decided = self.auditor.decided
+        if any(decided.get((object_, seq)) != id_ for object_, (seq, id_) in union.items()):
+            return None
+        return union
+
+    def _judge_root(self, body: NextCommittee, union: Mapping[bytes, Head]) -> None:
+        """ "the state after exactly the union of their frontiers"."""
         state = self._replayed(union, body.epoch - 1)
         if state is not None:
             sometimes("a state root is computed anew")
             demand(state.root() == body.state_root, "state root", "not that of the union of the HANDOFFs")
 
     def _replayed(self, union: Mapping[bytes, Head], epoch: int) -> State | None:
-        """The state after these heads and END-EPOCH{epoch}; None while one of them is not decided."""
+        """The state after these heads and END-EPOCH{epoch}; None if they are no state."""
         auditor = self.auditor
-        if any(auditor.decided.get((object_, seq)) != id_ for object_, (seq, id_) in union.items()):
-            return None
         state = State(auditor.genesis)
         for (object_, seq), id_ in auditor.decided.items():  # in the order of the decisions
             if object_ != auditor.network and seq <= union.get(object_, (0, b""))[0]:
@@ -174,15 +171,6 @@ class Closings:
             elif object_ == auditor.network and seq <= 2 * epoch + 1:
                 state.apply(auditor.operations[id_])
         return state
-
-
-def _bonded(bonds: Iterable[Deposit], timestamp: int, counts: Callable[[Deposit], bool]) -> dict[bytes, int]:
-    """Key → what it is bonded with at this time."""
-    bonded: dict[bytes, int] = {}
-    for bond in bonds:
-        if bond.expiry > timestamp and counts(bond):
-            bonded[bond.closer] = bonded.get(bond.closer, 0) + bond.deposit
-    return bonded
 
 
 __all__ = ["Closings"]

@@ -12,7 +12,14 @@ from functools import partial
 import msgspec
 
 from ainp2p.errors import LedgerError
-from ainp2p.ledger.rules.operations import NextCommittee, Operation, SignedOperation, parse, sign_committee
+from ainp2p.ledger.rules.operations import (
+    NextCommittee,
+    Operation,
+    Seat,
+    SignedOperation,
+    parse,
+    sign_committee,
+)
 from ainp2p.ledger.voting.attachments import attachment_id
 from ainp2p.ledger.voting.epochs import Closing
 from ainp2p.ledger.voting.handoff import Head, Leaving, make_handoff, read_handoff
@@ -49,12 +56,13 @@ class Leaver:
         raw = validator.attachment(said.digest)
         if raw is None:
             return
+        frontier = dict(validator.own_frontier())
+        self.world.auditor.closings.frontiers.setdefault(said.digest, dict(frontier))
         if "a HANDOFF withheld" in self.habits:
             sometimes("a HANDOFF is withheld")
             validator._archive._pushed.clear()
             del entries[index]
             return
-        frontier = dict(validator.own_frontier())
         if "a false frontier" in self.habits:
             entries[index] = handoff_entry(self._sign(brain, validator, self._falsified(validator, frontier)))
             sometimes("a frontier is false")
@@ -88,7 +96,7 @@ class Leaver:
         brain.frontiers[id_] = frontier
         brain.told[id_] = raw
         self.world.auditor.attached(raw)
-        self.world.auditor.closings.frontiers[id_] = frontier
+        self.world.auditor.closings.frontiers[id_] = dict(frontier)
         self.world.push(brain, partial(self.world._take_attachment, raw, f"validator {self.place}"))
         return id_
 
@@ -119,6 +127,8 @@ class Leaver:
             self._private_set,
             self._other_root,
         ]
+        if set(self._waived(validator)) - {seat.key for seat in operation.body.seats}:
+            changes.append(partial(self._keep_a_seat, validator))
         for change in self.rng.sample(changes, 2):
             body = change(operation.body)
             if body.handoffs != operation.body.handoffs:
@@ -129,7 +139,8 @@ class Leaver:
     def _submit(self, brain: Brain, validator: Validator, operation: Operation, now: int) -> None:
         made: SignedOperation = sign_committee(operation, self.world.keys[self.place])
         parsed = self.world.auditor.knows(made)
-        assert parsed is not None
+        if parsed is None:  # nobody is left: that is malformed in itself
+            return
         validator._log.add(lock_entry(0, parsed.id), now)
         brain.served[parsed.id] = made
         self.world.push(brain, partial(self.world._take_operation, made, f"validator {self.place}"))
@@ -150,6 +161,24 @@ class Leaver:
         )
         sometimes("a COMMITTEE gives a false weight")
         return msgspec.structs.replace(body, seats=seats)
+
+    def _waived(self, validator: Validator) -> dict[bytes, int]:
+        """Who has given up what: bonds that pay the System."""
+        network, first = self.world.network, {m.key: m.weight for m in self.world.genesis.validators}
+        paying = [
+            lock.closer
+            for lock in validator.state.locks.values()
+            if not lock.ended and [share.account for share in lock.beneficiaries] == [network]
+        ]
+        return {key: first[key] for key in paying if key in first}
+
+    def _keep_a_seat(self, validator: Validator, body: NextCommittee) -> NextCommittee:
+        """Somebody who has given its seat up has it again."""
+        waived, taken = self._waived(validator), {seat.key for seat in body.seats}
+        key = self.rng.choice(sorted(set(waived) - taken))
+        sometimes("a COMMITTEE keeps a seat that was given up")
+        seats = (*body.seats, Seat(key, waived[key], ()))
+        return msgspec.structs.replace(body, seats=tuple(sorted(seats, key=lambda seat: seat.key)))
 
     def _private_set(self, body: NextCommittee) -> NextCommittee:
         """HANDOFFs of less than a quorum: as few as suit it."""

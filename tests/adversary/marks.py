@@ -129,6 +129,18 @@ PATHS: Mapping[str, tuple[str, ...]] = {
         "a traitor loses its seat",
         "somebody would end a bond",
     ),
+    "members of the genesis leave, each by its own waiver; the last one does not": (
+        "a member gives its seat up",
+        "a member waives",
+        "the last member may not go",
+        "who gave its seat up sits again",
+        "somebody waives another's seat",
+        "half a waiver",
+        "a waiver and its rival",
+        "a COMMITTEE keeps a seat that was given up",
+        "a member is a quorum alone",
+    ),
+    "who sits is reckoned anew from the union's bonds": ("a committee is reckoned anew",),
     "the state root is the state after exactly the union": ("a state root is computed anew",),
     "9. replaying the operations gives the tables": ("a replay is compared",),
     # --- the table of operations -------------------------------------------------------------------------

@@ -304,6 +304,51 @@ MUTANTS: dict[str, Mutant] = {
         "10 liveness",
         ("state:State.check", 'if exc.rule != "unknown-bond":', "if True:"),
     ),
+    "a seat that was given up is kept": _mutant(
+        "committee",
+        ("committee:succession", "Seat(key, 0 if key in gone else m.weight,", "Seat(key, m.weight,"),
+    ),
+    "the last member goes too": _mutant(
+        "committee|10 liveness|crash of a core",
+        ("committee:leaving", "if others or staying - {waiver.closer}:", "if True:"),
+    ),
+    "a waiver weighs like a bond": _mutant(
+        "committee|bonds",
+        ("committee:succession", "if bond.id not in waiving]", "]"),
+    ),
+    "anybody gives a member's seat up": _mutant(
+        "committee|bonds",
+        (
+            "committee:is_waiver",
+            "return bond.payer == account_id(network, plain_inception(bond.closer))",
+            "return True",
+        ),
+    ),
+    "a bond counts twice": _mutant(
+        "committee",
+        (
+            "committee:succession",
+            "bonded[bond.closer] = bonded.get(bond.closer, 0) + bond.held",
+            "bonded[bond.closer] = bonded.get(bond.closer, 0) + 2 * bond.held",
+        ),
+    ),
+    "a bond counts after its expiry": _mutant(
+        "committee",
+        ("committee:succession", "if bond.expiry > timestamp:", "if True:"),
+    ),
+    "a bond is returned to an offender": _mutant(
+        "bonds",
+        (
+            "committee:succession",
+            "[bond.id for bond in bonds if bond.closer not in offenders and bond.expiry <= timestamp]",
+            "[bond.id for bond in bonds if bond.expiry <= timestamp]",
+        ),
+        (
+            "committee:succession",
+            "burnt = [bond.id for bond in every if bond.closer in offenders][:BONDS_MAX]",
+            "burnt: list[bytes] = []",
+        ),
+    ),
     "votes go on after one's HANDOFF": _mutant(
         "handoff",
         (
@@ -472,7 +517,7 @@ def alike(seed: int, many: int) -> list[int]:
 
 def _kind(seed: int) -> tuple[object, ...]:
     plan = plan_for(seed)
-    return plan.siege, plan.traitors
+    return plan.siege, plan.exodus, plan.traitors
 
 
 def table() -> dict[str, int]:

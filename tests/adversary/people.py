@@ -219,6 +219,9 @@ class Town:
     Attributes:
         sent: all operations that were handed to anybody, in order.
         contended: slots for which rivals were sent.
+        doors: places that take what people submit.
+        closers: keys that people bond for.
+        members: accounts of validators' keys.
     """
 
     def __init__(self, world: World, people: Sequence[Person], seed: str, *, siege: bool = False) -> None:
@@ -233,6 +236,9 @@ class Town:
         self.channels: dict[bytes, Channel] = {}
         self.contended: set[tuple[bytes, int]] = set()
         self.quiet = False
+        self.doors: Sequence[int] = range(world.n)
+        self.closers = [key.public for key in (*world.keys, *world.keys[world.n :] * 3)]
+        self.members: list[Person] = []
         self.deeds: list[tuple[int, Any]] = [
             (4, self.honest_spend),
             (8, self.sign_twice),
@@ -261,16 +267,16 @@ class Town:
     def submit(self, signed: SignedOperation, to: Sequence[int] | None = None) -> bytes:
         id_ = _id(signed)
         self.sent[id_] = signed
-        for place in range(self.world.n) if to is None else to:
+        for place in self.doors if to is None else to:
             self.world.deliver(place, signed)
         return id_
 
     def _some(self, least: int = 1) -> list[int]:
-        return self.rng.sample(range(self.world.n), self.rng.randint(least, self.world.n))
+        return self.rng.sample(self.doors, self.rng.randint(least, len(self.doors)))
 
     def _halves(self, parts: int) -> list[list[int]]:
         """Each part of the committee is shown another thing."""
-        places = list(range(self.world.n))
+        places = list(self.doors)
         self.rng.shuffle(places)
         halves: list[list[int]] = [[] for _ in range(parts)]
         for index, place in enumerate(places):
@@ -303,7 +309,7 @@ class Town:
 
     def retry(self) -> None:
         """Honest owners send what is not final yet once more."""
-        for person in self.people:
+        for person in (*self.people, *self.members):
             if person.pending is not None:
                 if self._is_decided(person):
                     person.pending = None
@@ -524,7 +530,7 @@ class Town:
             step=deposit,
             authority=(self.world.network,),
             threshold=1,
-            closer=self.rng.choice([*self.world.keys, *self.world.keys[self.world.n :] * 3]).public,
+            closer=self.rng.choice(self.closers),
             expiry=now + self.rng.choice((3_000, 10_000, 600_000)),
             purpose=BOND_PURPOSE,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tests.adversary.byzantine import Traitor, choose_traitors
+from tests.adversary.exodus import Exodus
 from tests.adversary.faults import Nemesis
 from tests.adversary.marks import sometimes
 from tests.adversary.people import Town, make_people
@@ -27,6 +28,8 @@ COMMITTEES = (
 )
 SIEGE_COMMITTEES = ((10, 10, 10, 10), (25, 20, 15, 15), (10,) * 7)  # a bond weighs something beside them
 SIEGE_EVERY = 4
+EXODUS_EVERY, EXODUS_AT = 16, 10
+MEMBER_GRANT = 20_000  # uain: for fees, and for waivers, which hold next to nothing
 FOLLOWERS = 2
 SETTLE_LIMIT_MS = (
     240_000  # for n = 4: in this time all that is pending is decided, however long faults lasted
@@ -40,6 +43,7 @@ class Plan:
     Attributes:
         siege: epochs' ends are attacked too, members join with bonds and leave, k of m verifiers sign, and
             each way between two members fails by itself.
+        exodus: a siege in which members of the genesis give their seats up.
     """
 
     seed: int
@@ -51,6 +55,7 @@ class Plan:
     surplus: int = 0
     epoch_ms: int = 3_600_000
     siege: bool = False
+    exodus: bool = False
 
 
 @dataclass
@@ -74,7 +79,9 @@ class Outcome:
 
 
 def plan_for(seed: int) -> Plan:
-    """Every fourth seed is a siege."""
+    """Every fourth seed is a siege, and every sixteenth an exodus."""
+    if seed % EXODUS_EVERY == EXODUS_AT:
+        return _exodus_for(seed)
     return _siege_for(seed) if seed % SIEGE_EVERY == 1 else _storm_for(seed)
 
 
@@ -90,6 +97,22 @@ def _siege_for(seed: int) -> Plan:
         outage_ms=rng.choice((0, 0, 0, 20_000)),
         epoch_ms=rng.choice((3_600_000, 4_000, 2_000, 1_500)),
         siege=True,
+    )
+
+
+def _exodus_for(seed: int) -> Plan:
+    rng = random.Random(f"exodus {seed}")
+    kind = rng.choice(("", "", "", *Traitor.KINDS, "single", "single"))
+    return Plan(
+        seed,
+        rng.choice(SIEGE_COMMITTEES),
+        (kind,) if kind else (),
+        faulty_ms=rng.choice((5_000, 8_000, 12_000)),
+        nemesis=rng.random() < 0.7,
+        outage_ms=rng.choice((0, 0, 0, 20_000)),
+        epoch_ms=rng.choice((3_000, 2_000, 1_500)),
+        siege=True,
+        exodus=True,
     )
 
 
@@ -121,10 +144,13 @@ class Run:
         )
         inceptions = [person.inception for person in people]
         followers = FOLLOWERS if plan.siege else 0
-        self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters, followers)
+        grant = MEMBER_GRANT if plan.exodus else 0
+        self.world = world = World(f"world {seed}", plan.weights, inceptions, parameters, followers, grant)
         if trace:
             world.log = []
         traitors = choose_traitors(rng, plan.weights, surplus=plan.surplus) if plan.traitors else []
+        if plan.exodus:  # one alone: with it, a third is the sooner reached the more leave
+            traitors = traitors[:1]
         for place in traitors:
             world.auditor.honest -= {place}
         for place in world.places:
@@ -134,6 +160,8 @@ class Run:
             else:
                 world.add_brain(place)
         self.town = Town(world, people, f"town {seed}", siege=plan.siege)
+        if plan.exodus:
+            Exodus(self.town)
         self.nemesis = Nemesis(world, f"nemesis {seed}")
         if plan.siege:
             self.nemesis.kinds += [self.nemesis.web] * 8

@@ -91,3 +91,8 @@ def test_a_settle_that_a_member_names_and_withholds_is_made_by_those_who_hold_it
     # Three held a receipt for 1,000 and had LOCKed less; a traitor's LOCK named its SETTLE, whose bytes had
     # been lost: they waited for them, and sent no NEWVIEW any more.
     assert not simulate(400191).violation
+
+
+def test_who_weighs_a_quorum_alone_is_in_contact_with_itself() -> None:
+    # Members had left and one of them weighed a quorum: the auditor waited until it heard of somebody.
+    assert not simulate(138).violation

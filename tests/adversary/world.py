@@ -37,12 +37,28 @@ def key_of(name: str) -> Key:
     return Key(blake2b(name.encode(), digest_size=32).digest())
 
 
-def make_genesis(weights: Sequence[int], inceptions: Sequence[Inception], parameters: Parameters) -> Genesis:
-    """A network whose validator i has the i-th weight in the order of the keys."""
+def alone(key: Key) -> Inception:
+    """The account of one key, with no next one and no guardians."""
+    return Inception(key.public, bytes(32), (), 0, 0, bytes(32))
+
+
+def make_genesis(
+    weights: Sequence[int],
+    inceptions: Sequence[Inception],
+    parameters: Parameters,
+    member_grant: int = 0,
+) -> Genesis:
+    """A network whose validator i has the i-th weight in the order of the keys.
+
+    Args:
+        member_grant: uain that the account of each validator's key gets.
+    """
     keys = sorted(key_of(f"validator {i}").public for i in range(len(weights)))
     validators: list[tuple[bytes, int, list[str]]]
     validators = [(key, weight, []) for key, weight in zip(keys, weights, strict=True)]
     grants = [(inception, 1_000_000) for inception in inceptions]
+    if member_grant:
+        grants += [(alone(key_of(f"validator {i}")), member_grant) for i in range(len(weights))]
     return new_genesis("adversary", BEGIN, validators, grants, None, parameters)
 
 
@@ -100,9 +116,10 @@ class World:
         inceptions: Sequence[Inception],
         parameters: Parameters,
         followers: int = 0,
+        member_grant: int = 0,
     ) -> None:
         self.rng = random.Random(seed)
-        self.genesis = make_genesis(weights, inceptions, parameters)
+        self.genesis = make_genesis(weights, inceptions, parameters, member_grant)
         self.network = self.genesis.network_id
         self.parameters = parameters
         self.weights = [member.weight for member in self.genesis.validators]
@@ -533,4 +550,4 @@ class World:
         return all(b.validator.status(id_) == FINAL for b in self.honest if b.validator is not None)
 
 
-__all__ = ["BEGIN", "PARAMETERS", "Brain", "Net", "World", "key_of", "make_genesis"]
+__all__ = ["BEGIN", "PARAMETERS", "Brain", "Net", "World", "alone", "key_of", "make_genesis"]
