@@ -114,7 +114,7 @@ class CardTable:
         id_ = signed.id
         if id_ in self._passed_ids or (id_ in self._ids and self._held[self._ids[id_]].signed == signed):
             return None
-        signed, card = verified(signed, network=self._network, now_ms=now_ms, bound=self._bound)
+        signed, id_, card = verified(signed, network=self._network, now_ms=now_ms, bound=self._bound)
         before = self._held.get(card.agent)
         if before is not None:
             if card.sequence < before.card.sequence:

@@ -554,6 +554,10 @@ class Directory:
         """Fetch what a neighbour knows and we do not; whether anything came that is news."""
         before = self._news
         async with self._syncs:
+            if (
+                self._table.is_full
+            ):  # by now: many neighbours may have come at once, and one of them told enough
+                return False
             for _ in range(SYNC_ROUNDS_MAX):
                 self._table.expire(self._network.context.now_ms())
                 try:

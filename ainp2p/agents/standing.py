@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from ainp2p.errors import DelegationEnded, Error, Expired, InvalidInput
 from ainp2p.ledger.rules.accounts import Account, unopened_account
-from ainp2p.ledger.rules.operations import NO_NEXT_KEY, SIGN_CLOSE, Inception, account_id, key_digest
+from ainp2p.ledger.rules.operations import NO_NEXT_KEY, SIGN_CLOSE, Inception, key_digest
 from ainp2p.ledger.wallets.delegation import Delegation, Fences, SignedDelegation, verify_delegated
 from ainp2p.protocol import card, messages
 from ainp2p.protocol.card import Card
@@ -56,24 +56,21 @@ class Standing:
     def is_doubtful(self, shown: Card, now_ms: int, *, believed: bool) -> bool:
         """Whether to ask the ledger about a card's account: its key can change, and it is long since."""
         try:
-            inception = _born(shown.network, shown.agent, shown.inception)
+            born = _born(shown.network, shown.agent, shown.inception)
         except Error:
             return False
-        if inception is None or not can_change(inception):
+        if born is None or not can_change(born[0]):
             return False
         asked = self._learned.get(shown.agent)
         return asked is None or now_ms >= asked[1] + (ASK_AGAIN_MS if believed else MISFIT_MS)
 
-    def _account(self, network: bytes, agent: bytes, inception: Inception) -> Account:
-        return self._learned.get(agent, (None, 0))[0] or unopened_account(network, inception)
-
     def __call__(self, shown: Card, key: bytes, now_ms: int) -> bool:
         """Whether `key` speaks now for the agent that a card names."""
         try:
-            inception = _born(shown.network, shown.agent, shown.inception)
-            if inception is None:
+            born = _born(shown.network, shown.agent, shown.inception)
+            if born is None:
                 return False
-            account = self._account(shown.network, shown.agent, inception)
+            account = self._learned.get(shown.agent, (None, 0))[0] or born[1]
             if not shown.delegation:
                 return speaks_for(account, key)
             signed = decode(shown.delegation, SignedDelegation)
@@ -92,11 +89,12 @@ class Standing:
         return delegation.key == key
 
 
-@lru_cache(maxsize=1024)  # each card of an agent says it again
-def _born(network: bytes, agent: bytes, raw: bytes) -> Inception | None:
-    """What an account was born with, if this is it."""
+@lru_cache(maxsize=4096)  # each card of an agent says it again
+def _born(network: bytes, agent: bytes, raw: bytes) -> tuple[Inception, Account] | None:
+    """What an account was born with, and the account that this makes, if this is it."""
     inception = decode(raw, Inception)
-    return inception if account_id(network, inception) == agent else None
+    account = unopened_account(network, inception)
+    return (inception, account) if account.id == agent else None
 
 
 def check_session(

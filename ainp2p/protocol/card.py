@@ -164,22 +164,22 @@ def verify_card(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) 
         Expired: too old, or from too far in the future.
         Malformed: too large, of another network, or contradicting itself.
     """
-    return verified(signed, network=network, now_ms=now_ms, bound=bound)[1]
+    return verified(signed, network=network, now_ms=now_ms, bound=bound)[2]
 
 
-def verified(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) -> tuple[Signed, Card]:
-    """As `verify_card`; with the card the signed bytes, which are the same object whoever brought them."""
+def verified(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) -> tuple[Signed, bytes, Card]:
+    """As `verify_card`; with the signed bytes and their id: the same objects, whoever brought them."""
     _check_size(signed)
     if len(signed.body) <= _REMEMBERED_SIZE_MAX:
-        signed, card = _open_remembered(signed)
+        signed, id_, card = _open_remembered(signed)
     else:
-        card = _open(signed)
+        id_, card = signed.id, _open(signed)
     if card.network != network:
         raise Malformed("a card of another network")
     _check_times(card, now_ms)
     if not bound(card, signed.key, now_ms):
         raise BadSignature("this key does not speak for the agent that the card names")
-    return signed, card
+    return signed, id_, card
 
 
 def _open(signed: Signed) -> Card:
@@ -189,12 +189,12 @@ def _open(signed: Signed) -> Card:
     return card
 
 
-_REMEMBERED_SIZE_MAX = 2048  # bytes; 1,024 such cards are a few MiB
+_REMEMBERED_SIZE_MAX = 2048  # bytes; 4,096 such cards, as many as one table has, are 16 MiB at most
 
 
-@functools.lru_cache(maxsize=1024)  # the same card comes from many sides
-def _open_remembered(signed: Signed) -> tuple[Signed, Card]:
-    return signed, _open(signed)
+@functools.lru_cache(maxsize=4096)  # the same card comes from many sides, and to many agents in one process
+def _open_remembered(signed: Signed) -> tuple[Signed, bytes, Card]:
+    return signed, signed.id, _open(signed)
 
 
 forget_opened = _open_remembered.cache_clear  # for whoever changes how signatures are verified

@@ -12,10 +12,20 @@ import trio
 import trio.testing
 
 from ainp2p.agents import directory as directories
+from ainp2p.agents.card_table import CardTable
 from ainp2p.agents.directory import CardDraft, Directory, open_directory
 from ainp2p.errors import InvalidInput, NoOffers, Refused
 from ainp2p.ledger.rules.operations import Inception, account_id
-from ainp2p.protocol.card import LIFE_MS, PROTOCOL, RENEW_MS, CardPush, CardsHeld, CardWanted, SkillCard
+from ainp2p.protocol.card import (
+    LIFE_MS,
+    PROTOCOL,
+    RENEW_MS,
+    CardPush,
+    CardsHeld,
+    CardWanted,
+    SkillCard,
+    decode_card_wire,
+)
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import Conditions, MemoryHub, MemoryNetwork, open_memory_network
@@ -422,6 +432,52 @@ async def test_neighbours_that_tell_nothing_new_are_asked_ever_less_often(
             await trio.sleep(600)
     assert asked.count(validator.peer_id) <= 12  # not an agent: once a minute at most
     assert len(asked) <= 60  # two directories for 600 s: 240 at a steady pace of 5 s
+
+
+async def comparisons_of_a_newcomer(monkeypatch: pytest.MonkeyPatch, neighbours: int) -> int:
+    """How many of these, all met at once, are asked for what they know; one seller would be enough."""
+    compared = 0
+    newcomer: Directory | None = None
+    handle = Directory.handle
+
+    async def counted(self: Directory, call: Any) -> bytes | None:
+        nonlocal compared
+        compared += self is not newcomer and isinstance(decode_card_wire(call.body), CardsHeld)
+        return await handle(self, call)
+
+    monkeypatch.setattr(Directory, "handle", counted)
+    hub = MemoryHub(1, Conditions(latency_s=0.02))
+    async with AsyncExitStack() as stack:
+        addresses: list[str] = []
+        for n in range(2, 2 + neighbours):
+            network, directory = await stack.enter_async_context(peer(hub, n))
+            await directory.announce(draft(n))
+            addresses += network.addresses
+        network, newcomer = await stack.enter_async_context(peer(hub, 1))
+        newcomer._table._per_skill_max = 1
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                nursery.start_soon(network.connect, address)
+        await trio.sleep(3)
+        assert newcomer.cards()
+    return compared
+
+
+async def test_who_meets_many_at_once_asks_no_more_of_them_once_enough_is_known(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_at_once = directories.SYNCS_AT_ONCE_MAX
+    assert await comparisons_of_a_newcomer(monkeypatch, 16) <= asked_at_once
+
+
+async def test_mutant_who_does_not_look_again_asks_all_of_them(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Never(CardTable):
+        is_full = False
+
+    monkeypatch.setattr(directories, "CardTable", Never)
+    assert await comparisons_of_a_newcomer(monkeypatch, 16) >= 16
 
 
 async def test_a_record_is_made_again_soon_since_a_dht_just_joined_leaves_it_with_nobody(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from ainp2p.protocol.network import PeerId
 
+SAMPLED_TIMES = 4  # so many times as many records as are wanted are looked at first
+
 
 class Records:
     """Providers' addresses by key."""
@@ -27,5 +29,10 @@ class Records:
     ) -> list[tuple[PeerId, str]]:
         """Records of `key` whose peer is `good`: the oldest first, or a choice if they exceed `limit`."""
         records = self._records.get(key, {})
+        if len(records) > SAMPLED_TIMES * limit:  # thousands, nearly all of them good
+            some = dice().sample(list(records.items()), SAMPLED_TIMES * limit)
+            found = [record for record in some if good(record[0])][:limit]
+            if len(found) == limit:
+                return found
         found = [record for record in records.items() if good(record[0])]
         return found if len(found) <= limit else dice().sample(found, max(0, limit))
