@@ -66,6 +66,33 @@ def test_what_the_caller_had_set_aside_is_so_again_after_the_run() -> None:
         gc.unfreeze()
 
 
+def left_by_runs(count: int) -> int:
+    """How many of the large cycles that so many runs have made are still there after the last one."""
+    made: list[weakref.ref[Cycle]] = []
+
+    async def main() -> Cycle:
+        cycle = Cycle()
+        cycle.__dict__["much"] = [[] for _ in range(100_000)]
+        made.append(weakref.ref(cycle))
+        await trio.sleep(1)
+        return cycle
+
+    for seed in range(count):
+        world = run_virtual(main, seed=seed)
+        gc.collect(1)  # as Python does, while the run's caller looks at what came of it
+        del world
+    return sum(ref() is not None for ref in made)
+
+
+def test_what_a_run_leaves_is_freed_by_those_after_it() -> None:
+    assert left_by_runs(10) <= 2
+
+
+def test_mutant_where_nobody_looks_before_a_run_all_of_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "GROWN", 10**9)
+    assert left_by_runs(10) == 10
+
+
 @wired()
 async def test_streams_that_were_read_are_freed_without_the_collector(town: Town) -> None:
     bob = await town.peer("bob")

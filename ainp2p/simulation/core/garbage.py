@@ -9,6 +9,9 @@ off, what was there before is set aside, and cycles are collected at steps of th
 
 What is looked at too soon is still in use, and costs its time all the same: of 1,000 agents' trades in an
 hour, every 2,000 steps and everything eight times took 27 s of 160.
+
+What a run leaves is old by then, and a process that makes run after run does little in between: Python never
+looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is a quarter more.
 """
 
 from __future__ import annotations
@@ -26,8 +29,33 @@ from ainp2p.simulation.core.clock import VirtualClock
 YOUNG_STEPS = 20_000  # steps of the clock between two collections of what is young
 OLD_STEPS = 200_000  # and of all that has come since the last of these
 ALL_TIMES = 4  # so many times as many steps make everything be looked at again
+GROWN = (
+    1.25  # before a run: so many times the objects that were in use the last time, as Python itself has it
+)
 
 _Generator = AsyncGenerator[Any, Any]
+
+
+class _Process:
+    """What earlier runs left; there is one collector for all of a process."""
+
+    def __init__(self) -> None:
+        self._in_use = 0  # objects, after the last look
+
+    def sweep(self) -> None:
+        """Free it, if it is worth a look. Nothing may be set aside."""
+        if self._count() > GROWN * self._in_use:
+            gc.collect()
+            self._in_use = self._count()
+
+    def _count(self) -> int:
+        gc.freeze()  # the one list that Python counts by itself
+        count = gc.get_freeze_count()
+        gc.unfreeze()
+        return count
+
+
+_process = _Process()
 
 
 class Generators:
@@ -103,6 +131,8 @@ def collecting(clock: VirtualClock) -> Iterator[Generators]:
 
     enabled, frozen = gc.isenabled(), gc.get_freeze_count()
     gc.disable()
+    if not frozen:
+        _process.sweep()
     gc.freeze()
     clock.upkeep(upkeep, YOUNG_STEPS)
     try:
