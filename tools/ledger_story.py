@@ -25,6 +25,7 @@ from ainp2p.ledger.rules.operations import (
     lock_id,
     operation_id,
     parse,
+    plain_inception,
     purpose_digest,
     sign_operation,
 )
@@ -44,6 +45,7 @@ PURSE = 1_000_000  # uain
 LEASE = 20_000  # ms
 PARAMETERS = msgspec.structs.replace(DEVELOPMENT, epoch_ms=600_000)  # so that a bond outlives an epoch
 NAMES = ("alice", "bob", "carol")
+LEAVER = "validator 0"  # a member of the genesis, whose key's own account opens its waiver
 
 
 Json = dict[str, Any]
@@ -73,12 +75,17 @@ class Story:
         self.committee = Committee.of(self.genesis)
         self.state = State(self.genesis)
         self.state.check_committee = lambda parsed: None  # `epochs` says what is looked at
-        self.ids = {name: account_id(self.network, self.inception(name)) for name in NAMES}
+        self.ids = {name: account_id(self.network, self.inception(name)) for name in (*NAMES, LEAVER)}
         self.decided: list[ParsedOperation] = []
 
     @staticmethod
     def inception(name: str) -> Inception:
-        """Two of three guardians, a lease of 20 s, and a next key that is named with a prime."""
+        """Two of three guardians, a lease of 20 s, and a next key that is named with a prime.
+
+        A validator's is of its key alone.
+        """
+        if name.startswith("validator"):
+            return plain_inception(key(name).public)
         guardians = tuple(sorted(key(f"guardian {i}").public for i in range(3)))
         return Inception(key(name).public, key_digest(key(name + "'").public), guardians, 2, LEASE, bytes(32))
 
@@ -142,6 +149,13 @@ class Story:
             NOW + PARAMETERS.lock_life_ms_max,
             BOND_PURPOSE,
         )
+
+    def waiver(self, validator: str) -> LockTerms:
+        """A bond that pays the System, for which the member's own account must pay: its seat is given up."""
+        network = self.network
+        expiry = NOW + PARAMETERS.lock_life_ms_max
+        closer = key(validator).public
+        return LockTerms((Share(network, 1),), 1, 1, (network,), 1, closer, expiry, BOND_PURPOSE)
 
     def lock(self, opening: SignedOperation, index: int = 0) -> Lock:
         return self.state.locks[lock_id(operation_id(opening.raw), index)]
@@ -215,6 +229,7 @@ class Votes:
 
 __all__ = [
     "LEASE",
+    "LEAVER",
     "NAMES",
     "NOW",
     "PARAMETERS",

@@ -18,14 +18,18 @@ from typing import Any
 import msgspec
 
 from ainp2p.ledger.rules import accounts
-from ainp2p.ledger.rules.committee import Succession
-from ainp2p.ledger.rules.locks import Lock
+from ainp2p.ledger.rules.committee import Succession, is_waiver, succession
+from ainp2p.ledger.rules.locks import Lock, open_lock
 from ainp2p.ledger.rules.operations import (
+    LockTerms,
     NextCommittee,
     Operation,
     ParsedOperation,
     Rotation,
+    Seat,
+    Share,
     SignedOperation,
+    account_id,
     key_digest,
     operation_id,
     parse,
@@ -71,7 +75,7 @@ from ainp2p.ledger.voting.picking import Conflict, leader, pick
 from ainp2p.ledger.voting.votelog import commit_entry, handoff_entry, lock_entry, newview_entry
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.identity import digest
-from tools.ledger_story import LEASE, NAMES, NOW, PARAMETERS, Json, SlotId, Story, Votes, key
+from tools.ledger_story import LEASE, LEAVER, NAMES, NOW, PARAMETERS, Json, SlotId, Story, Votes, key
 
 FOLDER = Path(__file__).parents[1] / "tests" / "vectors" / "protocol"
 OBJECTS = 64  # in the reconciliation
@@ -164,6 +168,13 @@ def operations(story: Story) -> Json:
     )
     voided = accounts.void(story.account("carol"), None, PARAMETERS, story.network)
     made["void, of an account's second slot"] = story.decide(unsigned_operation(voided), checked=False)
+    later = NOW + 2_000
+    made["spend, to the account of a member's key alone"] = story.decide(
+        story.spend("alice", outs=[(LEAVER, 100)], by=key("alice'"), now=later), now=later
+    )
+    made["spend, of that account: opens a waiver, which gives the member's seat up"] = story.decide(
+        story.spend(LEAVER, locks=[story.waiver(LEAVER)], now=later), now=later
+    )
     return made
 
 
@@ -370,6 +381,74 @@ def _next_committee(
     return sign_committee(Operation(1, story.network, story.network, 2, end, now, body), proposer)
 
 
+def seats(story: Story) -> list[Json]:
+    """Who sits next, and which bonds end, by all open bonds: what `succession` says, case by case."""
+    network, members = story.network, [f"validator {i}" for i in range(4)]
+    first = [Seat(each.public, 1, ()) for each in story.validators]
+
+    def opened(terms: LockTerms, payer: str, place: int, life_ms: int = 1_000) -> Lock:
+        terms = msgspec.structs.replace(terms, expiry=NOW + life_ms)
+        return open_lock(account_id(network, story.inception(payer)), digest(b"", b"opening"), place, terms)
+
+    def waived(name: str, place: int, life_ms: int = 1_000) -> Lock:
+        return opened(story.waiver(name), name, place, life_ms)
+
+    bond, spare = story.bond("validator 4"), story.bond("validator 0")
+    half = msgspec.structs.replace(bond, deposit=375_000, step=375_000)
+    everybody = [waived(name, place, 1_000 + place) for place, name in enumerate(members)]
+    split = msgspec.structs.replace(
+        story.waiver("validator 0"),
+        beneficiaries=tuple(sorted((Share(network, 1), Share(story.ids["bob"], 1)), key=lambda s: s.account)),
+    )
+    offenders = [key("validator 0").public]
+    cases: dict[str, tuple[list[Lock], list[bytes], list[Seat]]] = {
+        "no bonds: the genesis's seats": ([], [], first),
+        "a bond brings a seat": ([opened(bond, "carol", 0)], [], first),
+        "two bonds for one key weigh together": (
+            [opened(half, "carol", 0), opened(half, "bob", 1)],
+            [],
+            first,
+        ),
+        "an expired bond weighs nothing and is returned": ([opened(bond, "carol", 0, 0)], [], first),
+        "an offender loses its seat; its bond and its waiver are burnt": (
+            [opened(spare, "carol", 0), waived("validator 0", 1)],
+            offenders,
+            first,
+        ),
+        "a waiver gives the seat up": ([waived("validator 0", 0)], [], first),
+        "a waiver counts after its expiry, and is not returned": ([waived("validator 0", 0, 0)], [], first),
+        "a bond brings a seat back": ([waived("validator 0", 0), opened(spare, "carol", 1)], [], first),
+        "paid by another account it is a bond, and no waiver": (
+            [opened(story.waiver("validator 0"), "carol", 0)],
+            [],
+            first,
+        ),
+        "paying somebody beside the System it is none either": ([opened(split, "validator 0", 0)], [], first),
+        "whose waiver expires last stays while nobody else would be left": (everybody, [], first),
+        "who has no seat already is not called back": (
+            everybody,
+            [],
+            [seat for seat in first if seat.key == key("validator 1").public],
+        ),
+        "all may go when a bond brings somebody else": ([*everybody, opened(bond, "carol", 9)], [], first),
+    }
+    return [
+        {
+            "case": name,
+            "bonds": [encode(lock) for lock in bonds],
+            "sitting": [seat.key for seat in sitting],
+            "offenders": barred,
+            "timestamp": NOW,
+            "waivers": [lock.id for lock in bonds if is_waiver(lock, network)],
+            "seats": [[seat.key, seat.weight] for seat in said.seats],
+            "burnt": list(said.burnt_bonds),
+            "returned": list(said.returned_bonds),
+        }
+        for name, (bonds, barred, sitting) in cases.items()
+        for said in [succession(story.genesis, sitting, bonds, barred, NOW)]
+    ]
+
+
 def evidence(story: Story) -> Json:
     """One piece of evidence of each kind, all against member 2 but the owner's."""
     one, two = (parse(story.spend("alice", outs=[("bob", amount)])) for amount in (1, 2))
@@ -487,6 +566,7 @@ def documents() -> dict[str, Json]:
         "people": people(at_genesis),
         "deciding": deciding(at_genesis),
         "evidence": evidence(at_genesis),
+        "seats": {"cases": seats(at_genesis)},
         "reconciliation": reconciliation(),
         "operations": operations(lived),
         "state": state(lived),

@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 
 from ainp2p.errors import Error
+from ainp2p.ledger.rules import committee
 from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.committee import Committee
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.merkle import root_from_path
 from ainp2p.ledger.rules.operations import (
+    Inception,
     NextCommittee,
     ParsedOperation,
+    Seat,
     SignedOperation,
     Void,
+    account_id,
     operation_id,
     parse,
     unsigned_operation,
@@ -86,7 +90,12 @@ def test_the_network_and_its_accounts_follow_from_the_genesis() -> None:
     assert (COMMITTEE.quorum, COMMITTEE.minority) == (people["quorum"], people["minority"])
     state = State(GENESIS)
     assert state.root().hex() == people["state root"]
-    assert {credit.account.hex() for credit in state.credits.values()} == set(people["accounts"].values())
+    granted = [people["accounts"][name] for name in ledger_story.NAMES]
+    assert [state.credits[raw(id_)].account.hex() for id_, *_ in people["first credits"]] == granted
+    made = {
+        name: account_id(NETWORK, decode(raw(each), Inception)) for name, each in people["inceptions"].items()
+    }
+    assert {name: id_.hex() for name, id_ in made.items()} == people["accounts"]
 
 
 def test_every_operation_is_valid_where_it_stands_and_changes_what_is_written() -> None:
@@ -231,7 +240,35 @@ def test_an_epoch_ends_and_the_next_one_begins() -> None:
     state.verify_proof(committee)
     state.apply(committee)
     assert decode(raw(vector["committee"]["system"]), System) == state.system
-    assert len(state.committee(1).keys) == 5, "the bond has made a member"
+    keys = {name: raw(each["public"]) for name, each in FILES["people"]["keys"].items()}
+    now, before = set(state.committee(1).keys), set(COMMITTEE.keys)
+    assert now - before == {keys["validator 4"]}, "the bond has made a member"
+    assert before - now == {keys[ledger_story.LEAVER]}, "the waiver has given a seat up"
+
+
+@pytest.mark.parametrize("case", FILES["seats"]["cases"], ids=lambda case: case["case"])
+def test_seats_follow_from_bonds_and_waivers(case: dict[str, Any]) -> None:
+    assert seated(case) == (case["seats"], case["burnt"], case["returned"])
+    locks = [decode(raw(each), Lock) for each in case["bonds"]]
+    assert [lock.id.hex() for lock in locks if committee.is_waiver(lock, NETWORK)] == case["waivers"]
+
+
+def seated(case: dict[str, Any]) -> tuple[list[Any], list[str], list[str]]:
+    locks = [decode(raw(each), Lock) for each in case["bonds"]]
+    sitting = [Seat(raw(each), 1, ()) for each in case["sitting"]]
+    said = committee.succession(
+        GENESIS, sitting, locks, [raw(each) for each in case["offenders"]], case["timestamp"]
+    )
+    seats = [[seat.key.hex(), seat.weight] for seat in said.seats]
+    burnt, returned = said.burnt_bonds, said.returned_bonds
+    return seats, [each.hex() for each in burnt], [each.hex() for each in returned]
+
+
+def test_mutant_without_waivers_the_seats_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committee, "is_waiver", lambda bond, network: False)
+    waived = [case for case in FILES["seats"]["cases"] if case["waivers"] and not case["offenders"]]
+    assert len(waived) >= 6
+    assert all(seated(case) != (case["seats"], case["burnt"], case["returned"]) for case in waived)
 
 
 def test_a_reconciliation_finds_what_differs() -> None:
