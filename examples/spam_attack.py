@@ -2,13 +2,14 @@
 
     ainp2p sim run examples/spam_attack.py --agents 40 --hours 0.2 --spammers 6 --seed 7
 
-A proposal holds a slot of its seller for ten seconds, and asking is free. One name can hold half the slots,
-and 8 at most, so a crowd of names is needed. What helps against a crowd is to remember who has paid.
+A proposal of an agent holds nothing: the first award with money behind it gets the slot. What would become of
+sellers that keep what they propose (`binding`) is shown beside it: asking is free, and names are, so a crowd
+jams them; what helps them is to remember who has paid.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from itertools import count
 
@@ -18,29 +19,57 @@ import ainp2p
 import ainp2p.simulation as sim
 from ainp2p.agents.work import Work
 from ainp2p.errors import NoOffers
-from ainp2p.protocol.messages import PROTOCOL
-from ainp2p.protocol.strategies import Strategies
+from ainp2p.protocol.messages import PROTOCOL, CallForProposals
+from ainp2p.protocol.price import Price
+from ainp2p.protocol.strategies import BUSY, No, Pricing, Strategies
 from ainp2p.simulation.strategies import Regulars, nobody, some_of
 from ainp2p.simulation.wire.lies import Sent
 
 PRICE, COST, WORTH = 10, 4, 30  # uain
 QUIET_S = 60.0  # before the attack: who buys in this time is no stranger later
+LIFE_S = 10.0  # of a proposal
 DEADLINE_S = 5.0  # an answer is worth something for so long
 
 
-def work_of(regulars: Regulars) -> ainp2p.Skill:
+class Binding:
+    """A seller that keeps a slot free for each proposal while it lives; half of them for one name at most."""
+
+    def __init__(self, slots: int, now: Callable[[], float], pricing: Pricing) -> None:
+        self._slots, self._now, self._pricing = slots, now, pricing
+        self._kept: list[tuple[float, bytes]] = []  # until when, for whom
+
+    def bidding(self, call: CallForProposals, base: Price, load: int) -> Price | No:
+        """The strategy."""
+        now = self._now()
+        self._kept = [(until, buyer) for until, buyer in self._kept if until > now]
+        its_own = sum(buyer == call.buyer for _, buyer in self._kept)
+        if len(self._kept) + self._slots * load // 100 >= self._slots or its_own >= self._slots // 2:
+            return No(BUSY, "no slot is free")
+        price = self._pricing(call, base, load)
+        if isinstance(price, Price):
+            self._kept.append((now + LIFE_S, call.buyer))
+        return price
+
+    def sold(self, buyer: bytes) -> None:
+        """One of its proposals was taken."""
+        self._kept.remove(next(kept for kept in self._kept if kept[1] == buyer))
+
+
+def work_of(regulars: Regulars, binding: Binding | None) -> ainp2p.Skill:
     """What a seller sells; it remembers who bought."""
 
     @ainp2p.skill("work", price=f"{PRICE}/item")
     async def work(job: Work, number: int) -> AsyncIterator[int]:
         regulars.bought(job.buyer)
+        if binding is not None:
+            binding.sold(job.buyer)
         yield number
 
     return work
 
 
 def without_declines(sent: Sent) -> bytes | None:
-    """An agent tells a seller that it takes somebody else, which frees the slot; a spammer does not."""
+    """An agent tells a seller that it takes somebody else; a spammer does not."""
     return None if (sent.kind, sent.protocol) == ("send", PROTOCOL) else sent.body
 
 
@@ -50,13 +79,16 @@ async def model(
     agents: int = 12,
     hours: float = 0.05,
     spammers: int = 3,
+    binding: bool = False,
     remember: bool = False,
-    slots: int = 16,
+    slots: int = 4,
     pause_s: float = 5.0,
+    spam_s: float = 0.1,
 ) -> None:
     """A third of the agents sell, the others buy, some of them only from the middle of the attack on.
 
-    With `remember` a seller keeps three quarters of its slots for those who have bought before.
+    With `binding` a proposal holds a slot of its seller while it lives; with `remember` it then keeps three
+    quarters of its slots for those who have bought before. Spammers ask every `spam_s`.
     """
     sellers, end_s = max(2, agents // 3), 3600 * hours
     asked = {"regular": 0, "newcomer": 0}
@@ -79,7 +111,7 @@ async def model(
 
     async def spam(agent: ainp2p.Agent) -> None:
         for number in count():
-            await world.run_for(0.1)
+            await world.run_for(spam_s)
             with trio.move_on_after(0.4):  # whatever they say
                 offers = await agent.find("work", limit=64)
                 async with agent.hire(offers, number=number, budget=PRICE) as job:
@@ -87,8 +119,10 @@ async def model(
 
     for i in range(sellers):
         strangers = max(1, slots // 4) if remember else 1_000_000  # of them in ten seconds
-        regulars = Regulars(strangers, every_s=10.0, now=lambda: world.now)
-        strategies, skills = Strategies(pricing=regulars.bidding), [work_of(regulars)]
+        regulars = Regulars(strangers, every_s=LIFE_S, now=lambda: world.now)
+        bound = Binding(slots, lambda: world.now, regulars.bidding) if binding else None
+        strategies = Strategies(pricing=bound.bidding if bound else regulars.bidding)
+        skills = [work_of(regulars, bound)]
         world.spawn(f"seller-{i}", skills=skills, slots=slots, role="seller", strategies=strategies)
     buyers = agents - sellers
     for i in range(buyers):
@@ -107,11 +141,15 @@ async def model(
 
 
 def main() -> None:
-    print("spammers  sellers remember  regulars served  newcomers served  welfare")
-    for spammers, remember in ((0, False), (1, False), (3, False), (3, True)):
-        numbers = sim.run(model, seed=7, spammers=spammers, remember=remember).summary()
+    print("spammers  binding  sellers remember  regulars served  newcomers served  welfare")
+    everybody = [(0, True, False), (1, True, False), (6, True, False), (6, True, True), (6, False, False)]
+    for spammers, binding, remember in everybody:
+        slots = 8 if binding else 4
+        numbers = sim.run(
+            model, seed=7, spammers=spammers, binding=binding, remember=remember, slots=slots
+        ).summary()
         print(
-            f"{spammers:8}  {remember!s:16}  {numbers['regulars_filled']:15.0%}"
+            f"{spammers:8}  {binding!s:7}  {remember!s:16}  {numbers['regulars_filled']:15.0%}"
             f"  {numbers['newcomers_filled']:16.0%}  {numbers['welfare']:7.0%}"
         )
 

@@ -132,7 +132,7 @@ def _nobody(negotiation: Buyer, asked: Sequence[Offer], problems: dict[bytes, Er
 
 
 async def decline_others(network: Network, deal: Deal) -> None:
-    """After the award, or instead of one: free the slots of those whose proposals were not taken."""
+    """After the award, or instead of one: tell those whose proposals were not taken."""
     await _decline(network, deal.negotiation, deal.asked)
 
 
@@ -142,7 +142,7 @@ async def _decline(network: Network, negotiation: Buyer, asked: Sequence[Offer])
         return
     peers = {offer.key: offer.peer for offer in asked}
     alive = network.peers()
-    with trio.move_on_after(DECLINE_TIMEOUT_S):  # a slot is free again when its proposal expires
+    with trio.move_on_after(DECLINE_TIMEOUT_S):  # else they expire
         for key, signed in declines:
             if peers[key] in alive:
                 try:

@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S, Attempt
-from ainp2p.agents.bargaining import Deal, Later, decline_others
+from ainp2p.agents.bargaining import BUSY_PATIENCE_S, Deal, Later, decline_others
 from ainp2p.agents.deposit import Deposit
 from ainp2p.agents.job import REJECTED, Job, failure_words
 from ainp2p.agents.vault import Vault
@@ -57,8 +57,8 @@ LEAVE_TIMEOUT_S = 3.0  # for the seller's last word when the buyer leaves early
 LATER_PAUSE_S = 0.5  # before sellers are asked again: half to one and a half times
 CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nobody's fault
 # Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
-# Lock is torn, opening it took longer than the proposal lived, or the seller's ledger did not answer.
-MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED, BUSY})
+# Lock is torn, or opening it took longer than the proposal lived.
+MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED})
 GROUNDLESS = "groundless"  # why a seller is stopped that went on from what the reader rejected; not its fault
 
 
@@ -136,6 +136,8 @@ class Purchase:
         self._begins_anew = False  # with the attempt's first chunk: what came before is of no use to it
         self._tried: set[bytes] = set()  # sellers
         self._chances: dict[bytes, int] = {}  # that sellers had beyond the first
+        self._reserved: set[bytes] = set()  # sellers for which the vault was asked
+        self._beaten_at: float | None = None  # trio's time when others were faster, first
         self._awards: list[bytes] = []  # of the job's legs
         self._read: bytes | None = None  # the award whose piece the reader took last
         self._again: Callable[[], None] = _never
@@ -205,6 +207,8 @@ class Purchase:
                 return await self._leg(deal, left)
             except (NetworkError, RemoteError, LedgerError) as exc:
                 last = exc
+                if _is_busy(exc) and len(deal.asked) == 1:
+                    await self._pause()
             except PolicyRefused as exc:
                 if exc.rule != "per_counterparty":
                     raise
@@ -225,7 +229,10 @@ class Purchase:
             except Later as exc:
                 if trio.current_time() >= began + exc.patience_s:
                     raise
-            await trio.sleep(LATER_PAUSE_S * (0.5 + self._network.context.rng.random()))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        await trio.sleep(LATER_PAUSE_S * (0.5 + self._network.context.rng.random()))
 
     # --- one seller --------------------------------------------------------------------------------
 
@@ -239,8 +246,8 @@ class Purchase:
                 finish = await self._work(deal, deposit, left, reservation)
                 failed = False
                 return finish
-            except (NetworkError, RemoteError):
-                failed = True
+            except (NetworkError, RemoteError) as exc:
+                failed = None if _is_busy(exc) else True
                 raise
             finally:
                 deposit.release(left)
@@ -250,7 +257,9 @@ class Purchase:
     async def _secure(self, deal: Deal, left: int, reservation: bytes) -> Deposit:
         """The policy's consent first, then a Lock; nothing is signed before."""
         try:
-            await self._vault.reserve(reservation, deal.seller, left, self.order.what)
+            what = None if deal.seller in self._reserved else self.order.what  # not the same again: still it
+            self._reserved.add(deal.seller)
+            await self._vault.reserve(reservation, deal.seller, left, what)
             return await self._claim_deposit(deal, left)
         except Exception:
             await decline_others(self._network, deal)  # the chosen one among them: no award comes
@@ -272,24 +281,34 @@ class Purchase:
         self._attempt = self.job.under_way = attempt
         self._continues = continued
         self.job.seller, self.job.awarded_at = deal.name, trio.current_time()
-        failure = ""
+        failure, was_busy = "", False
         try:
             finish = await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
             if isinstance(exc, Refused):
                 deposit.spoilt |= exc.code == "lock"
-            if _is_nobodys_fault(exc, attempt):
+            was_busy = _is_busy(exc) and attempt.opened_at is None
+            if was_busy and self._is_patient():
+                self._tried.discard(deal.seller)
+            elif _is_nobodys_fault(exc, attempt):
                 self._give_another_chance(deal.seller)
             raise
         finally:
             leg = await attempt.close(failure, continued=continued)
             self._attempt = self.job.under_way = None
-            self.job.legs.append(leg)
-            self._awards.append(award.id)
+            if not was_busy:  # it has done nothing
+                self.job.legs.append(leg)
+                self._awards.append(award.id)
         if attempt.stopped is not None:  # after its last word
             raise attempt.stopped
         return finish
+
+    def _is_patient(self) -> bool:
+        """Whether a seller whose slot others took, or whose ledger is slow, is asked again."""
+        now = trio.current_time()
+        self._beaten_at = now if self._beaten_at is None else self._beaten_at
+        return now < self._beaten_at + BUSY_PATIENCE_S
 
     def _give_another_chance(self, seller: bytes) -> None:
         chances = self._chances[seller] = self._chances.get(seller, 0) + 1
@@ -397,6 +416,10 @@ def _nothing_came() -> InvalidInput:
 
 def _never() -> None:
     raise AssertionError("`start` comes first")
+
+
+def _is_busy(failure: Exception) -> bool:
+    return isinstance(failure, Refused) and failure.code == BUSY
 
 
 def _is_nobodys_fault(failure: Exception, attempt: Attempt) -> bool:

@@ -5,8 +5,9 @@
     receipt ─▶ booked, durable ─▶ the till's waiters go on
     resume  ─▶ what may be lost again, then on; a job without a stream is kept for KEEP_S
 
-Whatever a buyer sends ends in an answer or a refusal; nothing here raises out of its own call. All that a
-buyer can make us keep is bounded: proposals and jobs under way by the slots, jobs that ended by KEPT_MAX.
+Whatever a buyer sends ends in an answer or a refusal; nothing here raises out of its own call. All that
+buyers can make us keep is bounded: proposals by OPEN_MAX, jobs under way by the slots, those that ended by
+KEPT_MAX.
 """
 
 from __future__ import annotations
@@ -116,7 +117,6 @@ class Seller:
     @property
     def free(self) -> int:
         """Slots that are free now."""
-        self._negotiation.expire(self._now_ms())
         return self._negotiation.free
 
     def refresh_listings(self) -> dict[bytes, Listing]:
@@ -250,9 +250,13 @@ class Seller:
             prefix_tokens=unpack_tokens(award.prefix_tokens),
         )
         till = await self._tills.open(deal)
-        if self._closing:
+        try:
+            if self._closing:
+                raise Refused(BUSY, "this seller is closing")
+            self._negotiation.begin(deal.job)
+        except Refused:
             till.jobs.discard(deal.job)
-            raise Refused(BUSY, "this seller is closing")
+            raise
         sale = Sale(deal.job, deal.buyer_key, till, work, partial(skill.run, input_=arguments))
         self._sales[deal.job] = sale
         self._nursery.start_soon(sale.produce)
@@ -382,6 +386,7 @@ class Seller:
             till.notify()
             if notice.receipt:
                 await self._tills.book(notice)
+                self._negotiation.has_paid(key)
             self._moved.ring()
 
 

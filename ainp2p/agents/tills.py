@@ -36,11 +36,13 @@ class Till:
     Attributes:
         buyer: the agent id of whoever pays.
         jobs: ids of the sales that use it.
+        is_default: a job on it ended since no receipt came, and none has come since.
     """
 
     def __init__(self, meter: SellerMeter, buyer: bytes) -> None:
         self.meter, self.buyer = meter, buyer
         self.jobs: set[bytes] = set()
+        self.is_default = False
         self._waiting: list[Receipt] = []
         self._saving = Turn()
         self._changed = Bell()
@@ -69,6 +71,7 @@ class Till:
             if trio.current_time() < late_at or meter.paid != paid or meter.allowance(job):
                 continue
             if owes:
+                self.is_default = True
                 raise Unpaid(f"{meter.unpaid} units are unpaid after {PAYMENT_TIMEOUT_S:g} s")
             raise Refused("reader", f"nobody read on for {READER_TIMEOUT_S:g} s")
         return 0
@@ -94,6 +97,7 @@ class Till:
             for one in batch:
                 try:
                     self.meter.accept(one.cumulative, one.units, one.context)
+                    self.is_default = False
                 except Error as exc:
                     fault = exc
         if fault is not None:
@@ -136,6 +140,8 @@ class Tills:
             known = deal.award.buyer in self._known
             till = Till(SellerMeter(id_, state.lock.deposit, known=known), deal.award.buyer)
             self._tills[id_] = till
+        elif till.is_default:  # each job on it would hold a slot until we have waited again
+            raise InvalidReceipt("unpaid", "what was delivered on it is not paid: pay it, or open another")
         self._tills.move_to_end(id_)
         till.jobs.add(deal.job)
         self._forget_old()

@@ -232,7 +232,7 @@ class Buyer:
         return message
 
     def declines(self) -> list[tuple[bytes, Signed]]:
-        """For every seller whose proposal is not taken: its key, and what frees its slot."""
+        """For every seller whose proposal is not taken: its key, and what tells it so."""
         return [
             (key, self._seal(Decline(thread.bid.signed.id, self.task.id)))
             for key, thread in self._threads.items()

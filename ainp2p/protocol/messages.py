@@ -142,7 +142,10 @@ class CallForProposals(Message, frozen=True, tag=1):
 
 
 class Proposal(Message, frozen=True, tag=2):
-    """A seller's answer to a call or to a counter-proposal: it holds a slot for this until `expires`."""
+    """A seller's answer to a call or to a counter-proposal: its terms stand until `expires`.
+
+    It holds no slot: the first awards with good Locks get those that are free.
+    """
 
     answers: Bytes32
     task: Bytes32
@@ -156,7 +159,7 @@ class Proposal(Message, frozen=True, tag=2):
     speed: Uint  # milli-units per second, measured by the seller; 0: unknown
     wait: Uint  # ms before work would begin
     model: Bytes32 | None  # hash of the weights
-    expires: Uint  # the slot is held so long
+    expires: Uint  # an award that comes later is refused
 
 
 class CounterProposal(Message, frozen=True, tag=3):
@@ -172,7 +175,7 @@ class CounterProposal(Message, frozen=True, tag=3):
 
 
 class Decline(Message, frozen=True, tag=4):
-    """A buyer takes another proposal, or none: the slot is free again."""
+    """A buyer takes another proposal, or none: this one may be forgotten."""
 
     answers: Bytes32
     task: Bytes32

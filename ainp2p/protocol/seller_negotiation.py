@@ -1,12 +1,13 @@
-"""The seller's half of the contract net: calls answered, slots held, awards taken. No I/O.
+"""The seller's half of the contract net: calls answered, awards taken, slots given. No I/O.
 
     call ──▶ proposed ──counter──▶ proposed (≤ ROUNDS_MAX times)
-                │ expiry, decline           │ award
-                ▼                           ▼
-              free                       running ──done──▶ free
+                │ expiry, decline      │ award
+                ▼                      ▼
+              gone                  awarded ──begin: its Lock is good, and a slot free──▶ running ──▶ done
 
-A proposal holds a slot until it expires, so one buyer may have `Seller.open_per_buyer`. Before a
-signature is checked nothing is stored, and everything stored is bounded by the slots.
+To ask costs nothing, so a proposal holds nothing: whoever comes first with money gets the slot, and a crowd
+that asks and takes nothing keeps nobody from it. Before a signature is checked nothing is stored; one buyer
+has OPEN_PER_BUYER_MAX things open, and all together OPEN_MAX, of which strangers' go first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ainp2p.errors import Malformed, RemoteError
+from ainp2p.errors import Malformed, Refused, RemoteError
 from ainp2p.protocol.messages import (
     CLOCK_SKEW_MAX_MS,
     PURPOSE,
@@ -50,8 +51,10 @@ from ainp2p.protocol.strategies import (
     list_price,
 )
 
-OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10; of few slots half, so that one name does not hold them all
-PROPOSAL_LIFE_MS = 10_000  # time to decide and to open a Lock; jammed slots are free again after it
+OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10
+OPEN_MAX = 1024  # proposals, of about 2 KB: all that 100 calls a second lead to in their life
+KNOWN_MAX = 4096  # buyers remembered because they have paid
+PROPOSAL_LIFE_MS = 10_000  # time to decide and to open a Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """An award that fits its proposal; it holds its slot until `Seller.release`."""
+    """An award that fits its proposal; it has a slot from `Seller.begin` until `Seller.release`."""
 
     job: bytes  # the award's id
     award: Award
@@ -119,17 +122,19 @@ class Seller:
         self._signer, self._network, self._agent = signer, network, agent
         self._pricing, self._answering = pricing, answering
         self._open: dict[tuple[bytes, bytes], _Open] = {}  # (buyer's key, task) → its newest proposal
+        self._awarded: dict[bytes, bytes] = {}  # job → buyer's key; their Locks are looked at
         self._running: set[bytes] = set()
+        self._known: dict[bytes, None] = {}  # keys of buyers that have paid, the last one last
 
     @property
     def free(self) -> int:
-        """Slots that are neither held by a proposal nor at work."""
-        return max(0, self.slots - len(self._open) - len(self._running))
+        """Slots in which nothing is worked on."""
+        return max(0, self.slots - len(self._running))
 
     @property
-    def open_per_buyer(self) -> int:
-        """The most proposals that one buyer may have open."""
-        return min(OPEN_PER_BUYER_MAX, max(1, self.slots // 2))
+    def open(self) -> int:
+        """Proposals that may still be awarded."""
+        return len(self._open)
 
     @property
     def load(self) -> int:
@@ -160,10 +165,10 @@ class Seller:
         raise Malformed(f"a {type(message).__name__} is no request to a seller")
 
     def award(self, signed: Signed, peer: bytes, now_ms: int) -> Deal | Signed:
-        """Take an award: a Deal, which holds the slot on, or a signed Refusal.
+        """Take an award: a Deal, or a signed Refusal.
 
-        The caller then checks the Lock that it names, and answers with `accepted` or with `refusal` and
-        `release`.
+        The caller then checks the Lock that it names, has a slot by `begin`, and answers with `accepted`; or
+        with `refusal` and `release`.
 
         Raises:
             RemoteError: as in `handle`.
@@ -177,8 +182,26 @@ class Seller:
         except _Refuse as refusal:
             return self.refusal(signed, refusal.code, refusal.reason)
         del self._open[peer, message.task]
-        self._running.add(signed.id)
+        self._awarded[signed.id] = peer
         return Deal(signed.id, message, signed, held.price, (*held.transcript, signed))
+
+    def begin(self, job: bytes) -> None:
+        """The Lock of this award is good: it gets a slot.
+
+        Raises:
+            Refused: ``busy``: others were faster.
+        """
+        if not self.free:
+            raise Refused(BUSY, "no slot is free any more")
+        self._awarded.pop(job, None)
+        self._running.add(job)
+
+    def has_paid(self, key: bytes) -> None:
+        """Whoever signs with this key has paid us, and is no stranger."""
+        self._known.pop(key, None)
+        self._known[key] = None
+        if len(self._known) > KNOWN_MAX:
+            del self._known[next(iter(self._known))]
 
     def accepted(self, deal: Deal, *, input_units: int, window: int) -> Signed:
         """The first thing on an award's stream."""
@@ -191,9 +214,10 @@ class Seller:
     def release(self, job: bytes) -> None:
         """The job is over, or its Lock was not good: the slot is free."""
         self._running.discard(job)
+        self._awarded.pop(job, None)
 
     def expire(self, now_ms: int) -> None:
-        """Free the slots of proposals whose time is over."""
+        """Forget proposals whose time is over."""
         for key in [key for key, held in self._open.items() if held.proposal.expires <= now_ms]:
             del self._open[key]
 
@@ -209,7 +233,7 @@ class Seller:
             raise _Refuse(EXPIRED, "the call's deadline has passed")
         listing = self._listing(call.skill)
         if held is None:
-            self._require_slot(signed.key)
+            self._make_room(signed.key)
         price = self._priced(self._pricing(call, listing.price, self.load))
         return self._hold(call, listing, price, 0, (signed,), now_ms)
 
@@ -240,7 +264,7 @@ class Seller:
 
     def _fitting(self, award: Award, signed: Signed, now_ms: int) -> _Open:
         """The proposal that this award takes, if it takes it as it was made."""
-        if signed.id in self._running:
+        if signed.id in self._running or signed.id in self._awarded:
             raise _Refuse(KNOWN, "this award is a job already: resume it")
         held = self._open.get((signed.key, award.task))
         if held is None or award.answers != held.signed.id:
@@ -257,6 +281,8 @@ class Seller:
             raise _Refuse(MISMATCH, "more units than were proposed")
         if award.budget < held.price.after(1):
             raise _Refuse(PRICE, f"the budget does not buy one {held.price.unit}")
+        if not self.free:  # before anybody asks the ledger about its Lock
+            raise _Refuse(BUSY, "no slot is free any more")
         return held
 
     def _listing(self, skill: bytes) -> Listing:
@@ -265,11 +291,16 @@ class Seller:
             raise _Refuse(NO_SUCH_SKILL, "this skill is not offered here")
         return listing
 
-    def _require_slot(self, buyer: bytes) -> None:
+    def _make_room(self, buyer: bytes) -> None:
+        """Room for one more proposal; if need be the oldest of a stranger's makes it."""
         if not self.free:
             raise _Refuse(BUSY, "no slot is free")
-        if sum(1 for key, _ in self._open if key == buyer) >= self.open_per_buyer:
-            raise _Refuse(TOO_MANY, f"at most {self.open_per_buyer} proposals are open for one buyer")
+        open_ = sum(key == buyer for key, _ in self._open) + sum(k == buyer for k in self._awarded.values())
+        if open_ >= OPEN_PER_BUYER_MAX:
+            raise _Refuse(TOO_MANY, f"at most {OPEN_PER_BUYER_MAX} proposals are open for one buyer")
+        if len(self._open) >= OPEN_MAX:
+            strangers = (key for key in self._open if key[0] not in self._known)
+            del self._open[next(strangers, next(iter(self._open)))]
 
     @staticmethod
     def _priced(answer: Price | No) -> Price:

@@ -112,8 +112,8 @@ class AdaptiveMargin:
 class Regulars:
     """Answers those who have bought before, and of all strangers together at most `strangers` in `every_s`.
 
-    A proposal holds a slot for seconds, and asking for one is free. What a crowd of strangers can hold is
-    bounded by this, whatever names they take. The skill says who buys: `regulars.bought(job.buyer)`.
+    For a seller whose proposals bind it: what a crowd of strangers can make it promise is bounded by this,
+    whatever names they take. The skill says who buys: `regulars.bought(job.buyer)`.
 
     Attributes:
         strangers: proposals to strangers within `every_s`.
@@ -174,7 +174,7 @@ def first_proposal() -> Choosing:
 
 
 def nobody(bids: Sequence[Bid]) -> Bid | None:
-    """Ask, and take nothing: a proposal holds a slot of its seller until it is declined, or expires."""
+    """Ask, and take nothing."""
     return None
 
 

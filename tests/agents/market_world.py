@@ -161,8 +161,9 @@ class Market:
         """What an agent still holds."""
         parts = self.agents[name]._open_parts
         seller, buyer, found = parts.seller, parts.buyer, []
-        if seller.free != seller.slots:
-            found.append(f"slots: {seller.slots - seller.free}")
+        seller._negotiation.expire(seller._now_ms())
+        if seller.free != seller.slots or seller._negotiation.open or seller._negotiation._awarded:
+            found.append(f"slots: {seller.slots - seller.free}, proposals: {seller._negotiation.open}")
         if seller._sales or seller._idle:
             found.append(f"sales: {len(seller._sales)}")
         if parts.vault.committed:

@@ -264,7 +264,7 @@ async def test_an_agent_tells_of_each_job_that_it_bought_whatever_became_of_it(a
     assert told[0].paid == 18
 
 
-async def test_a_buyer_that_finds_all_too_dear_frees_their_slots(autojump_clock: Clock) -> None:
+async def test_a_buyer_that_finds_all_too_dear_declines(autojump_clock: Clock) -> None:
     async with found_market() as market:
         async with market.agent("alice", [write], writer(9), slots=1) as alice, market.agent("bob") as bob:
             offers = await bob.find("write")
@@ -272,4 +272,4 @@ async def test_a_buyer_that_finds_all_too_dear_frees_their_slots(autojump_clock:
                 with pytest.raises(NoOffers, match="too dear"):
                     await job.result()
             await trio.sleep(0.1)  # far less than a proposal lives
-            assert alice._open_parts.seller.free == 1
+            assert alice._open_parts.seller._negotiation.open == 0

@@ -81,6 +81,29 @@ async def test_a_buyer_that_never_pays_gets_the_first_window_and_no_more(autojum
             assert alice._open_parts.seller.free == 2
 
 
+async def twice_unpaid() -> str:
+    """What a buyer is told that awards again on a Lock on which it has not paid."""
+    async with mallory_and_alice() as (_, mallory, _alice):
+        lock = await mallory.open_lock()
+        async with mallory.stream(await mallory.award(lock.id), lock) as stream:
+            await reading(stream, 0)
+        return (await mallory.refusal(await mallory.award(lock.id), lock))[1]
+
+
+async def test_e10_a_lock_on_which_nothing_was_paid_holds_no_second_slot(autojump_clock: Clock) -> None:
+    """Else one Lock that never pays holds all slots for half a minute, again and again."""
+    assert "is not paid: pay it, or open another" in await twice_unpaid()
+
+
+async def test_e10_mutant_a_default_that_is_forgotten_is_accepted_again(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful = property(lambda self: False, lambda self, value: None)
+    monkeypatch.setattr(tills.Till, "is_default", forgetful, raising=False)
+    with pytest.raises(AssertionError):
+        await twice_unpaid()
+
+
 async def test_a_buyer_that_stops_paying_gets_a_window_more_and_begins_again_as_a_stranger(
     autojump_clock: Clock,
 ) -> None:
@@ -291,6 +314,19 @@ async def test_a_lock_whose_receipts_are_worth_nothing_is_refused(
         assert (await mallory.refusal(await mallory.award(lock.id), lock))[0] == "lock"
 
 
+async def test_e10_awards_hold_no_slot_while_their_locks_are_looked_for(autojump_clock: Clock) -> None:
+    async with mallory_and_alice() as (_, mallory, alice):
+        lock = await mallory.open_lock()
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(mallory.refusal, await mallory.award(bytes(32)), lock)
+            await trio.sleep(0.2)
+            assert len(alice._open_parts.seller._negotiation._awarded) == 4
+            assert alice._open_parts.seller.free == 2
+        await trio.sleep(0.1)
+        assert not alice._open_parts.seller._negotiation._awarded
+
+
 async def test_a_lock_that_nobody_knows_is_refused(autojump_clock: Clock) -> None:
     async with mallory_and_alice() as (_, mallory, alice):
         lock = await mallory.open_lock()
@@ -351,10 +387,10 @@ async def test_an_award_that_is_no_stream_holds_nothing_for_long(autojump_clock:
 async def test_e10_open_negotiations_are_few_and_short(autojump_clock: Clock) -> None:
     async with mallory_and_alice(slots=64) as (_, mallory, alice):
         bids = [bid for _ in range(100) if (bid := (await mallory.call())[1]) is not None]
-        assert len(bids) == 8
-        assert alice._open_parts.seller.free == 56
+        assert len(bids) == 8 == alice._open_parts.seller._negotiation.open
         await trio.sleep(11)
-        assert alice._open_parts.seller.free == 64
+        assert (await mallory.call())[1] is not None
+        assert alice._open_parts.seller._negotiation.open == 1
 
 
 # --- other people's jobs, and nonsense --------------------------------------------------------------

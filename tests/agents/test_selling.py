@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import trio
 import trio.testing
 
 from ainp2p.agents import selling
+from ainp2p.agents.agent import Agent
+from ainp2p.agents.offers import Offer
+from ainp2p.agents.purchase import Purchase
 from ainp2p.agents.sale import Sale
 from ainp2p.agents.skill import Skill, skill
 from ainp2p.agents.tills import Till
@@ -304,6 +308,45 @@ async def test_a_seller_with_all_slots_taken_is_asked_again_until_one_is_free(
                     nursery.start_soon(one, number)
             assert [(bought.text, bought.failure) for bought in done] == [(words(50), None)] * 4
             await market.check_rest("alice", "bob")
+
+
+async def race() -> list[Bought]:
+    """Six strangers at once for one slot: all have proposals, and one award after the other is too late."""
+    async with found_market() as market, AsyncExitStack() as stack:
+        model = writer(50, tokens_per_second=25)
+        await stack.enter_async_context(market.agent("alice", [write], model, slots=1))
+        names = [f"buyer{i}" for i in range(6)]
+        buyers = [await stack.enter_async_context(market.agent(name)) for name in names]
+        offers = [await buyer.find("write") for buyer in buyers]
+        done = list[Bought]()
+
+        async def one(buyer: Agent, found: list[Offer]) -> None:
+            done.append(await buy(buyer, found))
+
+        async with trio.open_nursery() as nursery:
+            for buyer, found in zip(buyers, offers, strict=True):
+                nursery.start_soon(one, buyer, found)
+        for buyer in buyers:
+            seen = [buyer.directory.experiences.of(offer.agent) for offer in offers[0]]
+            assert [each.failed for each in seen] == [0]
+        await market.check_rest("alice", *names)
+        return done
+
+
+async def test_who_comes_too_late_for_a_slot_asks_again_and_nothing_is_held_against_anybody(
+    autojump_clock: Clock,
+) -> None:
+    done = await race()
+    assert [(bought.text, bought.failure, len(bought.job.legs)) for bought in done] == [
+        (words(50), None, 1)
+    ] * 6
+
+
+async def test_mutant_a_buyer_without_patience_gives_up(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Purchase, "_is_patient", lambda self: False)
+    assert any(isinstance(bought.failure, NoOffers) for bought in await race())
 
 
 async def test_a_job_is_kept_for_its_buyer_for_a_while_only(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ainp2p.errors import BadSignature, Error, Expired, InvalidInput, Malformed, RemoteError
+from ainp2p.errors import BadSignature, Error, Expired, InvalidInput, Malformed, Refused, RemoteError
 from ainp2p.protocol import strategies
 from ainp2p.protocol.buyer_negotiation import Buyer, Task
 from ainp2p.protocol.codec import Message
@@ -30,7 +30,15 @@ from ainp2p.protocol.messages import (
     seal,
 )
 from ainp2p.protocol.price import Price
-from ainp2p.protocol.seller_negotiation import OPEN_PER_BUYER_MAX, PROPOSAL_LIFE_MS, Deal, Listing, Seller
+from ainp2p.protocol.seller_negotiation import (
+    KNOWN_MAX,
+    OPEN_MAX,
+    OPEN_PER_BUYER_MAX,
+    PROPOSAL_LIFE_MS,
+    Deal,
+    Listing,
+    Seller,
+)
 from ainp2p.protocol.strategies import (
     Bid,
     No,
@@ -105,6 +113,8 @@ def test_a_task_is_called_awarded_and_accepted() -> None:
     for key, decline in buyer.declines():
         assert key == SELLERS[0].public
         assert sellers[0].handle(decline, BUYER.public, NOW) is None
+    assert [seller.open for seller in sellers] == [0, 0]
+    sellers[1].begin(deal.job)
     assert [seller.free for seller in sellers] == [4, 3]
     sellers[1].release(deal.job)
     assert sellers[1].free == 4
@@ -197,7 +207,7 @@ def test_strategies_are_plain_functions() -> None:
     assert cheapest([]) is None
 
 
-def test_a_lost_answer_is_given_again_and_holds_no_second_slot() -> None:
+def test_a_lost_answer_is_given_again_and_not_kept_twice() -> None:
     seller, buyer = (
         new_seller(slots=1, answering=bargain_down_to(1)),
         new_buyer(countering=ask_for_discount(10)),
@@ -210,7 +220,7 @@ def test_a_lost_answer_is_given_again_and_holds_no_second_slot() -> None:
     assert counter is not None
     second = seller.handle(counter, BUYER.public, NOW)
     assert seller.handle(counter, BUYER.public, NOW + 1) == second
-    assert seller.free == 0
+    assert seller.open == 1
 
 
 # --- what a seller refuses ----------------------------------------------------------------------
@@ -247,62 +257,162 @@ def test_a_call_is_refused(change: dict[str, Any], code: str) -> None:
     assert seller.free == 4
 
 
+def take(seller: Seller, key: Key, task: bytes = TASK) -> Deal | Signed:
+    """A call, and the award of its proposal, from the buyer with this key."""
+    answer = seller.handle(sealed(open_market(a_call(task=task)), key), key.public, NOW)
+    assert answer is not None
+    return seller.award(an_award(answer, key, task=task), key.public, NOW)
+
+
+def begun(seller: Seller, key: Key, task: bytes = TASK) -> Deal:
+    """The same, once its Lock was found good."""
+    deal = take(seller, key, task)
+    assert isinstance(deal, Deal)
+    seller.begin(deal.job)
+    return deal
+
+
+def number(n: int) -> bytes:
+    return n.to_bytes(32, "big")
+
+
+def crowd(seller: Seller, names: int, each: int, now: int = NOW) -> list[Key]:
+    """So many buyers call for so many proposals each, and award none."""
+    keys = [Key(number(1 + n)) for n in range(names)]
+    for n in range(each):
+        for key in keys:
+            call = a_call(task=number(n), deadline=now + CALL_DEADLINE_MS)
+            seller.handle(sealed(open_market(call), key), key.public, now)
+    return keys
+
+
 def test_a_call_is_refused_when_no_slot_is_free() -> None:
     seller = new_seller(slots=1)
-    seller.handle(a_call(), BUYER.public, NOW)
+    deal = begun(seller, BUYER)
     assert refusal_of(seller.handle(a_call(task=b"2" * 32), BUYER.public, NOW)) == "busy"
+    seller.release(deal.job)
+    proposed(seller)
 
 
-def test_e10_one_buyer_holds_at_most_eight_slots_and_only_until_expiry() -> None:
-    seller = new_seller(slots=100)
-    calls = [a_call(task=n.to_bytes(32, "big")) for n in range(OPEN_PER_BUYER_MAX + 1)]
-    for call in calls[:-1]:
-        seller.handle(call, BUYER.public, NOW)
-    assert refusal_of(seller.handle(calls[-1], BUYER.public, NOW)) == "too-many"
-    assert seller.free == 100 - OPEN_PER_BUYER_MAX
-    other = Key(b"o" * 32)
-    assert isinstance(
-        open_market(seller.handle(sealed(open_market(calls[-1]), other), other.public, NOW) or calls[0]),
-        Proposal,
-    )
-    answer = seller.handle(calls[-1], BUYER.public, NOW + PROPOSAL_LIFE_MS)
-    assert answer is not None
-    assert isinstance(open_market(answer), Proposal)
-    assert seller.free == 99
-
-
-@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (16, 8), (100, 8)])
-def test_e10_one_buyer_holds_half_of_few_slots_and_leaves_the_rest_to_others(slots: int, most: int) -> None:
-    seller = new_seller(slots=slots)
-    answers = [
-        open_market(seller.handle(a_call(task=n.to_bytes(32, "big")), BUYER.public, NOW) or a_call())
-        for n in range(slots)
-    ]
-    assert sum(isinstance(answer, Proposal) for answer in answers) == most == seller.open_per_buyer
-    assert seller.free == slots - most
-    other = Key(b"o" * 32)
-    answer = seller.handle(sealed(open_market(a_call()), other), other.public, NOW)
-    assert answer is not None
-    assert isinstance(open_market(answer), Proposal) == (slots > 1)
-
-
-def test_e10_mutant_a_limit_that_knows_no_slots_lets_one_buyer_hold_them_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Seller, "open_per_buyer", OPEN_PER_BUYER_MAX)
-    seller = new_seller(slots=4)
-    for n in range(4):
-        seller.handle(a_call(task=n.to_bytes(32, "big")), BUYER.public, NOW)
+def test_the_first_award_with_money_gets_the_slot() -> None:
+    """Two have proposals; whose Lock is good first works, and the other one is told to ask again."""
+    seller, slower = new_seller(slots=1), Key(b"s" * 32)
+    late = take(seller, slower)
+    assert isinstance(late, Deal)
+    deal = begun(seller, BUYER, number(1))
+    with pytest.raises(Refused, match="busy"):
+        seller.begin(late.job)
+    seller.release(late.job)
+    seller.release(deal.job)
+    begun(seller, slower, number(2))
     assert seller.free == 0
 
 
-def test_e10_mutant_without_expiry_a_silent_buyer_keeps_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_award_is_refused_at_once_when_no_slot_is_free() -> None:
+    """Nobody asks the ledger about a Lock for nothing; and the proposal stands for a later try."""
+    seller, slower = new_seller(slots=1), Key(b"s" * 32)
+    answer = seller.handle(sealed(open_market(a_call()), slower), slower.public, NOW)
+    assert answer is not None
+    deal = begun(seller, BUYER, number(1))
+    award = an_award(answer, slower)
+    refused = seller.award(award, slower.public, NOW)
+    assert isinstance(refused, Signed)
+    assert refusal_of(refused) == "busy"
+    seller.release(deal.job)
+    assert isinstance(seller.award(award, slower.public, NOW), Deal)
+
+
+def test_e10_one_buyer_has_at_most_eight_proposals_and_only_until_they_expire() -> None:
+    seller = new_seller(slots=100)
+    calls = [a_call(task=number(n)) for n in range(OPEN_PER_BUYER_MAX + 1)]
+    for call in calls[:-1]:
+        seller.handle(call, BUYER.public, NOW)
+    assert refusal_of(seller.handle(calls[-1], BUYER.public, NOW)) == "too-many"
+    assert seller.open == OPEN_PER_BUYER_MAX
+    crowd(seller, 1, 1)
+    answer = seller.handle(calls[-1], BUYER.public, NOW + PROPOSAL_LIFE_MS)
+    assert answer is not None
+    assert isinstance(open_market(answer), Proposal)
+    assert seller.open == 1
+
+
+def test_e10_awards_whose_locks_are_looked_at_count_as_well() -> None:
+    """Else one buyer makes us ask the ledger for any number of Locks that are not there."""
+    seller = new_seller()
+    deals = [take(seller, BUYER, number(n)) for n in range(OPEN_PER_BUYER_MAX)]
+    assert refusal_of(seller.handle(a_call(task=b"2" * 32), BUYER.public, NOW)) == "too-many"
+    assert isinstance(deals[0], Deal)
+    seller.release(deals[0].job)
+    proposed(seller)
+
+
+@pytest.mark.parametrize("names", [2, 8, 32, 500])
+def test_e10_a_crowd_that_asks_and_takes_nothing_holds_nothing(names: int) -> None:
+    seller = new_seller(slots=4)
+    crowd(seller, names, 8)
+    assert seller.free == 4
+    assert seller.open <= OPEN_MAX
+    for n in range(4):
+        begun(seller, Key(b"%032d" % n), b"%032d" % n)
+    assert seller.free == 0
+
+
+def test_e10_mutant_proposals_that_hold_slots_let_a_crowd_jam_a_seller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = property(lambda self: max(0, self.slots - len(self._running) - len(self._open)))
+    monkeypatch.setattr(Seller, "free", held)
+    seller = new_seller(slots=4)
+    crowd(seller, 2, 8)
+    assert refusal_of(seller.handle(a_call(), BUYER.public, NOW)) == "busy"  # the fault shows
+
+
+def flooded() -> tuple[int, list[str]]:
+    """How many proposals are kept of very many, and what a stranger and one who has paid are told then."""
+    seller, regular, stranger = new_seller(slots=4), Key(b"r" * 32), Key(b"t" * 32)
+    seller.has_paid(regular.public)
+    answers = []
+    for key in (regular, stranger):
+        task = key.public
+        answer = seller.handle(sealed(open_market(a_call(task=task)), key), key.public, NOW)
+        assert answer is not None
+        answers.append(an_award(answer, key, task=task))
+    crowd(seller, OPEN_MAX, 2)
+    told = []
+    for key, award in zip((regular, stranger), answers, strict=True):
+        deal = seller.award(award, key.public, NOW)
+        told.append("taken" if isinstance(deal, Deal) else refusal_of(deal))
+    return seller.open, told
+
+
+def test_e10_proposals_are_bounded_and_those_of_who_has_paid_go_last() -> None:
+    open_, told = flooded()
+    assert open_ == OPEN_MAX - 1  # one of them was taken
+    assert told == ["taken", "unknown"]
+
+
+def test_e10_mutant_who_is_not_remembered_is_flooded_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seller, "has_paid", lambda self, key: None)
+    assert flooded()[1] == ["unknown", "unknown"]
+
+
+def test_v10_who_has_paid_is_remembered_within_bounds() -> None:
+    seller = new_seller()
+    for n in range(KNOWN_MAX + 10):
+        seller.has_paid(number(n))
+    assert len(seller._known) == KNOWN_MAX
+    assert number(9) not in seller._known
+
+
+def test_e10_mutant_without_expiry_a_silent_buyer_is_refused_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Seller, "expire", lambda self, now_ms: None)
     seller = new_seller(slots=1)
-    seller.handle(a_call(), BUYER.public, NOW)
+    (silent,) = crowd(seller, 1, OPEN_PER_BUYER_MAX)
     later = NOW + 1000 * PROPOSAL_LIFE_MS
-    call = a_call(task=b"2" * 32, deadline=later)
-    assert refusal_of(seller.handle(call, BUYER.public, later)) == "busy"  # the fault shows
+    call = sealed(open_market(a_call(task=b"2" * 32, deadline=later)), silent)
+    assert refusal_of(seller.handle(call, silent.public, later)) == "too-many"  # the fault shows
 
 
 def proposed(seller: Seller) -> tuple[Signed, Proposal]:
@@ -456,11 +566,11 @@ def test_e12_a_forged_call_is_refused_and_holds_nothing() -> None:
     assert seller.free == 4
 
 
-def test_a_decline_of_something_else_frees_nothing() -> None:
+def test_a_decline_of_something_else_takes_nothing_back() -> None:
     seller = new_seller()
     proposed(seller)
     assert seller.handle(sealed(Decline(b"x" * 32, TASK)), BUYER.public, NOW) is None
-    assert seller.free == 3
+    assert seller.open == 1
 
 
 # --- what a buyer refuses -----------------------------------------------------------------------
