@@ -206,7 +206,10 @@ class ReconcileFrontier(Message, frozen=True, tag=19):
 
 
 class Status(Message, frozen=True):
-    """One operation's grade, its certificate if FINAL, the rule that refused it if REFUSED."""
+    """One operation's grade, its certificate if FINAL, the rule that refused it if REFUSED.
+
+    An id does not cover proofs: ``BadSignature`` is said of what came, and the operation may yet be decided.
+    """
 
     id: Bytes32
     grade: Grade
