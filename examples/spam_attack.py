@@ -4,7 +4,8 @@
 
 A proposal of an agent holds nothing: the first award with money behind it gets the slot. What would become of
 sellers that keep what they propose (`binding`) is shown beside it: asking is free, and names are, so a crowd
-jams them; what helps them is to remember who has paid.
+jams them; what helps them is to remember who has paid. Heralds tell everybody of cheap sellers that are not
+there; whoever is connected keeps its place in a buyer's directory.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from contextlib import suppress
 from itertools import count
 
 import trio
+from msgspec import structs
 
 import ainp2p
 import ainp2p.simulation as sim
 from ainp2p.agents.work import Work
-from ainp2p.errors import NoOffers
-from ainp2p.protocol.messages import PROTOCOL, CallForProposals
+from ainp2p.errors import Error, NoOffers
+from ainp2p.ledger.rules.operations import account_id, plain_inception
+from ainp2p.protocol.card import LIFE_MS, Card, CardPush, sign_card
+from ainp2p.protocol.card import PROTOCOL as CARDS
+from ainp2p.protocol.codec import encode
+from ainp2p.protocol.identity import Key, peer_id
+from ainp2p.protocol.messages import PROTOCOL, CallForProposals, Signed
 from ainp2p.protocol.price import Price
 from ainp2p.protocol.strategies import BUSY, No, Pricing, Strategies
 from ainp2p.simulation.strategies import Regulars, nobody, some_of
@@ -68,6 +75,20 @@ def work_of(regulars: Regulars, binding: Binding | None) -> ainp2p.Skill:
     return work
 
 
+def false_card(like: Card, key: Key, now_ms: int) -> Signed:
+    """A card of somebody who is nowhere, and cheaper than all who are."""
+    inception = plain_inception(key.public)
+    skills = tuple(structs.replace(skill, price=b"1/item") for skill in like.skills)
+    times = {"issued": now_ms, "sequence": now_ms, "expires": now_ms + LIFE_MS}
+    who = {
+        "agent": account_id(like.network, inception),
+        "inception": encode(inception),
+        "peer": peer_id(key.public).encode(),
+        "addresses": (),
+    }
+    return sign_card(key, structs.replace(like, skills=skills, **who, **times))
+
+
 def without_declines(sent: Sent) -> bytes | None:
     """An agent tells a seller that it takes somebody else; a spammer does not."""
     return None if (sent.kind, sent.protocol) == ("send", PROTOCOL) else sent.body
@@ -81,6 +102,7 @@ async def model(
     spammers: int = 3,
     binding: bool = False,
     remember: bool = False,
+    heralds: int = 0,
     slots: int = 4,
     pause_s: float = 5.0,
     spam_s: float = 0.1,
@@ -88,7 +110,8 @@ async def model(
     """A third of the agents sell, the others buy, some of them only from the middle of the attack on.
 
     With `binding` a proposal holds a slot of its seller while it lives; with `remember` it then keeps three
-    quarters of its slots for those who have bought before. Spammers ask every `spam_s`.
+    quarters of its slots for those who have bought before. Every `spam_s` a spammer asks, and a herald gossips
+    a false card.
     """
     sellers, end_s = max(2, agents // 3), 3600 * hours
     asked = {"regular": 0, "newcomer": 0}
@@ -97,13 +120,14 @@ async def model(
     async def shop(agent: ainp2p.Agent) -> None:
         kind = "regular" if world.now < QUIET_S else "newcomer"
         rng = world.rng("buyer", agent.name)
-        offers = await agent.find("work", at_least=sellers, timeout_s=30)
+        await agent.find("work", at_least=sellers, timeout_s=30)
         for number in count():
             await world.run_for(pause_s * rng.uniform(0.5, 1.5))
             asked[kind] += (under_attack := world.now > QUIET_S)
             world.measure("optimum", WORTH - COST)
             with trio.move_on_after(DEADLINE_S):
                 with suppress(NoOffers):
+                    offers = await agent.find("work", at_least=sellers, timeout_s=1)
                     async with agent.hire(some_of(offers, 2, rng), number=number, budget=PRICE) as job:
                         await job.result()
                     filled[kind] += under_attack
@@ -129,7 +153,20 @@ async def model(
         late_s = QUIET_S + (end_s - QUIET_S) / 2 if i % 4 == 3 else 0.0
         world.at(late_s, lambda i=i: world.spawn(f"buyer-{i}", main=shop, role="buyer", balance=20_000))
 
+    async def herald(agent: ainp2p.Agent) -> None:
+        rng = world.rng("herald", agent.name)
+        like = (await agent.find("work"))[0].card
+        while True:
+            await world.run_for(spam_s)
+            card = false_card(like, Key(rng.randbytes(32)), world.clock.now_ms())
+            await agent.network.publish(f"ainp2p/{like.network.hex()[:16]}/cards", encode(card))
+            for peer in agent.network.peers():
+                with suppress(Error):
+                    await agent.network.send(peer, CARDS, encode(CardPush((card,))))
+
     async def attack() -> None:
+        for i in range(heralds):
+            world.spawn(f"herald-{i}", main=herald, role="spammer")
         for i in range(spammers):
             world.spawn(f"spammer-{i}", main=spam, role="spammer", strategies=Strategies(choosing=nobody))
             world.lie(f"spammer-{i}", without_declines)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from ainp2p.agents.card_table import CardTable
+from ainp2p.errors import NoOffers
 from ainp2p.protocol.seller_negotiation import Seller
 from tests.simulation.economies.economy import SEEDS, again, number, played
 
@@ -26,6 +30,25 @@ def test_e10_mutant_proposals_that_hold_slots_let_two_names_jam_everybody(
     monkeypatch.setattr(Seller, "free", held)
     jammed = again("spam_attack", 1, spammers=2, **SMALL)
     assert number(jammed, "regulars_filled") <= 0.5
+
+
+def test_heralds_of_sellers_that_are_not_there_keep_nobody_from_those_that_are() -> None:
+    flooded = played("spam_attack", 1, spammers=0, heralds=2, **SMALL)
+    assert number(flooded, "regulars_filled") >= 0.95
+    assert number(flooded, "newcomers_filled") >= 0.95
+
+
+def test_mutant_a_directory_that_gives_up_connected_peers_as_well_is_flooded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = CardTable.__init__
+
+    def strangers_all(self: CardTable, *args: Any, **options: Any) -> None:
+        made(self, *args, **(options | {"connected": tuple}))
+
+    monkeypatch.setattr(CardTable, "__init__", strangers_all)
+    with pytest.raises(NoOffers, match="known: 64, of these fit: 64"):
+        again("spam_attack", 1, spammers=0, heralds=2, **SMALL)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
