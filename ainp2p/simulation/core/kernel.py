@@ -26,6 +26,7 @@ from ainp2p.simulation.core.clock import EPOCH_MS as EPOCH_MS
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators, collecting
 from ainp2p.simulation.core.loop import run
+from ainp2p.simulation.core.sleeping import by_timers
 from ainp2p.simulation.errors import Deadlock
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def run_virtual(
     if not _one_at_a_time.acquire(blocking=False):
         raise InvalidInput("a virtual run is under way in this process: one at a time, or one per process")
     try:
-        with _seeded(seed), in_order(), collecting(clock) as generators:
+        with _seeded(seed), in_order(), by_timers(), collecting(clock) as generators:
             value: T = run(clock, rooted, main, args, clock, generators)
     except Exception as exc:
         if clock.error is None or clock.error is exc:

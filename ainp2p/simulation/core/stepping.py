@@ -41,6 +41,7 @@ from ainp2p.simulation.core.garbage import Generators
 from ainp2p.simulation.core.kernel import _one_at_a_time, rooted, scheduler_seed
 from ainp2p.simulation.core.loop import passes
 from ainp2p.simulation.core.signatures import Mode, signatures
+from ainp2p.simulation.core.sleeping import by_timers
 
 T = TypeVar("T")
 Turn = Callable[[Any], Awaitable[Any]]
@@ -145,7 +146,7 @@ class _Course:
     @trio.lowlevel.enable_ki_protection  # ^C ends the run as it ends `trio.run`: at a checkpoint
     def go(self, answer: Any) -> Any:
         """One step; the caller holds the lock."""
-        with self._process.swapped(), in_order(), self._generators.watched():
+        with self._process.swapped(), in_order(), by_timers(), self._generators.watched():
             if self._loop is None:
                 self._begin()
             self._said, self._answer = _NOTHING, answer
