@@ -437,12 +437,12 @@ async def test_neighbours_that_tell_nothing_new_are_asked_ever_less_often(
 async def comparisons_of_a_newcomer(monkeypatch: pytest.MonkeyPatch, neighbours: int) -> int:
     """How many of these, all met at once, are asked for what they know; one seller would be enough."""
     compared = 0
-    newcomer: Directory | None = None
+    newcomers: list[Directory] = []
     handle = Directory.handle
 
     async def counted(self: Directory, call: Any) -> bytes | None:
         nonlocal compared
-        compared += self is not newcomer and isinstance(decode_card_wire(call.body), CardsHeld)
+        compared += self not in newcomers and isinstance(decode_card_wire(call.body), CardsHeld)
         return await handle(self, call)
 
     monkeypatch.setattr(Directory, "handle", counted)
@@ -454,6 +454,7 @@ async def comparisons_of_a_newcomer(monkeypatch: pytest.MonkeyPatch, neighbours:
             await directory.announce(draft(n))
             addresses += network.addresses
         network, newcomer = await stack.enter_async_context(peer(hub, 1))
+        newcomers.append(newcomer)
         newcomer._table._per_skill_max = 1
         async with trio.open_nursery() as nursery:
             for address in addresses:
