@@ -294,7 +294,6 @@ def _seal(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace) -> int:
     from ainp2p.ledger.rules.operations import account_id
-    from ainp2p.ledger.wallets.recovery import new_recovery
     from ainp2p.protocol.codec import encode
     from ainp2p.protocol.identity import id_text
 
@@ -309,14 +308,7 @@ def _request(args: argparse.Namespace) -> int:
 
     async def ask(args: argparse.Namespace, wallet: Wallet) -> None:
         await wallet.balance()
-        recovery = new_recovery(
-            wallet.account,
-            public_key(args.key),
-            following,
-            wallet.parameters,
-            network=genesis.network_id,
-            now_ms=wallet.now_ms(),
-        )
+        recovery = await wallet.ask_guardians(public_key(args.key), following)
         _write(args.file, encode(recovery))
         account = id_text(account_id(genesis.network_id, inception))
         emit(

@@ -74,6 +74,9 @@ def new_recovery(
 ) -> Recovery:
     """Ask for `key` as the account's key, and `following` (a public key) as its next one.
 
+    Args:
+        now_ms: the time of the committee's clocks, which our own may differ from: `Wallet.ask_guardians`.
+
     Raises:
         InvalidOperation: rules ``"unopened"``, ``"guardians"``, ``"lease-min"``, and ``"lease"`` while the
             owner's has not lapsed.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from ainp2p.errors import InvalidInput
+from ainp2p.errors import InvalidInput, TimedOut
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import (
@@ -34,6 +34,7 @@ from ainp2p.ledger.wallets.beating import keep_beating
 from ainp2p.ledger.wallets.handing import Handover
 from ainp2p.ledger.wallets.lock_desk import LockDesk, each_lock
 from ainp2p.ledger.wallets.purse import Balance
+from ainp2p.ledger.wallets.recovery import Recovery, new_recovery
 from ainp2p.ledger.wallets.settling import DEFAULT_POLICY, SettlePolicy, Settler
 from ainp2p.ledger.wallets.spending import Beat, Deposit, Payment, Turn, Wish
 from ainp2p.ledger.wallets.wallet_core import WalletCore
@@ -171,6 +172,31 @@ class Wallet(WalletCore):
             As `send`.
         """
         return await self._order(Beat(), None, timeout_s)
+
+    async def ask_guardians(
+        self, key: bytes, following: bytes, *, timeout_s: float = FINALITY_TIMEOUT_S
+    ) -> Recovery:
+        """A request that guardians give the account `key`, and commit it to `following` as its next one.
+
+        It says the committee's time where our clock differs: the lease is counted by it, and a RECOVER that
+        is ahead of its validators' clocks would wait for that time, and the account with it.
+
+        Raises:
+            InvalidOperation: as `new_recovery`: among others, the owner's lease has not lapsed.
+            TimedOut: no validator says what time it is.
+        """
+        await self._ready()
+        with trio.move_on_after(timeout_s):
+            await self._know_the_time()
+            return new_recovery(
+                self.account,
+                key,
+                following,
+                self.parameters,
+                network=self._network_id,
+                now_ms=self._clock.signing_ms(),
+            )
+        raise TimedOut("no validator says what time it is, and the lease is counted by their clocks")
 
     async def _write_account(self) -> None:
         await self._mirror.refreshed.wait()  # an operation on a stale head would be a second one in its slot

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from ainp2p.errors import BadSignature, Error, InvalidInput, InvalidOperation, Malformed
+from ainp2p.errors import BadSignature, Error, InvalidInput, InvalidOperation, Malformed, TimedOut
 from ainp2p.ledger.rules.accounts import Account, account_digest, unopened_account
 from ainp2p.ledger.rules.genesis import DEVELOPMENT
 from ainp2p.ledger.rules.operations import (
@@ -25,6 +25,7 @@ from ainp2p.ledger.rules.operations import (
 )
 from ainp2p.ledger.voting.contact import Contact
 from ainp2p.ledger.wallets import beating
+from ainp2p.ledger.wallets.committee_clock import CommitteeClock
 from ainp2p.ledger.wallets.publishing import publish
 from ainp2p.ledger.wallets.recovery import (
     GuardianSignature,
@@ -47,6 +48,7 @@ from ..world import key_of
 NETWORK = b"n" * 32
 GUARDIANS = ("guardian 1", "guardian 2", "guardian 3")
 LEASE_MS = 30_000
+DAY_MS = 86_400_000
 SILENT = SettlePolicy(threshold=10**15, interval_ms=10**12, refund=False, at_close_s=0, heartbeat=False)
 BEATING = SettlePolicy(threshold=10**15, interval_ms=10**12, refund=False, at_close_s=0)
 
@@ -335,6 +337,54 @@ async def test_guardians_give_a_silent_account_a_new_key(autojump_clock: Any) ->
             assert not owner.is_owner
             with pytest.raises(InvalidOperation):
                 await owner.send(town.account("bob"), 5)
+
+
+async def recovered(town: Town, monkeypatch: pytest.MonkeyPatch, off_ms: int) -> bool:
+    """Whether guardians whose clock is off by so much give a silent account a new key within a minute."""
+    await lapsed(town)
+    async with opened(town, "new") as guardian:
+        await guardian.balance()
+        right = guardian.now_ms
+        monkeypatch.setattr(guardian._clock, "_now_ms", lambda: right() + off_ms)
+        asked = await guardian.ask_guardians(key_of("new").public, key_of("new'").public)
+        for name in GUARDIANS[:2]:
+            asked = sign_recovery(asked, key_of(name))
+        with suppress(Error):
+            await submit(town, asked)
+        await guardian.refresh()
+        return guardian.is_owner
+
+
+@pytest.mark.parametrize("off_ms", [DAY_MS, 40_000, -40_000, -DAY_MS])
+async def test_f1_guardians_with_a_wrong_clock_recover_an_account(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, off_ms: int
+) -> None:
+    async with funded() as town:
+        assert await recovered(town, monkeypatch, off_ms)
+
+
+async def test_f1_mutant_guardians_that_believe_their_clock_are_held_or_refused(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CommitteeClock, "signing_ms", lambda self: self._now_ms())
+    async with funded() as town:
+        with pytest.raises(InvalidOperation) as refused:
+            await recovered(town, monkeypatch, -DAY_MS)
+        assert refused.value.rule == "lease"
+        assert not await recovered(town, monkeypatch, DAY_MS)
+
+
+async def test_no_request_is_made_while_nobody_tells_the_time(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with funded() as town, opened(town, "new") as guardian:
+        await guardian.balance()
+        right = guardian.now_ms
+        monkeypatch.setattr(guardian._clock, "_now_ms", lambda: right() + DAY_MS)
+        for index in range(4):
+            await town.stop(index)
+        with pytest.raises(TimedOut, match="what time"):
+            await guardian.ask_guardians(key_of("new").public, key_of("new'").public, timeout_s=20)
 
 
 async def test_an_owner_that_speaks_in_time_wins(autojump_clock: Any) -> None:
