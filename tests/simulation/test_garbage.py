@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import trio
 
+import ainp2p
+import ainp2p.simulation as sim
+from ainp2p.agents.purchase import Purchase
 from ainp2p.simulation.core import garbage
+from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.wire.asked import AskedStream
 from tests.simulation.wired import COUNT, Town, wired
@@ -26,34 +31,36 @@ def freed(monkeypatch: pytest.MonkeyPatch, *, dropped_at: int, watched_until: in
     monkeypatch.setattr(garbage, "YOUNG_STEPS", 10)
     monkeypatch.setattr(garbage, "OLD_STEPS", 100)
 
+    clock = VirtualClock()
+
     async def main() -> bool:
         cycle: Cycle | None = Cycle()
         seen = weakref.ref(cycle)
-        for step in range(watched_until):
-            if step == dropped_at:
+        while clock.steps < watched_until:
+            if clock.steps >= dropped_at:
                 cycle = None
             await trio.sleep(1)
         return seen() is None
 
-    return run_virtual(main, seed=1)
+    return run_virtual(main, seed=1, clock=clock)
 
 
 def test_a_cycle_that_is_dropped_young_is_freed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert freed(monkeypatch, dropped_at=3, watched_until=25)
+    assert freed(monkeypatch, dropped_at=3, watched_until=40)
 
 
 def test_what_outlives_a_collection_of_the_old_is_left_alone_until_everything_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not freed(monkeypatch, dropped_at=150, watched_until=350)
-    assert freed(monkeypatch, dropped_at=150, watched_until=450)
+    assert freed(monkeypatch, dropped_at=150, watched_until=600)
 
 
 def test_mutant_where_what_is_set_aside_is_never_looked_at_a_cycle_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(garbage, "ALL_TIMES", 10**9)
-    assert not freed(monkeypatch, dropped_at=150, watched_until=450)
+    assert not freed(monkeypatch, dropped_at=150, watched_until=600)
 
 
 def test_what_the_caller_had_set_aside_is_so_again_after_the_run() -> None:
@@ -105,3 +112,30 @@ async def test_streams_that_were_read_are_freed_without_the_collector(town: Town
     del chunks
     await trio.sleep(10)
     assert not [thing for thing in gc.get_objects() if isinstance(thing, AskedStream)]
+
+
+@ainp2p.skill("echo", price="1/call")
+async def echo(job: Any, text: str) -> Any:
+    yield text
+
+
+def test_jobs_that_were_left_are_freed_without_the_collector() -> None:
+    left: list[int] = []
+
+    async def market(world: sim.World) -> None:
+        async def buy(agent: ainp2p.Agent) -> None:
+            offers = await agent.find("echo")
+            async with agent.hire(offers, budget=9, text="read") as job:
+                await job.result()
+            async with agent.hire(offers, budget=9, text="not read") as job:
+                pass
+            del job
+            await trio.sleep(5)
+            left.append(sum(isinstance(thing, Purchase) for thing in gc.get_objects()))
+
+        world.spawn("seller", skills=[echo])
+        await world.spawn("buyer", main=buy).ended()
+
+    gc.collect()  # what other tests have left
+    sim.run(market, 7)
+    assert left == [0]
