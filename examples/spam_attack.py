@@ -110,8 +110,8 @@ async def model(
     """A third of the agents sell, the others buy, some of them only from the middle of the attack on.
 
     With `binding` a proposal holds a slot of its seller while it lives; with `remember` it then keeps three
-    quarters of its slots for those who have bought before. Every `spam_s` a spammer asks, and a herald gossips
-    a false card.
+    quarters of its slots for those who have bought before. Every `spam_s` a spammer asks, and a herald
+    gossips a false card.
     """
     sellers, end_s = max(2, agents // 3), 3600 * hours
     asked = {"regular": 0, "newcomer": 0}

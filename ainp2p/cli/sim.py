@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ainp2p.cli import exit_codes
 from ainp2p.cli.command import add_command, add_group
 from ainp2p.cli.output import emit, note
-from ainp2p.cli.sim_options import model_parser, parsed, seeds_of
+from ainp2p.cli.sim_faults import add_faults, replay, tell_failure, trial_of
+from ainp2p.cli.sim_options import model_parser, parsed, parsed_rest, seeds_of
 from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def register(subparsers: Subparsers) -> None:
         "run the model of a file once; the same seed and parameters give the same hash",
         _run,
         "ainp2p sim run market.py --agents 1000 --hours 1 --seed 7 --report out/\n"
+        "ainp2p sim run market.py --seed 7 --faults drawn\n"
         "ainp2p sim run market.py --help      # the model's own parameters",
     )
     sweep = add_command(
@@ -57,15 +59,25 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _register_saved(commands: Subparsers) -> None:
-    replay = add_command(
+    again = add_command(
         commands,
         "replay",
-        "run a saved result's model again and tell whether the same happened, or where it parted",
+        "run a saved result's model again and tell whether the same happened, or where it parted;"
+        " or a file's model under a seed and faults, and tell how it ends",
         _replay,
-        "ainp2p sim replay out/\nainp2p sim replay out/ --file market.py",
+        "ainp2p sim replay out/\nainp2p sim replay out/ --file market.py\n"
+        "ainp2p sim replay market.py --seed 7 --faults '12+8.5 partition alice/bob' --agents 3",
     )
-    replay.add_argument("result", metavar="DIR", help="what `sim run --report DIR` has saved")
-    replay.add_argument("--file", metavar="FILE", help="the model's file, if it is not where it was")
+    _add_replay(again)
+    again.add_argument(
+        "file",
+        metavar="DIR|FILE",
+        help="what `sim run --report DIR` has saved, or a Python file with a model",
+    )
+    again.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="…", help="the model's parameters, of a FILE"
+    )
+    again.set_defaults(parser_of=lambda file: model_parser(again.prog, file, _add_replay))
     diff = add_command(
         commands, "diff", "tell where two saved results differ", _diff, "ainp2p sim diff out-1/ out-2/"
     )
@@ -95,6 +107,7 @@ def _add_file(parser: argparse.ArgumentParser, add: Any) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything follows from (0)")
+    add_faults(parser, "none")
     _add_signed(parser)
     parser.add_argument(
         "--report", metavar="DIR", help="save the result here, with report.html; nothing is overwritten"
@@ -102,6 +115,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("csv", "parquet"), default="csv", help="of the saved tables (csv)"
     )
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--file", dest="moved", metavar="FILE", help="of a DIR: the model's file, if it is not where it was"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a FILE's run (0)")
+    add_faults(parser, "none")
+    _add_signed(parser)
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -135,9 +157,19 @@ def _run(first: argparse.Namespace) -> int:
 
     file, args, parameters = parsed(first)
     target = None if args.report is None else Path(args.report)
+    trial, world = trial_of(file, args, parameters), dict[str, Any]()
+    if args.faults is not None:
+        if target is not None:
+            raise InvalidInput("a saved result says nothing of faults: no --report with --faults")
+        world["faults"] = trial.faults
     if target is not None:
         _check_target(target, file, args, parameters)
-    result = running.run(file.load(), args.seed, signed=args.signed, **parameters)
+    try:
+        result = running.run(file.load(), args.seed, world=world, signed=args.signed, **parameters)
+    except Exception:
+        if args.faults is None:
+            raise
+        return tell_failure(trial, file, args, parameters)
     result = dataclasses.replace(result, model=file.path)
     if target is not None:
         _save(result, target, args.format)
@@ -177,13 +209,18 @@ def _sweep(first: argparse.Namespace) -> int:
 # --- saved results --------------------------------------------------------------------------------
 
 
-def _replay(args: argparse.Namespace) -> int:
+def _replay(first: argparse.Namespace) -> int:
+    if first.file.endswith(".py"):
+        return replay(*parsed(first))
+    args = parsed_rest(first, _add_replay)
     from ainp2p.simulation import running
     from ainp2p.simulation.results.model_files import ModelFile
     from ainp2p.simulation.results.results import Result
 
-    saved = Result.load(args.result)
-    file = ModelFile.read(args.file or saved.model)
+    if args.faults is not None:
+        raise InvalidInput("faults go with a model's FILE; what was saved is run again as it was")
+    saved = Result.load(first.file)
+    file = ModelFile.read(args.moved or saved.model)
     note(args, f"running {file.path} again, seed {saved.seed} …")
     signed: Any = saved.signed
     again = running.run(file.load(), saved.seed, signed=signed, **_callable(saved.parameters))

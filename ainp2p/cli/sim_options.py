@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What `sim.run` and the two commands call their own options.
 _RESERVED = (
     *("world", "seed", "signed", "guard", "json", "debug", "help"),
-    *("report", "format", "seeds", "out", "processes", "keep_failures"),
+    *("report", "format", "seeds", "out", "processes", "keep_failures", "faults", "file", "moved"),
 )
 
 
@@ -38,6 +38,23 @@ def parsed(
     given = {name: getattr(args, f"model_{name}") for name in known if hasattr(args, f"model_{name}")}
     check_names(file.load(), given)
     return file, args, given
+
+
+def parsed_rest(first: argparse.Namespace, add: Any) -> argparse.Namespace:
+    """Options that stand after the first word, where that is no model's file."""
+    parser = argparse.ArgumentParser(
+        prog=first.parser.prog, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    add(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    _add_common(parser)
+    return parser.parse_args(first.rest, namespace=argparse.Namespace(**_standard(first)))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 
 
 def _standard(first: argparse.Namespace) -> dict[str, Any]:
@@ -63,8 +80,7 @@ def model_parser(
     add(parser)
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # the first parser has the defaults, and what stood before FILE
-    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    _add_common(parser)
     known, _ = parameters_of(model)
     for name in known:
         if name in _RESERVED:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ainp2p.cli import exit_codes, main
+from ainp2p.cli import exit_codes, main, sim_faults
 from ainp2p.cli import sim as cli_sim
 from ainp2p.simulation.results.results import Result
 from ainp2p.simulation.results.sweeping import load_sweep
@@ -215,6 +216,112 @@ def test_a_strategy_cannot_be_replayed_from_the_shell(capsys: pytest.CaptureFixt
     result = Result(1, {"bidding": "market:undercut"}, "", 1.0, model="market.py")
     result.save("out")
     assert "was the function market:undercut" in refused(capsys, "replay", "out")
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+FRAGILE = '''
+from __future__ import annotations
+import trio
+from ainp2p.protocol.network import Network
+
+async def model(world, *, bells: int = 3, bold: bool = False) -> None:
+    """Two processes; one rings the other's bell every second, and does not bear silence."""
+    where = []
+
+    async def hears(network: Network) -> None:
+        async def handle(call):
+            return b"dong"
+        network.serve("/bell/1", handle)
+        where.extend(network.addresses)
+        await trio.sleep_forever()
+
+    alice = await world.process("alice", hears).ready()
+
+    async def rings(network: Network) -> None:
+        network.add_addresses(alice.peer, where)
+        for _ in range(bells):
+            await network.request(alice.peer, "/bell/1", b"ding", timeout_s=2)
+            await trio.sleep(1)
+
+    world.process("bob", rings)
+    await world.run_for(bells + 20)
+'''
+
+
+def test_faults_that_hurt_nobody_change_nothing_but_what_happens(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bells.py").write_text(FRAGILE)
+    calm = as_json(capsys, "run", "bells.py")
+    harmless = as_json(capsys, "run", "bells.py", "--faults", "1+0.5 weather latency=0.01")
+    assert calm["hash"] != harmless["hash"]
+    again = as_json(capsys, "replay", "bells.py", "--faults", "1+0.5 weather latency=0.01")
+    assert again == {
+        "failed": None,
+        "seed": 0,
+        "faults": "1+0.5 weather latency=0.01",
+        "hash": harmless["hash"],
+    }
+
+
+FAULTS = "0.5+1 weather latency=0.02; 2+9 partition alice/bob; 15+1 skew bob ms=5; 16+1 pause alice"
+
+
+def test_a_failing_run_is_shrunk_and_replayed_by_the_command_that_it_tells(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bells.py").write_text(FRAGILE)
+    words = ("run", "bells.py", "--seed", "7", "--bells", "6", "--bold", "true", "--faults", FAULTS)
+    found = as_json(capsys, *words, status=exit_codes.FAILED)
+    assert "TimedOut" in found["failed"] or "Broken" in found["failed"], found
+    (kept,) = found["faults"].split("; ")
+    assert "partition alice/bob" in kept
+    command = shlex.split(found["again"])
+    assert command[:4] == ["ainp2p", "sim", "replay", "bells.py"]
+    assert command[-2:] == ["--bells=6", "--bold=true"]
+    again = as_json(capsys, *command[2:], status=exit_codes.FAILED)
+    assert again == found
+    text = told(capsys, *command[2:], status=exit_codes.FAILED)
+    assert text.startswith(f"seed 7, at {found['at_s']:.3f} s virtual: {found['failed']}")
+    assert f"  {kept}" in text
+    assert "last events:" in text
+    assert text.rstrip().endswith(found["again"])
+
+
+def test_mutant_a_replay_that_forgets_its_faults_does_not_fail(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "bells.py").write_text(FRAGILE)
+    monkeypatch.setattr(sim_faults, "faults_of", lambda text: "")
+    assert as_json(capsys, "replay", "bells.py", "--bells", "6", "--faults", FAULTS)["failed"] is None
+
+
+def test_faults_are_read_from_a_file_or_drawn(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "bells.py").write_text(FRAGILE)
+    (here / "faults").write_text("# a storm\n2+9 partition alice/bob\n")
+    said = as_json(capsys, "replay", "bells.py", "--bells=6", "--faults", "@faults", status=exit_codes.FAILED)
+    assert said["faults"] == "2+9 partition alice/bob"
+    assert main(["sim", "replay", "bells.py", "--seed", "3", "--faults", "drawn", "--json"]) in (0, 1)
+    drawn = json.loads(capsys.readouterr().out)
+    assert drawn["faults"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("run", "market.py", "--faults", "soon crash alice"), "is no fault"),
+        (("run", "market.py", "--faults", "@none"), "none cannot be read"),
+        (("run", "market.py", "--faults", "drawn", "--report", "out"), "no --report"),
+        (("replay", "out", "--faults", "drawn"), "faults go with a model's FILE"),
+        (("replay", "none.py"), "none.py"),
+    ],
+    ids=["no fault", "no file", "with a report", "of a saved result", "no model"],
+)
+def test_faults_that_cannot_be_are_refused(
+    words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why in refused(capsys, *words)
 
 
 def test_diff_tells_the_first_difference(capsys: pytest.CaptureFixture[str]) -> None:
