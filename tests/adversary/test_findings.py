@@ -96,3 +96,9 @@ def test_a_settle_that_a_member_names_and_withholds_is_made_by_those_who_hold_it
 def test_who_weighs_a_quorum_alone_is_in_contact_with_itself() -> None:
     # Members had left and one of them weighed a quorum: the auditor waited until it heard of somebody.
     assert not simulate(138).violation
+
+
+def test_an_epochs_end_does_not_wait_by_a_clock_that_was_put_back() -> None:
+    # A member whose clock was a day ahead for a moment looked at the closing again a day later; with one
+    # traitor the others were no quorum without its HANDOFF.
+    assert not simulate(401586).violation

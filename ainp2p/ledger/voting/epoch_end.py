@@ -156,6 +156,15 @@ class EpochEnd:
         self._look_at = 0
         self._desk.room.wake(self._desk.state.network)
 
+    def clock_put_back(self, now: int) -> None:
+        """Nothing waits for a time that was reckoned by the old clock."""
+        self._look_at = 0
+        self._asked = {what: (0, asked) for what, (_, asked) in self._asked.items()}
+        if self._waiting_since is not None and not self._released:
+            self._waiting_since = min(self._waiting_since, now)
+        elif self._waiting_since is not None:
+            self._waiting_since = max(self._waiting_since, -now - 1)
+
     # --- END-EPOCH ----------------------------------------------------------------------------------
 
     @property

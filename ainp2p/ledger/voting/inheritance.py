@@ -43,6 +43,10 @@ class Inheritance:
         """When to ask for what is missing."""
         return None if self.prepared is not None else self._asked_at
 
+    def clock_put_back(self) -> None:
+        """Ask again now."""
+        self._asked_at = 0
+
     def tick(self, now: int, out: Effects, holders: tuple[bytes, ...]) -> None:
         """Ask for what is missing."""
         if self.prepared is None and now >= self._asked_at:

@@ -575,6 +575,8 @@ class Validator:
             self._log.clock_put_back(now)
             self._archive.clock_put_back(now)
             self._decider.clock_put_back(now)
+            self._end.clock_put_back(now)
+            self._inheritance.clock_put_back()
             if self._regaining is not None:
                 self._regaining.clock_put_back()
         self._latest = now
