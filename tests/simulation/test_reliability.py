@@ -671,7 +671,7 @@ def test_c1_mutant_a_last_receipt_that_nobody_confirms_is_noticed(monkeypatch: p
 
 
 async def lost_award(world: World) -> None:
-    """C1: an award that never comes costs half a minute; another seller does the job, and it alone is paid."""
+    """C1: an award that never comes costs half a minute; another seller does the job, and is paid alone."""
     keep_the_ledger(world)
     signed, lost = Receipts(), list[str]()
     for i in range(2):
