@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -98,6 +99,29 @@ def test_what_a_run_leaves_is_freed_by_those_after_it() -> None:
 def test_mutant_where_nobody_looks_before_a_run_all_of_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "GROWN", 10**9)
     assert left_by_runs(10) == 10
+
+
+def test_of_generators_that_have_ended_no_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "NUMBERED_MIN", 10)
+    numbered: list[int] = []
+    begin = garbage.Generators._begin
+
+    def counted(self: garbage.Generators, generator: Any) -> None:
+        begin(self, generator)
+        numbered.append(len(self._numbers))
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    async def main() -> None:
+        for _ in range(100):
+            async for _number in numbers():
+                pass
+
+    monkeypatch.setattr(garbage.Generators, "_begin", counted)
+    run_virtual(main, seed=1)
+    assert len(numbered) >= 100
+    assert max(numbered) <= 30
 
 
 @wired()

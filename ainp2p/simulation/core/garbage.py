@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from ainp2p.simulation.core.clock import VirtualClock
 
 YOUNG_STEPS = 20_000  # steps of the clock between two collections of what is young
 OLD_STEPS = 200_000  # and of all that has come since the last of these
+NUMBERED_MIN = 1_000  # generators whose number is known, before those that have ended are looked for
 ALL_TIMES = 4  # so many times as many steps make everything be looked at again
 GROWN = (
     1.25  # before a run: so many times the objects that were in use the last time, as Python itself has it
@@ -64,6 +65,7 @@ class Generators:
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
         self._begun = 0
+        self._numbered_max = NUMBERED_MIN
         self._found: list[_Generator] | None = None  # by the collection that is under way
         self._first: Callable[[_Generator], object] | None = None
         self._finalize: Callable[[_Generator], object] | None = None
@@ -92,6 +94,8 @@ class Generators:
     def _begin(self, generator: _Generator) -> None:
         self._begun += 1
         self._numbers[id(generator)] = self._begun
+        if len(self._numbers) > self._numbered_max:
+            self._forget_ended()
         if self._first is not None:
             self._first(generator)
 
@@ -104,6 +108,18 @@ class Generators:
     def _end(self, generator: _Generator) -> None:
         if self._finalize is not None:
             self._finalize(generator)
+
+    def _alive(self) -> Iterable[_Generator]:
+        """Those that may have to be ended yet, in any order."""
+        asyncgens: Any = GLOBAL_RUN_CONTEXT.runner.asyncgens
+        alive: Iterable[_Generator] = asyncgens.alive
+        return alive
+
+    def _forget_ended(self) -> None:
+        """Most end by themselves, of which nobody is told. Each job has one: 100 bytes of each would stay."""
+        alive = {id(generator) for generator in self._alive()}
+        self._numbers = {name: number for name, number in self._numbers.items() if name in alive}
+        self._numbered_max = 2 * len(self._numbers) + NUMBERED_MIN
 
     def _number(self, generator: _Generator) -> int:
         return self._numbers.get(id(generator), 0)

@@ -24,7 +24,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -244,6 +244,9 @@ class _Kept(Generators):
             self._found_late.append(generator)
         else:
             self._end(generator)
+
+    def _alive(self) -> Iterable[AsyncGenerator[Any, Any]]:
+        return [*super()._alive(), *self._found_late]
 
     async def close(self) -> None:
         asyncgens: Any = GLOBAL_RUN_CONTEXT.runner.asyncgens
