@@ -102,3 +102,8 @@ def test_an_epochs_end_does_not_wait_by_a_clock_that_was_put_back() -> None:
     # A member whose clock was a day ahead for a moment looked at the closing again a day later; with one
     # traitor the others were no quorum without its HANDOFF.
     assert not simulate(401586).violation
+
+
+def test_a_blind_member_that_sits_alone_asks_those_who_have_left() -> None:
+    # All others had given their seats up: it looked for one of them in the committee, and fell.
+    assert not simulate(501034).violation

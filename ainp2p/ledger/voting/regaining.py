@@ -142,10 +142,11 @@ class Regaining:
         for name in (*self._handoffs, *self._claims):
             if name not in self._more and self._may_ask(name, now):
                 whom = self._claims.get(name) or self._whom(name, self._holder(name))
-                out.frontiers.append(FrontierWanted(whom, name))
+                if whom is not None:
+                    out.frontiers.append(FrontierWanted(whom, name))
         for id_, key in self._wanted.items():
-            if self._may_ask(id_, now):
-                out.certain.append(Wanted(id_, (self._whom(id_, key),)))
+            if self._may_ask(id_, now) and (whom := self._whom(id_, key)) is not None:
+                out.certain.append(Wanted(id_, (whom,)))
         return False
 
     def _sees(self) -> bool:
@@ -188,10 +189,11 @@ class Regaining:
         handoff = self._handoffs.get(name)
         return self._claims[name] if handoff is None else handoff.validator
 
-    def _whom(self, what: bytes, first: bytes) -> bytes:
-        """Whose it is; then one after the other."""
-        order = sorted(self._others, key=lambda key: key != first)
-        return order[(self._asked[what] - 1) % len(order)]
+    def _whom(self, what: bytes, first: bytes) -> bytes | None:
+        """Whose it is, though that may have left the committee; then one after the other. None: nobody's."""
+        own = self._desk.committee.keys[self._desk.member]
+        order = [key for key in (first, *(key for key in self._others if key != first)) if key != own]
+        return order[(self._asked[what] - 1) % len(order)] if order else None
 
     def _may_ask(self, what: bytes, now: int) -> bool:
         if now < self._ask_at.get(what, 0):
