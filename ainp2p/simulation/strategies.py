@@ -147,6 +147,45 @@ class Regulars:
         return self.pricing(call, base, load)
 
 
+@dataclass(slots=True)
+class Binding:
+    """Keeps a slot free for each proposal while it lives, half of them for one name at most.
+
+    What an agent of this library does not do: its proposals hold nothing. The skill says who buys:
+    `binding.sold(job.buyer)`.
+
+    Attributes:
+        slots: of the seller.
+        now: the time in s.
+        pricing: what is asked.
+        life_s: of a proposal.
+    """
+
+    slots: int
+    now: Callable[[], float]
+    pricing: Pricing = list_price
+    life_s: float = 10.0
+    _kept: list[tuple[float, bytes]] = field(default_factory=list)  # until when, for whom
+
+    def bidding(self, call: CallForProposals, base: Price, load: int) -> Price | No:
+        """The strategy; give it as `pricing`."""
+        now = self.now()
+        self._kept = [(until, buyer) for until, buyer in self._kept if until > now]
+        its_own = sum(buyer == call.buyer for _, buyer in self._kept)
+        if len(self._kept) + self.slots * load // 100 >= self.slots or its_own >= self.slots // 2:
+            return No(BUSY, "no slot is free")
+        price = self.pricing(call, base, load)
+        if isinstance(price, Price):
+            self._kept.append((now + self.life_s, call.buyer))
+        return price
+
+    def sold(self, buyer: bytes) -> None:
+        """One of its proposals was taken."""
+        taken = next((kept for kept in self._kept if kept[1] == buyer), None)
+        if taken is not None:
+            self._kept.remove(taken)
+
+
 # --- buying: whom a buyer asks, whom it takes, and whom it believes -----------------------------------
 
 

@@ -14,6 +14,7 @@ from ainp2p.protocol.strategies import BUSY, Bid, No, Pricing
 from ainp2p.simulation import strategies
 from ainp2p.simulation.strategies import (
     AdaptiveMargin,
+    Binding,
     Regulars,
     SpotChecks,
     asking,
@@ -143,6 +144,22 @@ def test_a_stranger_that_gets_no_answer_is_told_that_the_seller_is_busy() -> Non
 
 def test_regulars_are_asked_what_the_pricing_says() -> None:
     assert asked(Regulars(1, 10, lambda: 0.0, pricing=cost_plus(20, percent=10)).bidding) == 22
+
+
+def test_a_binding_seller_keeps_a_slot_for_each_proposal_and_half_for_one_name_at_most() -> None:
+    now = [0.0]
+    binding = Binding(4, now=lambda: now[0])
+
+    def proposes(buyer: int, load: int = 0) -> bool:
+        return isinstance(binding.bidding(call(buyer), CARD, load), Price)
+
+    assert [proposes(buyer) for buyer in (1, 1, 1, 2, 3, 4)] == [True, True, False, True, True, False]
+    binding.sold(bytes([1]) * 32)
+    assert not proposes(4, load=25)  # it works on that
+    assert proposes(4)
+    now[0] = 10.0
+    assert [proposes(buyer, load=50) for buyer in (5, 6, 7)] == [True, True, False]
+    binding.sold(bytes([1]) * 32)  # too late: its proposal is kept no longer
 
 
 @pytest.mark.parametrize(("strangers", "every_s"), [(0, 10), (1, 0)])
