@@ -75,9 +75,10 @@ async def model(
                         job.reject("not its square")
             except NoOffers:
                 continue  # nobody is left whom we believe
-            good = answer == number * number
             cost = 0 if world.node(job.seller).role == "cheat" else COST
-            world.measure("surplus", WORTH * good - cost - CHECK * (spot.checked - checked))
+            world.measure(
+                "surplus", WORTH * (answer == number * number) - cost - CHECK * (spot.checked - checked)
+            )
             lately[world.node(job.seller).role] += job.paid
 
     for i in range(sellers):
