@@ -2,7 +2,7 @@
 
 For sockets, and beside them in memory, the clock is the real one; waits have generous limits and no test
 depends on speed. The simulated network, and libp2p in memory, run in virtual time. What takes long
-(heartbeats, cuts, pauses) is tested in test_memory.py, tests/simulation/test_wire_faults.py and
+(heartbeats, cuts, pauses) is tested in test_memory.py, tests/simulation/wire/test_wire_faults.py and
 test_libp2p_world.py, on clocks that jump.
 """
 

@@ -26,7 +26,7 @@ from ainp2p.simulation.wire.network import SimNetwork
 from ainp2p.simulation.wire.way import Way
 from ainp2p.simulation.wire.weather import CALM, Weather, lognormal
 from ainp2p.simulation.wire.wire import Message, Wire
-from tests.simulation.wired import COUNT, ECHO, HANG, HEAR, SLOW, Town, fails, in_town, outcome, wired
+from tests.simulation.wire.wired import COUNT, ECHO, HANG, HEAR, SLOW, Town, fails, in_town, outcome, wired
 
 # --- time and order -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Everything that is touched (trio's randomness, the garbage collector) is put back when the run ends, however
 it ends. What is private to trio and used here and in loop.py, clock.py, garbage.py and cancelling.py is
-listed in tests/simulation/test_kernel.py, which tells what to do when a name changes.
+listed in tests/simulation/core/test_kernel.py, which tells what to do when a name changes.
 
 Left to the caller: no threads, sockets or ambient reads (guards.py), no iteration over sets of strings
 or objects.

@@ -6,7 +6,7 @@
 trio asks the operating system for events at each pass and looks for instruments at each step. In a virtual
 run there are no events, and most passes run one task, so that this is most of what a pass costs. Signals and
 other threads are heard through trio's own queue. What is private to trio and used here is listed in
-tests/simulation/test_kernel.py.
+tests/simulation/core/test_kernel.py.
 """
 
 from __future__ import annotations

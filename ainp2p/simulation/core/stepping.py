@@ -46,7 +46,7 @@ from ainp2p.simulation.core.sleeping import by_timers
 T = TypeVar("T")
 Turn = Callable[[Any], Awaitable[Any]]
 _NOTHING: Any = object()
-_loops: Any = _run  # what is private there is listed in tests/simulation/test_kernel.py
+_loops: Any = _run  # what is private there is listed in tests/simulation/core/test_kernel.py
 
 
 class Ended(Exception):

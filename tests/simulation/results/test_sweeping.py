@@ -21,7 +21,7 @@ from ainp2p.simulation.results.sweep_files import SweepFiles
 from ainp2p.simulation.results.sweep_plan import Outcome, ReplicateFailed, plan, take, tidy
 from ainp2p.simulation.results.sweeping import load_sweep, sweep
 from ainp2p.simulation.results.tables import Table
-from tests.simulation import small
+from tests.simulation.results import small
 
 GRID = {"agents": [10, 100], "rate": [1.0, 0.5]}
 
@@ -74,7 +74,8 @@ def test_the_order_in_which_runs_end_does_not_matter() -> None:
 
 def test_strategies_can_be_swept() -> None:
     table = tiny(grid={"style": [small.undercut, small.match]}, seeds=[1])
-    assert list(table["style"]) == ["tests.simulation.small:undercut", "tests.simulation.small:match"]
+    where = "tests.simulation.results.small"
+    assert list(table["style"]) == [f"{where}:undercut", f"{where}:match"]
 
 
 def test_what_is_measured_can_be_chosen() -> None:

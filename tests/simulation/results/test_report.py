@@ -26,7 +26,7 @@ from ainp2p.simulation.results.pictures import (
 from ainp2p.simulation.results.report import NAMES_MAX, ROWS_MAX, page
 from ainp2p.simulation.results.results import Result
 from ainp2p.swarm import charts, pieces
-from tests.simulation.small import HOSTILE, market
+from tests.simulation.results.small import HOSTILE, market
 from tests.swarm.test_page import Checker, check_harmless
 
 FLOATS = st.floats(-1e12, 1e12)

@@ -12,7 +12,7 @@ from ainp2p.simulation.wire import gossip
 from ainp2p.simulation.wire.ends import End
 from ainp2p.simulation.wire.lies import Rewrite, Sent, told
 from ainp2p.simulation.wire.network import SimNetwork
-from tests.simulation.wired import COUNT, ECHO, HEAR, Town, fails, outcome, wired
+from tests.simulation.wire.wired import COUNT, ECHO, HEAR, Town, fails, outcome, wired
 
 
 async def pair(town: Town, rewrite: Rewrite) -> tuple[SimNetwork, SimNetwork]:

@@ -11,7 +11,7 @@ from ainp2p.errors import Closed
 from ainp2p.simulation.wire import gossip
 from ainp2p.simulation.wire.network import SimNetwork
 from ainp2p.simulation.wire.weather import CALM, Weather
-from tests.simulation.wired import Town, fails, in_town, wired
+from tests.simulation.wire.wired import Town, fails, in_town, wired
 
 
 async def ring(town: Town, size: int) -> list[SimNetwork]:

@@ -24,7 +24,7 @@ from ainp2p.simulation.core.garbage import Generators
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.errors import Deadlock
 from tests.blocks import ROOT
-from tests.simulation.programs import PROGRAMS, run
+from tests.simulation.core.programs import PROGRAMS, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # generators are abandoned on purpose
 
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_trace_in_any_process() -> None:
     here = " ".join(f"{name}={run(name, 7)}" for name in PROGRAMS)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.simulation.programs", "7", *past],
+            [sys.executable, "-W", "ignore", "-m", "tests.simulation.core.programs", "7", *past],
             cwd=ROOT,
             env={"PYTHONHASHSEED": hash_seed},
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from ainp2p.simulation.results.model_files import (
     name_of,
     parameters_of,
 )
-from tests.simulation import small
+from tests.simulation.results import small
 
 TYPED = """
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_a_file_gives_its_model_again_and_again(tmp_path: Path) -> None:
     assert file.load() is file.load()
     assert pickle.loads(pickle.dumps(file)) == file
     assert name_of(file) == str(tmp_path / "market.py")
-    assert name_of(small.model) == "tests.simulation.small:model"
+    assert name_of(small.model) == "tests.simulation.results.small:model"
 
 
 def test_what_runs_is_the_text_that_was_read(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ainp2p.simulation.wire.network import SimNetwork
 from ainp2p.simulation.wire.way import Way
 from ainp2p.simulation.wire.weather import Weather
 from ainp2p.simulation.wire.wire import Wire
-from tests.simulation.wired import ECHO, HANG, HEAR, Town, fails, outcome, wired
+from tests.simulation.wire.wired import ECHO, HANG, HEAR, Town, fails, outcome, wired
 
 # --- cuts ---------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from ainp2p.simulation.errors import VersionMismatch
 from ainp2p.simulation.results import results, saving
 from ainp2p.simulation.results.results import COLUMNS, Result, label, new_table
 from ainp2p.simulation.results.tables import Table
-from tests.simulation.small import market, undercut
+from tests.simulation.results.small import market, undercut
 
 
 class Still:
@@ -90,7 +90,7 @@ def test_plain_parameters_are_kept_as_they_are(value: Any) -> None:
 
 
 def test_a_function_is_kept_by_its_name() -> None:
-    assert label(undercut) == "tests.simulation.small:undercut"
+    assert label(undercut) == "tests.simulation.results.small:undercut"
 
 
 @pytest.mark.parametrize(

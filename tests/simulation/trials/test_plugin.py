@@ -352,7 +352,7 @@ def test_the_plugin_loads_nothing_heavy() -> None:
 
 
 def test_pytest_finds_the_plugin_where_the_library_is_installed() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
     assert re.search(
         r'\[project\.entry-points\.pytest11\]\nainp2p = "ainp2p\.simulation\.trials\.plugin"', text
     )

@@ -34,9 +34,9 @@ from ainp2p.simulation.core.guards import allowed, guarded
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.errors import Ambient
 from ainp2p.simulation.world import World
-from tests.simulation import ambient_model
-from tests.simulation.ambient_model import AWAITED, READS, harmless
-from tests.simulation.programs import run
+from tests.simulation.core import ambient_model
+from tests.simulation.core.ambient_model import AWAITED, READS, harmless
+from tests.simulation.core.programs import run
 
 
 @pytest.mark.parametrize("name", READS)

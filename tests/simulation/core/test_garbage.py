@@ -17,7 +17,7 @@ from ainp2p.simulation.core import garbage
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.wire.asked import AskedStream
-from tests.simulation.wired import COUNT, Town, wired
+from tests.simulation.wire.wired import COUNT, Town, wired
 
 
 class Cycle:

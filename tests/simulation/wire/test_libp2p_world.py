@@ -131,7 +131,7 @@ def test_h1_times_order_and_lengths_repeat_for_a_seed() -> None:
 def in_process(code: str, hash_seed: str) -> str:
     told = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={"PYTHONHASHSEED": hash_seed, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -143,7 +143,7 @@ def in_process(code: str, hash_seed: str) -> str:
 
 @pytest.mark.parametrize("hash_seed", ["0", "random"])
 def test_h1_they_repeat_in_any_process(hash_seed: str) -> None:
-    code = "from tests.simulation.test_libp2p_world import *\nprint(Town(1).run(gossiping).trace.hash)"
+    code = "from tests.simulation.wire.test_libp2p_world import *\nprint(Town(1).run(gossiping).trace.hash)"
     assert in_process(code, hash_seed) == Town(1).run(gossiping).trace.hash
 
 
@@ -173,7 +173,7 @@ async def crowded(town: Town) -> None:
 
 
 def test_h1_a_mutant_that_leaves_sets_in_their_own_order_gives_other_runs_in_other_processes() -> None:
-    code = "from tests.simulation.test_libp2p_world import *\n{}print(Town(1).run(crowded).trace.hash)"
+    code = "from tests.simulation.wire.test_libp2p_world import *\n{}print(Town(1).run(crowded).trace.hash)"
     assert len({in_process(code.format(""), seed) for seed in "01"}) == 1
     mutant = code.format("ambient._order_sets = lambda _: None\n")
     assert len({in_process(mutant, seed) for seed in "01"}) == 2

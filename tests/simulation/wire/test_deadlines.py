@@ -11,7 +11,7 @@ from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.wire import deadlines
 from ainp2p.simulation.wire.deadlines import QUEUES_MAX, SWEEP_MIN, Deadlines
-from tests.simulation.wired import fails
+from tests.simulation.wire.wired import fails
 
 
 class Sleeper:

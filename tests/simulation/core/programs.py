@@ -1,4 +1,4 @@
-"""Programs heavy on tasks and full of ties, each with a trace: `python -m tests.simulation.programs 7`.
+"""Programs heavy on tasks and full of ties, each with a trace: `python -m tests.simulation.core.programs 7`.
 
 Times are quantised to tenths and most waits are for others, so that many tasks are runnable at once: without
 a seeded scheduler no two runs of them are the same.
