@@ -75,6 +75,8 @@ class BudgetExceeded(PolicyRefused):
 class DelegationEnded(LocalError):
     """The time of the delegation that an agent runs on is over: start it again with another one.
 
+    While it runs, `Agent.renew` takes a newer one.
+
     Attributes:
         ended_ms: since when, in ms since 1970.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,17 @@ from ainp2p.agents.offers import Offer
 from ainp2p.agents.peers import remembered_peers
 from ainp2p.agents.policy import Policy
 from ainp2p.agents.selling import Seller, open_seller
-from ainp2p.agents.session import may_buy, open_allowance, refuse_buying, until_its_end
+from ainp2p.agents.session import (
+    Term,
+    as_opened,
+    check_newer,
+    follow_mandate,
+    give_back,
+    may_buy,
+    open_allowance,
+    refuse_buying,
+    until_its_end,
+)
 from ainp2p.agents.skill import Skill
 from ainp2p.agents.standing import Standing, can_change, check_session, speaks_for
 from ainp2p.agents.vault import Vault, open_vault
@@ -84,7 +94,8 @@ class Agent:
         account: what its account was born with, if that is more than `key` (guardians, a next key).
         delegation: `key` is a session key: what the account's key lets it do. Such an agent sells for the
             account, and buys, if the delegation says so, from the session key's own account (`purse`).
-            It ends with the delegation's time, by `DelegationEnded` out of the block.
+            It ends with the delegation's time, by `DelegationEnded` out of the block, unless it is renewed
+            before (`renew`, `renew_from`).
         watchtowers: addresses of peers that get its highest receipts, and settle them if it vanishes.
         checkpoint: id of a COMMITTEE that you trust: nothing is believed before a chain with it is shown.
         transport: how networks are opened, for simulations; None: real libp2p.
@@ -130,6 +141,7 @@ class Agent:
         self._strategies, self._on_receipt, self._on_job = strategies or Strategies(), on_receipt, on_job
         self._account, self._delegation, self._checkpoint = account, delegation, checkpoint
         self._session: Delegation | None = None  # what `delegation` says, once it was checked
+        self._term: Term | None = None  # how long it goes on by that
         self._watchtowers = {_watchtower(each): each for each in watchtowers}
         self._context = context or Context.system()
         self._transport = transport or self._libp2p
@@ -322,6 +334,51 @@ class Agent:
         """Close a tripped breaker, or end a stop: for a person to decide, not for a program."""
         await self._open_parts.vault.reset()
 
+    # --- on a session key --------------------------------------------------------------------------
+
+    async def renew(self, delegation: SignedDelegation) -> None:
+        """Go on under a newer delegation of the same account to the same session key; everybody is told.
+
+        All that it says counts at once, but that an agent which was opened to sell only buys when it is
+        opened again. The one that it runs on already changes nothing.
+
+        Raises:
+            InvalidInput: the agent runs on no delegation; or this one is another key's, or no newer one.
+            DelegationEnded, Expired, BadSignature, Refused, Malformed: as `check_session`.
+        """
+        parts, held, key, account = self._open_parts, self._session, self._key, self._account
+        if held is None or key is None or account is None:
+            raise InvalidInput("this agent runs on its account's own key, by no delegation")
+        if delegation == self._delegation:
+            return
+        if can_change(account):  # the account's key may be another one by now
+            with contextlib.suppress(Error):
+                await parts.wallet.refresh()
+        newest = parts.wallet.account if parts.wallet.account.seq else None
+        newer = self._checked_session(delegation, parts.genesis, key, account, newest)
+        check_newer(newer, held)
+        self._delegation, self._session = delegation, as_opened(newer, parts.purse is not parts.wallet)
+        if self._term is not None:
+            self._term.renew(newer)
+        if newest is not None:
+            parts.standing.learn(parts.wallet.account_id, newest, parts.wallet.now_ms())
+        await parts.directory.announce(parts.draft)
+
+    async def renew_from(self, path: Path) -> None:
+        """Renew by each mandate (`ainp2p wallet delegate`) that is put into a file; run it in a nursery."""
+        await follow_mandate(path, self.renew, self.name)
+
+    async def return_allowance(self) -> int:
+        """Send what is free in the session key's own account back to the account; how many uain that was.
+
+        All of it, whoever has sent it there. Deposits that are still open end later, and are not in it.
+
+        Raises:
+            As `Wallet.send`.
+        """
+        parts = self._open_parts
+        return 0 if parts.purse is parts.wallet else await give_back(parts.purse, parts.wallet.account_id)
+
     # --- inside ------------------------------------------------------------------------------------
 
     @property
@@ -364,7 +421,9 @@ class Agent:
         )
         await self._check_account(genesis, key, inception, wallet)
         if self._session is not None:
-            await stack.enter_async_context(until_its_end(self._session, self._context, self.name))
+            self._term = await stack.enter_async_context(
+                until_its_end(self._session, self._context, self.name)
+            )
         await self._take_purse(network, genesis, wallet)
         purse = wallet
         if self._session is not None and may_buy(self._session):
@@ -431,13 +490,15 @@ class Agent:
                 resume_s=self._strategies.resume_s,
             )
         )
-        delegation = encode(self._delegation) if self._delegation is not None else b""
 
         def draft() -> CardDraft:
+            delegation = encode(self._delegation) if self._delegation is not None else b""
             return CardDraft(wallet.account_id, inception, self.name, seller.cards(), delegation=delegation)
 
         await directory.announce(draft)
-        return _Running(network, genesis, vault, wallet, purse, models, directory, seller, buyer)
+        return _Running(
+            network, genesis, vault, wallet, purse, models, directory, seller, buyer, standing, draft
+        )
 
     async def _found_or_load(self, stack: AsyncExitStack) -> Genesis | None:
         """The genesis that was given; a new development network's; None: ask the bootstrap peers."""
@@ -460,7 +521,7 @@ class Agent:
         if can_change(inception):
             return inception  # the ledger tells which key it has now: `_check_account`
         if self._delegation is not None:
-            self._session = self._checked_session(genesis, key, inception)
+            self._session = self._checked_session(self._delegation, genesis, key, inception)
         elif not speaks_for(inception, key.public):
             raise InvalidInput("key= is not the key that account= was born with")
         return inception
@@ -471,13 +532,13 @@ class Agent:
             return
         if self._delegation is not None:
             with contextlib.suppress(BadSignature):  # sealed by a key that is not in the inception
-                self._session = self._checked_session(genesis, key, inception)
+                self._session = self._checked_session(self._delegation, genesis, key, inception)
                 return
         elif speaks_for(inception, key.public):
             return
         await wallet.balance()  # the account is known then
         if self._delegation is not None:
-            self._session = self._checked_session(genesis, key, inception, wallet.account)
+            self._session = self._checked_session(self._delegation, genesis, key, inception, wallet.account)
         elif not speaks_for(wallet.account, key.public):
             raise InvalidInput(
                 "key= is neither the key of account=, as it was born or as it is now, nor the next one that "
@@ -485,11 +546,15 @@ class Agent:
             )
 
     def _checked_session(
-        self, genesis: Genesis, key: Key, inception: Inception, account: Account | None = None
+        self,
+        delegation: SignedDelegation,
+        genesis: Genesis,
+        key: Key,
+        inception: Inception,
+        account: Account | None = None,
     ) -> Delegation:
-        assert self._delegation is not None  # callers know
         now_ms = self._context.now_ms()
-        return check_session(self._delegation, inception, key.public, genesis.network_id, now_ms, account)
+        return check_session(delegation, inception, key.public, genesis.network_id, now_ms, account)
 
     async def _take_purse(self, network: Network, genesis: Genesis, wallet: Wallet) -> None:
         """On a development network: once per peer, and free. Without a faucet an agent can still earn."""
@@ -573,6 +638,8 @@ class _Running:
     directory: Directory
     seller: Seller
     buyer: Buyer
+    standing: Standing
+    draft: Callable[[], CardDraft]
 
 
 async def _settle_up(wallet: Wallet) -> None:

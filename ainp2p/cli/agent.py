@@ -118,11 +118,14 @@ def _serve(args: argparse.Namespace) -> int:
 async def _serve_until_told(args: argparse.Namespace, agent: Agent) -> None:
     import trio
 
+    from ainp2p.protocol.background import background
     from ainp2p.protocol.identity import id_text
 
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         note(args, "starting …")
-        async with agent:
+        async with agent, background() as nursery:
+            if args.delegation is not None:
+                nursery.start_soon(agent.renew_from, args.delegation)
             genesis = agent.genesis
             network = genesis.name.decode(errors="replace")
             told = f"{network} (free money: for trying things out)" if genesis.is_development else network

@@ -60,7 +60,7 @@ def add_delegation_option(parser: argparse.ArgumentParser) -> None:
         "--delegation",
         type=Path,
         metavar="FILE",
-        help="--key is a session key: what `ainp2p wallet delegate` wrote for it",
+        help="--key is a session key: what `ainp2p wallet delegate` wrote; a newer one there renews it",
     )
 
 

@@ -82,6 +82,11 @@ def _register_delegate(wallet_commands: Subparsers) -> None:
     delegate.add_argument("key", help="name of a key of yours: whose account it is")
     delegate.add_argument("to", metavar="SESSION-KEY", help="who hosts it: key name, peer id or did:key")
     delegate.add_argument("file", type=Path, help="a new file, for them; nothing in it is secret")
+    delegate.add_argument(
+        "--replace",
+        action="store_true",
+        help="put it in the place of an older one: `serve` takes it from there",
+    )
     delegate.add_argument("--life", default="7d", help="it ends after so long: 12h, 7d (7d)")
     delegate.add_argument(
         "--epoch", type=int, metavar="N", help="a higher one ends all with a lower one; the time if left out"
@@ -234,8 +239,8 @@ def _delegate(args: argparse.Namespace) -> int:
     from ainp2p.ledger.rules.amounts import amount_from_text
 
     args.amount = amount_from_text(args.allowance) if args.allowance is not None else 0
-    if args.file.exists():
-        raise InvalidInput(f"{args.file} exists already: name a new file")
+    if args.file.exists() and not args.replace:
+        raise InvalidInput(f"{args.file} exists already: name a new file, or say --replace")
     if args.amount:
         run_with_wallet(args, _allow, signs=True)
     return _seal(args)
@@ -270,7 +275,8 @@ def _seal(args: argparse.Namespace) -> int:
         not_after=now_ms + duration_ms(args.life),
         purposes=tuple(sorted((*SESSION_PURPOSES, SIGN_RECEIPT))) if buys else SESSION_PURPOSES,
     )
-    _write(args.file, encode(Mandate(inception, seal_delegation(delegation, signer))))
+    mandate = Mandate(inception, seal_delegation(delegation, signer))
+    _write(args.file, encode(mandate), replace=args.replace)
     account = id_text(delegation.account)
     emit(
         args,

@@ -53,6 +53,8 @@ def test_a_delegation_says_who_may_do_what_and_for_how_long(
     assert delegation.purposes == SESSION_PURPOSES
     assert 12 * 3_600_000 <= delegation.not_after - delegation.not_before < 13 * 3_600_000
     assert run(capsys, *command)[0] == exit_codes.USAGE  # a file is not overwritten
+    assert run(capsys, *command[:-1], "8", "--replace")[0] == exit_codes.OK  # unless that is said
+    assert decode(read_mandate(file).delegation.body, Delegation).epoch == 8
 
 
 def test_a_delegation_with_an_allowance_lets_the_session_key_buy(
