@@ -40,8 +40,7 @@ async def model(
 
     With `warn` buyers tell one another who was caught.
     """
-    sellers = agents // 2
-    false = round(cheats * sellers)
+    sellers, false = agents // 2, round(cheats * (agents // 2))
     sold = dict[str, float]()  # when each seller last did
     lately = Counter[str]()  # role → uain paid to it, in this quarter of the run
     known = set[bytes]()
@@ -64,22 +63,20 @@ async def model(
         spot = SpotChecks(checks, rng, caught=known if warn else set())
         while True:
             await world.run_for(pause_s * rng.uniform(0.5, 1.5))
-            number = rng.randrange(10_000)
+            number, checked = rng.randrange(10_000), spot.checked
             world.measure("optimum", WORTH - COST)
             try:
                 offers = some_of(spot.believed(await agent.find("square", limit=64)), 3, rng)
-                checked = spot.checked
                 async with agent.hire(offers, number=number, budget=CARD) as job:
                     answer = await job.result()
-                    if spot.examine(job.legs[-1].seller, partial(eq, answer, number * number)) is False:
+                    if spot.examine(job.legs[-1].seller, partial(eq, answer, number**2)) is False:
                         job.reject("not its square")
             except NoOffers:
                 continue  # nobody is left whom we believe
-            cost = 0 if world.node(job.seller).role == "cheat" else COST
-            world.measure(
-                "surplus", WORTH * (answer == number * number) - cost - CHECK * (spot.checked - checked)
-            )
-            lately[world.node(job.seller).role] += job.paid
+            role = world.node(job.seller).role
+            worth = WORTH * (answer == number**2) - COST * (role != "cheat")
+            world.measure("surplus", worth - CHECK * (spot.checked - checked))
+            lately[role] += job.paid
 
     for i in range(sellers):
         role, name = ("cheat" if i < false else "seller"), f"seller-{i}"
