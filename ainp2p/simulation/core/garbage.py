@@ -5,7 +5,7 @@ own. Python collects cycles after so many allocations, which depends on what the
 finds them in an order that depends on addresses. So while a virtual run lasts, Python's collector is
 off, what was there before is set aside, and cycles are collected at steps of the virtual clock.
 
-    every 20,000 steps what is young ─▶ every 200,000 what has come since ─▶ now and then everything
+    every 50,000 steps what is young ─▶ every 200,000 what has come since ─▶ now and then everything
 
 What is looked at too soon is still in use, and costs its time all the same: of 1,000 agents' trades in an
 hour, every 2,000 steps and everything eight times took 27 s of 160.
@@ -26,7 +26,7 @@ from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from ainp2p.simulation.core.clock import VirtualClock
 
-YOUNG_STEPS = 20_000  # steps of the clock between two collections of what is young
+YOUNG_STEPS = 50_000  # steps of the clock between two collections of what is young
 OLD_STEPS = 200_000  # and of all that has come since the last of these
 NUMBERED_MIN = 1_000  # generators whose number is known, before those that have ended are looked for
 ALL_TIMES = 4  # so many times as many steps make everything be looked at again
