@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from ainp2p.errors import InvalidOperation
+from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.rules.operations import (
     Close,
@@ -182,7 +182,7 @@ class Auditor:
         """An operation that somebody has made; None for what is malformed in itself."""
         try:
             parsed = parse(signed)
-        except InvalidOperation:
+        except (InvalidOperation, Malformed):
             sometimes("malformed in itself")
             return None
         if signed.closer is not None and parsed.id not in self.closed_early:
@@ -682,6 +682,10 @@ class Auditor:
                 highest[slot] = max(found, highest.get(slot, (0, -1, b"")))
         # What is decided already stays: a member that has not heard of the decision starts it at view 1 too.
         votes.inherited = {slot: found[2] for slot, found in highest.items()}
+        self.protected.clear()  # who has left votes no more: what it holds protects nothing by itself
+        for lock in self.receipts:
+            if lock in self.book.deposits:
+                self._protect(lock)
 
     def _conflict(self, void: ParsedOperation) -> bool:
         """Two valid operations of the owner for the slot of a VOID."""

@@ -54,11 +54,12 @@ class Exodus:
         return Member(f"member {place}", honest, inception, id_, place=place, signer=key)
 
     def _may_go(self, member: Member) -> bool:
-        """Whether those who stay are enough against the traitors among them, whatever becomes of bonds."""
+        """Whether those who stay are enough against all traitors, who may not mean their waivers."""
         going = {*self.going, member.place}
         weights = {True: 0, False: 0}
         for each in self.members:
-            weights[each.honest] += 0 if each.place in going else self.world.weights[each.place]
+            goes = each.honest and each.place in going
+            weights[each.honest] += 0 if goes else self.world.weights[each.place]
         faithful = all(each.honest for each in self.members)
         return faithful or 2 * weights[False] < weights[True]
 

@@ -188,13 +188,16 @@ class World:
         brain.busy, brain.dies, brain.ticking_at, brain.seen = False, "", _NEVER, set()
         if brain.honest:
             self.auditor.started(place, self.clock(place))
-            brain.disk.on_write = lambda records: self.auditor.wrote(place, records, self.clock(place))
+            judge = partial(self.auditor.wrote, place)
+            brain.disk.on_write = lambda records: self._note_write(brain, records, judge)
         else:
             auditor, heights = self.auditor, self._own_heights(brain)
             silent = auditor.disks.silent(place, heights, auditor.votes, auditor.honest)
             if max(auditor.votes) in silent:
                 sometimes("a disk that forgot lets nobody vote")
-            brain.disk.on_write = lambda records: self.auditor.forged(place, records, silent)
+            brain.disk.on_write = lambda records: self._note_write(
+                brain, records, lambda written, _: self.auditor.forged(place, written, silent)
+            )
         self.note("start", place)
         try:
             brain.validator = Validator(
@@ -333,7 +336,6 @@ class World:
             self.crash(brain)
             return
         brain.disk.write(records)
-        self._note_frontier(brain, records)
         if brain.dies == "written":
             sometimes("power cut after a write")
             self.crash(brain)
@@ -341,6 +343,11 @@ class World:
         brain.busy = False
         self.act(brain, lambda v: v.release(records, self.clock(brain.place)))
         self.act(brain, lambda v: v.tick(self.clock(brain.place)))
+
+    def _note_write(self, brain: Brain, records: Records, judge: Callable[[Records, int], None]) -> None:
+        """What is durable, for the auditor: also what a core writes by itself when it is told the time."""
+        judge(records, self.clock(brain.place))
+        self._note_frontier(brain, records)
 
     def _note_frontier(self, brain: Brain, records: Records) -> None:
         """What stands behind a HANDOFF, for the auditor."""
