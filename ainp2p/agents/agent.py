@@ -399,8 +399,6 @@ class Agent:
             genesis = await ask_genesis(network, reached)
         inception = self._check_key(genesis, key)
         network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
-        for member in genesis.validators:
-            network.add_addresses(peer_id(member.key), tuple(a.decode() for a in member.addresses))
         vault = await stack.enter_async_context(
             open_vault(key, self._policy, home and home / "vault", network.context)
         )
