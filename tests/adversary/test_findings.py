@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ainp2p.ledger.voting.slot import Candidate
+from ainp2p.ledger.voting.validator import Validator
 from ainp2p.ledger.voting.waiting import Limits, WaitingRoom
 from tests.adversary.run import simulate
 
@@ -107,3 +110,14 @@ def test_an_epochs_end_does_not_wait_by_a_clock_that_was_put_back() -> None:
 def test_a_blind_member_that_sits_alone_asks_those_who_have_left() -> None:
     # All others had given their seats up: it looked for one of them in the committee, and fell.
     assert not simulate(501034).violation
+
+
+def test_handoffs_are_asked_of_those_who_have_left_too() -> None:
+    # A member that was away came back to a committee of two newcomers: the HANDOFFs that their epoch began
+    # with were only with one that had left.
+    assert not simulate(501066).violation
+
+
+def test_mutant_that_asks_only_the_committee_never_begins_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Validator, "_may_hold_handoffs", property(lambda self: self.committee.keys))
+    assert simulate(501066).check == "10 liveness"

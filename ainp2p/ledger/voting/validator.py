@@ -193,6 +193,12 @@ class Validator:
         self._name = heads_name(opening, self._signer.public)
         self._regaining = Regaining(desk, opening, self._inheritance) if entered_blind(desk) else None
 
+    @property
+    def _may_hold_handoffs(self) -> tuple[bytes, ...]:
+        """Members, and those of the epoch before: who has judged a COMMITTEE may have left by it."""
+        before = self.state.committee(self.epoch - 1).keys if self.epoch else ()
+        return (*self.committee.keys, *(key for key in before if key not in self.committee.index))
+
     def _named_by(self, opening: bytes) -> tuple[bytes, ...]:
         """The HANDOFFs that the current epoch began with."""
         if self.epoch == 0:
@@ -506,7 +512,7 @@ class Validator:
         self._room.run_timers(now)
         self._contention.run_timers(now, out)
         self._end.tick(now, out)
-        self._inheritance.tick(now, out, self.committee.keys)
+        self._inheritance.tick(now, out, self._may_hold_handoffs)
         self._regain(now, out)
         for member in range(len(self._chains)):
             self._find_gap(member, now, out)
