@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -178,6 +179,16 @@ def test_an_epoch_is_exported_with_the_kernel() -> None:
 
 
 # --- how a run ends -----------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set_aside() -> Iterator[None]:
+    """Whatever ran before in this process: libp2p's objects are set aside once it is imported."""
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    yield
+    if frozen:
+        gc.freeze()
 
 
 def state() -> tuple[object, ...]:
