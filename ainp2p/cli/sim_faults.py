@@ -67,9 +67,9 @@ def trial_of(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
 def tell_failure(trial: Trial, file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]) -> int:
     """Look for the fewest faults with which a run that failed still does, and say what was found."""
     note(args, "it failed; looking for the fewest faults that make it fail …")
-    found = trial.shrunk(trial.attempt())
+    found, again = trial.shrunk(trial.attempt()), _command(file, args, parameters)
     end = found.last if found.shrunk is not None else found.first
-    return _tell(end, found.told(_command(file, args, parameters)), _command(file, args, parameters), args)
+    return _tell(end, found.told(again), again, args)
 
 
 def replay(file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]) -> int:

@@ -23,7 +23,6 @@ def names_looked_at(monkeypatch: pytest.MonkeyPatch) -> int:
         Epochal(bytes(32), 0, committee, lambda epoch: committee, bytes(32)),
         {},
         lambda id_: None,
-        0,
         lambda id_: (0, id_),
     )
     end = EpochEnd.__new__(EpochEnd)

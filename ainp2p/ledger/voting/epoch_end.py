@@ -223,7 +223,7 @@ class EpochEnd:
             return
         desk.archive.hold_floors = True
         setting = Epochal(state.network, desk.epoch, desk.committee, state.committee, self._end.id)
-        self.closing = Closing(setting, leaving.frontier, self._held, now, state.head)
+        self.closing = Closing(setting, leaving.frontier, self._held, state.head)
         for member, id_ in self._recorded.items():
             self.closing.recorded(member, id_)
         if not handed_over:

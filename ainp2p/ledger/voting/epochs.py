@@ -138,7 +138,6 @@ class Closing:
         setting: Epochal,
         base: Mapping[bytes, Head],
         held: HeldOf,
-        now: int,
         head_of: HeadOf = unwritten,
     ) -> None:
         """Begin; `head_of` gives our heads of objects that are not in the base: they ended before."""
@@ -147,7 +146,6 @@ class Closing:
         self.base = dict(base)
         self._root = frontier_root(self.base)
         self._held = held
-        self._since = now
         self._usable_since: int | None = None
         self._handings: dict[bytes, _Handing] = {}  # by id, in the order in which they were heard of
         self._pages: dict[bytes, bytes] = {}

@@ -58,7 +58,7 @@ class Member:
         """END-EPOCH is final here: freeze, and hand over."""
         house = self.parliament
         self.state.apply(house.end)
-        self.closing = Closing(house.setting, self.heads, house.operations.get, NOW)
+        self.closing = Closing(house.setting, self.heads, house.operations.get)
         leaving = Leaving(self.heads, self.prepared, {})
         key = house.keys[self.index]
         return make_handoff(house.network, 0, key.public, 1, 4, leaving, key)
