@@ -17,8 +17,12 @@ from ainp2p.errors import StorageError
 from ainp2p.protocol.storage import Connection, connect_sqlite
 
 Row = tuple[Any, ...]
-# One process at a time (and so no shared-memory file), a write-ahead log, an fsync for each commit.
-PRAGMAS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
+# A parameter of many rows: of `bytes` sqlite3 asks each time whether somebody adapts them, which costs more
+# than to store them; a `bytearray` it takes as it is.
+blob = bytearray
+# One process at a time (and so no shared-memory file), a write-ahead log, an fsync for each commit. What is
+# deleted need not be overwritten (some distributions' SQLite does): keys are in files of their own.
+PRAGMAS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "secure_delete=OFF", "synchronous=FULL")
 
 
 class Database:

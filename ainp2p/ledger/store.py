@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ainp2p.errors import Error, StorageError
-from ainp2p.ledger.database import Database
+from ainp2p.ledger.database import Database, Row, blob
 from ainp2p.ledger.openings import Openings
 from ainp2p.ledger.rules.accounts import Account
 from ainp2p.ledger.rules.committee import Committee
@@ -46,6 +46,10 @@ _read_lock = fast_decoder(Lock)
 _read_system = fast_decoder(System)
 _read_credit = fast_decoder(Credit)
 _PAGE = 1000  # operations read at a time
+# An account's row stays where it is: REPLACE would take it out and put it in again.
+_PUT_ACCOUNT = (
+    "INSERT INTO ledger_accounts VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
+)
 
 _TABLES_2 = (  # that format 2 has more than format 1
     "CREATE TABLE IF NOT EXISTS ledger_ended (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
@@ -158,13 +162,17 @@ class Store:
             rows.add(n, decided)
         many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", rows.operations)
         self.openings.put(rows.openings)
-        many("INSERT OR REPLACE INTO ledger_accounts VALUES (?, ?)", sorted(rows.accounts.items()))
+        many(_PUT_ACCOUNT, [(blob(id_), blob(state)) for id_, state in sorted(rows.accounts.items())])
         many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", sorted(rows.locks.items()))
         many("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in rows.ended])
         many("INSERT OR REPLACE INTO ledger_ended VALUES (?, ?)", sorted(rows.ended.items()))
         self._write_system(rows.systems[-1:])
-        many("INSERT INTO ledger_credits VALUES (?, ?, ?)", sorted(rows.made.values()))
-        many("DELETE FROM ledger_credits WHERE id = ?", sorted(rows.consumed))
+        made = sorted(rows.made.items())
+        many(
+            "INSERT INTO ledger_credits VALUES (?, ?, ?)",
+            [(blob(id_), blob(credit.account), credit.amount) for id_, credit in made],
+        )
+        many("DELETE FROM ledger_credits WHERE id = ?", [(blob(id_),) for id_ in sorted(rows.consumed)])
         many("UPDATE ledger_meta SET value = value + ? WHERE key = 'burnt'", [(rows.burnt,)])
 
     def _write_system(self, systems: Sequence[System]) -> None:
@@ -465,21 +473,23 @@ class _Rows:
     )
 
     def __init__(self) -> None:
-        self.operations: list[tuple[int, bytes, bytes, int, bytes, bytes]] = []
+        self.operations: list[Row] = []
         self.openings: list[ParsedOperation] = []  # those that open Locks are among them
         self.accounts: dict[bytes, bytes] = {}
         self.locks: dict[bytes, bytes] = {}
         self.ended: dict[bytes, bytes] = {}
-        self.made: dict[bytes, tuple[bytes, bytes, int]] = {}
-        self.consumed: list[tuple[bytes]] = []
+        self.made: dict[bytes, Credit] = {}
+        self.consumed: list[bytes] = []
         self.systems: list[System] = []
         self.burnt = 0  # uain
 
     def add(self, n: int, decided: Decided) -> None:
         """The next operation, the `n`th that is stored."""
         parsed, changes = decided.parsed, decided.changes
-        operation, signed = parsed.operation, encode(parsed.signed)
-        self.operations.append((n, parsed.id, operation.object, operation.seq, signed, decided.certificate))
+        operation, signed = parsed.operation, blob(encode(parsed.signed))
+        self.operations.append(
+            (n, blob(parsed.id), blob(operation.object), operation.seq, signed, blob(decided.certificate))
+        )
         for account in changes.accounts:
             self.accounts[account.id] = encode(account)
         if changes.locks:
@@ -487,10 +497,10 @@ class _Rows:
         if changes.system is not None:
             self.systems.append(changes.system)
         for id_, credit in changes.made:
-            self.made[id_] = (id_, credit.account, credit.amount)
+            self.made[id_] = credit
         for id_ in changes.consumed:
             if self.made.pop(id_, None) is None:
-                self.consumed.append((id_,))
+                self.consumed.append(id_)
         self.burnt += changes.burnt
 
     def _add_locks(self, parsed: ParsedOperation, locks: Sequence[Lock]) -> None:

@@ -128,7 +128,7 @@ class KnownPath:
         self.root = root_from_path(leaf, index, count, path)
         self._count, self._index, self._path = count, index, path
         self._nodes: list[tuple[bytes, int]] = []  # from the leaf up: hash, and how much of the path follows
-        node, at, last = _leaf_hash(leaf), 0, count - 1
+        node, at, last = leaf_hash(leaf), 0, count - 1
         while last:
             self._nodes.append((node, len(path) - at))
             if index & 1 or index < last:
@@ -140,7 +140,7 @@ class KnownPath:
         """Whether this leads to the same root, from another leaf perhaps; the next may begin from there."""
         if not 0 <= index < self._count:
             return False
-        node, at, place, last, mine = _leaf_hash(leaf), 0, index, self._count - 1, self._index
+        node, at, place, last, mine = leaf_hash(leaf), 0, index, self._count - 1, self._index
         below: list[tuple[bytes, int]] = []
         for known, rest in self._nodes:
             if place == mine:
@@ -156,7 +156,8 @@ class KnownPath:
         return False
 
 
-def _leaf_hash(leaf: bytes) -> bytes:
+def leaf_hash(leaf: bytes) -> bytes:
+    """What stands for an entry in the tree's lowest level."""
     state = _LEAF_STATE.copy()
     state.update(leaf)
     return state.digest()

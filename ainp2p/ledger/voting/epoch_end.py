@@ -475,7 +475,6 @@ class EpochEnd:
         if self._permitted:
             self._wake_committee()
 
-    @property
     def collects(self) -> bool:
         """Whether what is applied may have to be taken back for a look at a union."""
         return self._end.id in self._desk.table.candidates or bool(self._desk.state.system.closed)

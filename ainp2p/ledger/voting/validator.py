@@ -9,6 +9,7 @@ and writes through a `Journal` before it lets a vote be seen. Give every method 
     handle_attachment(raw, now, source)   → Effects   what votes rest on: justifications, certificates
     handle_decided(signed, certificate, now) → Effects   what others decided: for whoever was away
     tick(now)                             → Effects   call it when `due` (ms, maybe past) has come
+                                          and at once when your clock was set, either way
     seal(now) → Records | None, then journal.write(records), then release(records, now) → Effects
                                           what `tick` does inline, for shells that write in a thread
 
@@ -186,7 +187,7 @@ class Validator:
         self._gap_asked: dict[int, int] = {}
         self._end = EpochEnd(desk, self._decider, self._signer, opening, self._hold)
         desk.holds_back, desk.applied = self._end.holds_back, self._end.applied
-        desk.collects = lambda: self._end.collects
+        desk.collects = self._end.collects
         self.state.check_committee = self._end.check_committee
         self._inheritance = Inheritance(desk, self._named_by(opening))
         self._shown: dict[bytes, tuple[int, bytes]] | None = None

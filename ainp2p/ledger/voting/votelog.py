@@ -20,6 +20,7 @@ must have it on disk before anybody else sees it (LEDGER.md: "fsync, then send")
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ import msgspec
 
 from ainp2p.errors import InvalidOperation, Malformed
 from ainp2p.ledger.rules.committee import Committee
-from ainp2p.ledger.rules.merkle import MerkleTree
+from ainp2p.ledger.rules.merkle import MerkleTree, leaf_hash
 from ainp2p.ledger.rules.operations import Signer
 from ainp2p.protocol.codec import Bytes32, Message, Positive, Signature, Uint, encode, fast_decoder
 from ainp2p.protocol.identity import digest, verify
@@ -150,6 +151,15 @@ def propose_entry(view: int, operation: bytes, justification: bytes, object_: by
 def handoff_entry(digest_: bytes) -> bytes:
     """The record of a HANDOFF."""
     return _HANDOFF.pack(HANDOFF, digest_)
+
+
+# Every member votes with the same bytes for the same: all but the first to do so find the hash here.
+_vote_hash = functools.lru_cache(maxsize=4096)(leaf_hash)
+
+
+def vote_tree(records: Sequence[bytes]) -> MerkleTree:
+    """The Merkle tree over a batch's records."""
+    return MerkleTree((), nodes=list(map(_vote_hash, records)))
 
 
 def split_entries(entries: bytes) -> list[bytes]:
@@ -299,7 +309,7 @@ class VoteBatch:
     def path(self, position: int) -> bytes:
         """The Merkle path of one entry; the tree is kept, since who asks for one asks for many."""
         if self._tree is None:
-            self._tree = MerkleTree(self._split())
+            self._tree = vote_tree(self._split())
         return self._tree.path(position)
 
     def entry(self, position: int) -> tuple[Vote, bytes | None]:
@@ -378,7 +388,7 @@ def _member(header: Header, committee: Committee) -> int:
 
 def _parsed(raw: bytes, batch: SignedBatch, header: Header, member: int) -> VoteBatch:
     leaves = split_entries(batch.entries)
-    if len(leaves) != header.count or MerkleTree(leaves).root != header.root:
+    if len(leaves) != header.count or vote_tree(leaves).root != header.root:
         raise Malformed("a batch's entries are not those that its header names")
     if has_views(batch.entries):
         read_entries(batch.entries)
@@ -483,7 +493,7 @@ class OwnLog:
             height=self.height + 1,
             previous=self.head,
             timestamp=now,
-            root=MerkleTree(leaves).root,
+            root=vote_tree(leaves).root,
             count=len(leaves),
         )
         batch = sign_batch(header, leaves, self._signer, self._member)
