@@ -5,10 +5,10 @@ own. Python collects cycles after so many allocations, which depends on what the
 finds them in an order that depends on addresses. So while a virtual run lasts, Python's collector is
 off, what was there before is set aside, and cycles are collected at steps of the virtual clock.
 
-    every 50,000 steps what is young ─▶ every 200,000 what has come since ─▶ now and then everything
+    after 50,000 steps, and then ever more seldom, what has come since ─▶ now and then everything
 
 What is looked at too soon is still in use, and costs its time all the same: of 1,000 agents' trades in an
-hour, every 2,000 steps and everything eight times took 27 s of 160.
+hour, every 2,000 steps and everything eight times took 27 s of 160, and every 50,000 steps 10 of 130.
 
 What a run leaves is old by then, and a process that makes run after run does little in between: Python never
 looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is a quarter more.
@@ -26,8 +26,10 @@ from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from ainp2p.simulation.core.clock import VirtualClock
 
-YOUNG_STEPS = 50_000  # steps of the clock between two collections of what is young
-OLD_STEPS = 200_000  # and of all that has come since the last of these
+YOUNG_STEPS = 50_000  # steps of the clock before the first collection: the least between two
+RARER = 0.5  # so many times the steps so far are let pass before the next,
+YOUNG_STEPS_MAX = 2_000_000  # and at most so many: 1 KB of each of 90,000 jobs
+OLD_STEPS = 200_000  # steps before everything is looked at
 NUMBERED_MIN = 1_000  # generators whose number is known, before those that have ended are looked for
 ALL_TIMES = 4  # so many times as many steps make everything be looked at again
 GROWN = (
@@ -76,11 +78,11 @@ class Generators:
         self._first, self._finalize = hooks.firstiter, hooks.finalizer
         sys.set_asyncgen_hooks(firstiter=self._begin, finalizer=self._abandoned)
 
-    def collect(self, generation: int) -> None:
+    def collect(self) -> None:
         """Collect cycles, and hand the generators among them to trio, oldest first."""
         found: list[_Generator] = []
         self._found = found
-        gc.collect(generation)
+        gc.collect()
         self._found = None
         for generator in sorted(found, key=self._number):
             self._end(generator)
@@ -129,21 +131,17 @@ class Generators:
 def collecting(clock: VirtualClock) -> Iterator[Generators]:
     """Collect at steps of this clock; Python's collector is as it was when the block ends."""
     generators = Generators()
-    old_at = all_at = OLD_STEPS
+    all_at = OLD_STEPS
 
     def upkeep() -> int:
-        nonlocal old_at, all_at
-        if clock.steps < old_at:
-            generators.collect(1)
-        else:
-            if clock.steps >= all_at:  # seldom: it takes 2 s where there are a thousand agents. What was
-                # there before the run is looked at with it: nothing in that can wake a task of ours.
-                gc.unfreeze()
-                all_at = ALL_TIMES * clock.steps
-            generators.collect(2)
-            gc.freeze()  # what outlives this will live long: agents, cards, tables
-            old_at = clock.steps + OLD_STEPS
-        return clock.steps + YOUNG_STEPS
+        nonlocal all_at
+        if clock.steps >= all_at:  # seldom: it takes 2 s where there are a thousand agents. What was
+            # there before the run is looked at with it: nothing in that can wake a task of ours.
+            gc.unfreeze()
+            all_at = ALL_TIMES * clock.steps
+        generators.collect()
+        gc.freeze()  # what outlives this will live long: agents, cards, tables
+        return clock.steps + min(max(YOUNG_STEPS, int(RARER * clock.steps)), YOUNG_STEPS_MAX)
 
     enabled, frozen = gc.isenabled(), gc.get_freeze_count()
     gc.disable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
@@ -62,6 +63,41 @@ def test_mutant_where_what_is_set_aside_is_never_looked_at_a_cycle_stays(
 ) -> None:
     monkeypatch.setattr(garbage, "ALL_TIMES", 10**9)
     assert not freed(monkeypatch, dropped_at=150, watched_until=600)
+
+
+def collected_at(monkeypatch: pytest.MonkeyPatch, *, rarer: float) -> list[int]:
+    """At which steps of 1,000 cycles are collected."""
+    monkeypatch.setattr(garbage, "YOUNG_STEPS", 10)
+    monkeypatch.setattr(garbage, "YOUNG_STEPS_MAX", 200)
+    monkeypatch.setattr(garbage, "RARER", rarer)
+    clock, steps = VirtualClock(), list[int]()
+    collect = garbage.Generators.collect
+
+    def noted(self: garbage.Generators) -> None:
+        steps.append(clock.steps)
+        collect(self)
+
+    async def main() -> None:
+        for _ in range(500):  # each of two steps: all wait, and a timer
+            await trio.sleep(1)
+
+    monkeypatch.setattr(garbage.Generators, "collect", noted)
+    run_virtual(main, seed=1, clock=clock)
+    return steps
+
+
+def test_the_longer_a_run_is_the_rarer_are_its_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = collected_at(monkeypatch, rarer=garbage.RARER)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(steps)]
+    assert len(steps) < 20
+    assert pauses == sorted(pauses)
+    assert 190 <= pauses[-1] <= 210  # but never too rare
+
+
+def test_mutant_that_collects_as_often_at_the_end_as_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len(collected_at(monkeypatch, rarer=0)) > 50
 
 
 def test_what_the_caller_had_set_aside_is_so_again_after_the_run() -> None:
