@@ -8,7 +8,7 @@ waits for the disk, so shells with other work call it from a worker thread, one 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,14 @@ class Database:
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for each row, inside a `transaction`.
+    def executemany(self, sql: str, rows: Collection[Sequence[Any]]) -> None:
+        """Run one statement for each row, inside a `transaction`; without rows nothing is done.
 
         Raises:
             StorageError: it cannot be written.
         """
+        if not rows:  # as nearly always: a write has a dozen tables that it may concern
+            return
         try:
             self._connection.executemany(sql, rows)
         except sqlite3.Error as exc:

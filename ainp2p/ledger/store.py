@@ -46,10 +46,8 @@ _read_lock = fast_decoder(Lock)
 _read_system = fast_decoder(System)
 _read_credit = fast_decoder(Credit)
 _PAGE = 1000  # operations read at a time
-# An account's row stays where it is: REPLACE would take it out and put it in again.
-_PUT_ACCOUNT = (
-    "INSERT INTO ledger_accounts VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
-)
+# An object's row stays where it is: REPLACE would take it out and put it in again.
+_PUT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state"
 
 _TABLES_2 = (  # that format 2 has more than format 1
     "CREATE TABLE IF NOT EXISTS ledger_ended (id BLOB PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
@@ -162,10 +160,10 @@ class Store:
             rows.add(n, decided)
         many("INSERT INTO ledger_operations VALUES (?, ?, ?, ?, ?, ?)", rows.operations)
         self.openings.put(rows.openings)
-        many(_PUT_ACCOUNT, [(blob(id_), blob(state)) for id_, state in sorted(rows.accounts.items())])
-        many("INSERT OR REPLACE INTO ledger_locks VALUES (?, ?)", sorted(rows.locks.items()))
+        many(_PUT.format("ledger_accounts"), _blobs(rows.accounts))
+        many(_PUT.format("ledger_locks"), _blobs(rows.locks))
         many("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in rows.ended])
-        many("INSERT OR REPLACE INTO ledger_ended VALUES (?, ?)", sorted(rows.ended.items()))
+        many(_PUT.format("ledger_ended"), _blobs(rows.ended))
         self._write_system(rows.systems[-1:])
         made = sorted(rows.made.items())
         many(
@@ -511,6 +509,11 @@ class _Rows:
                 self.ended[lock.id] = encode(lock)
             else:
                 self.locks[lock.id] = encode(lock)
+
+
+def _blobs(states: Mapping[bytes, bytes]) -> list[Row]:
+    """Rows of a table of objects, in the order of its tree."""
+    return [(blob(id_), blob(state)) for id_, state in sorted(states.items())]
 
 
 def _take_leaf(state: State, leaf: Leaf) -> None:
