@@ -506,8 +506,10 @@ class World:
         if teller.validator is None:
             return
         for parsed in teller.disk.order:
+            if parsed.id in asking.disk.finals:
+                continue
             certificate = teller.validator.certificate(parsed.id)
-            if parsed.id not in asking.disk.finals and certificate is not None:
+            if certificate is not None:
                 self.reply(teller, asking, partial(self._take_decided, parsed.signed, certificate))
 
     def _take_decided(self, signed: SignedOperation, certificate: bytes, brain: Brain) -> None:
