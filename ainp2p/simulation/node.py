@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ainp2p.errors import Closed, InvalidInput
+from ainp2p.errors import Closed, InvalidInput, NetworkError, NotFinal, RemoteError
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.network import Network, PeerId
@@ -59,6 +59,7 @@ class Node:
         self._scope = trio.CancelScope()
         self._ready, self._ended = trio.Event(), trio.Event()
         self._failure: Exception | None = None
+        self._waiting = 0  # tasks in `ready`
         self._ended.set()  # no life yet
 
     def __repr__(self) -> str:
@@ -93,7 +94,11 @@ class Node:
         Raises:
             Error: what it failed with.
         """
-        await self._ready.wait()
+        self._waiting += 1
+        try:
+            await self._ready.wait()
+        finally:
+            self._waiting -= 1
         if self._failure is not None:
             raise self._failure
         return self
@@ -165,12 +170,15 @@ class Node:
             ended.set()
 
     def _fail(self, exc: Exception) -> None:
-        """What a process dies of is the world's end, unless somebody may be waiting for it to be ready.
+        """What a process dies of is the world's end, unless somebody waits for it to be ready.
 
-        It may also die of a full disk: that is what such a process is to do.
+        It may also die of a full disk, or find nobody when it opens in a bad time. But a node that could
+        never have opened (a wrong argument, say) would be missing without a word.
         """
         self._failure = exc
-        if self._ready.is_set() and not self.disk.full:
+        late = self._ready.is_set()
+        bad_time = isinstance(exc, NetworkError | RemoteError | NotFinal)
+        if not self.disk.full and (late or not (self._waiting or bad_time)):
             self._world.clock.fail(exc)
 
 

@@ -37,17 +37,21 @@ def run(
         parameters: the model's own keyword arguments.
 
     Raises:
+        InvalidInput: the seed is no integer, a parameter is unknown, or its value cannot stand in a table.
         InvariantViolated, Deadlock, Ambient: see `ainp2p.simulation.errors`.
         BaseException: what the model raised.
     """
+    if type(seed) is not int:
+        raise InvalidInput(f"a seed is an integer, not {seed!r}")
     bound = bind(model, parameters)
+    labels = {name: label(value) for name, value in bound.items()}  # refused now, not after an hour
     made = World(seed, **(world or {}))
     watched = guarded(report=made.clock.fail) if guard else nullcontext()  # the model may swallow exceptions
     with signatures(signed, secret=made.draws.derive("signatures")), watched:
         tables = run_virtual(functools.partial(made.live, model, bound), seed=seed, clock=made.clock)
     return Result(
         seed=seed,
-        parameters={name: label(value) for name, value in bound.items()},
+        parameters=labels,
         hash=made.trace.hash,
         duration_s=made.now,
         signed=signed,

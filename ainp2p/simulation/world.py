@@ -17,6 +17,7 @@ Nodes are named; where a method takes a node, its name will do.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -173,8 +174,10 @@ class World:
             options: more arguments of `ainp2p.Agent`.
 
         Raises:
-            InvalidInput: the name is taken.
+            InvalidInput: the name is taken, or the balance is no amount.
         """
+        if balance is not None and (type(balance) is not int or balance < 0):
+            raise InvalidInput(f"a balance is an integer of uain, 0 or more, not {balance!r}")
         if isinstance(model, str) or (isinstance(model, Sequence) and any(isinstance(m, str) for m in model)):
             raise InvalidInput(
                 "a model by name is a real process, which no seed decides: give a ScriptedModel, or record "
@@ -214,7 +217,13 @@ class World:
     # --- time --------------------------------------------------------------------------------------
 
     async def run_for(self, seconds: float) -> None:
-        """Let so much virtual time pass."""
+        """Let so much virtual time pass.
+
+        Raises:
+            InvalidInput: `seconds` is negative, or not finite.
+        """
+        if not 0 <= seconds < math.inf:
+            raise InvalidInput(f"a world runs for a finite number of seconds, 0 or more, not for {seconds}")
         await trio.sleep(seconds)
 
     def at(self, at_s: float, what: Callable[..., object], *args: Any) -> None:

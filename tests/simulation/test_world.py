@@ -26,6 +26,7 @@ from ainp2p.simulation import (
     validators_agree,
 )
 from ainp2p.simulation.core.draws import Draws
+from ainp2p.simulation.node import Node
 
 WINDY = {"weather": Weather(latency=(0.01, 0.05), loss=0.01)}
 ECHO = "/test/echo/1"
@@ -264,6 +265,85 @@ def test_what_an_agent_dies_of_ends_the_world_as_it_is() -> None:
 
 
 # --- checks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"slots": 0}, "slots=1 or more"),
+        ({"no_such": 5}, "unexpected keyword argument 'no_such'"),
+        ({"balance": 10**15}, "fund the account"),
+    ],
+)
+@pytest.mark.parametrize("awaited", [True, False])
+def test_an_agent_that_cannot_open_is_not_missing_without_a_word(
+    options: dict[str, Any], said: str, awaited: bool
+) -> None:
+    async def model(world: World) -> None:
+        node = world.spawn("broken", **options)
+        if awaited:
+            with pytest.raises((ainp2p.errors.Error, TypeError), match=said):
+                await node.ready()
+            return
+        await world.run_for(10)
+
+    if awaited:
+        run(model)
+        return
+    with pytest.raises((ainp2p.errors.Error, TypeError), match=said):
+        run(model)
+
+
+def test_an_agent_that_finds_nobody_when_it_opens_is_no_fault_of_the_model() -> None:
+    async def model(world: World) -> None:
+        for i in range(4):
+            world.crash(f"validator{i}")
+        world.spawn("early")
+        await world.run_for(600)
+        assert not world.nodes["early"].alive
+
+    run(model)
+
+
+def test_mutant_whoever_may_yet_be_waited_for_fails_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def model(world: World) -> None:
+        world.spawn("broken", slots=0)
+        await world.run_for(10)
+
+    monkeypatch.setattr(Node, "_fail", lambda node, exc: setattr(node, "_failure", exc))
+    assert len(run(model).agents) == 1
+
+
+@pytest.mark.parametrize("balance", [-1, 1.5, True, "7"])
+def test_a_balance_that_is_no_amount_is_refused(balance: Any) -> None:
+    async def model(world: World) -> None:
+        world.spawn("odd", balance=balance)
+
+    with pytest.raises(InvalidInput, match="integer of uain"):
+        run(model)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_time_that_cannot_pass_is_refused(seconds: float) -> None:
+    async def model(world: World) -> None:
+        await world.run_for(seconds)
+
+    with pytest.raises(InvalidInput, match="finite number of seconds"):
+        run(model)
+
+
+@pytest.mark.parametrize("seed", [1.5, "7", None, True])
+def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
+    with pytest.raises(InvalidInput, match="a seed is an integer"):
+        run(market, seed)
+
+
+def test_a_parameter_that_no_table_can_hold_is_refused_before_the_run() -> None:
+    async def model(world: World, *, prices: Any = (1, 2)) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(InvalidInput, match="cannot stand in a table"):
+        run(model)
 
 
 def test_a_violated_invariant_ends_the_run_with_seed_time_and_last_events() -> None:
