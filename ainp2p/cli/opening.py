@@ -12,7 +12,7 @@ import argparse
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ainp2p.cli import exit_codes
 from ainp2p.cli.choosing import chosen_genesis, public_key
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ainp2p.ledger.wallets.wallet import Wallet
     from ainp2p.protocol.network import Network
 
+T = TypeVar("T")
 Use = Callable[[argparse.Namespace, "Wallet"], Awaitable[None]]
 ALLOWANCE = "allowance"  # `ainp2p.agents.session`
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -55,16 +56,9 @@ def read_inception(path: Path) -> Inception:
     Raises:
         InvalidInput: no such file, or it is none.
     """
-    from ainp2p.errors import Malformed
     from ainp2p.ledger.rules.operations import Inception
-    from ainp2p.protocol.codec import decode
 
-    try:
-        return decode(path.read_bytes(), Inception)
-    except OSError as exc:
-        raise InvalidInput(f"cannot read {path}: {exc.strerror}") from exc
-    except Malformed as exc:
-        raise InvalidInput(f"{path} is no inception: {exc}") from exc
+    return _read(path, Inception, "inception")
 
 
 def read_mandate(path: Path) -> Mandate:
@@ -73,16 +67,21 @@ def read_mandate(path: Path) -> Mandate:
     Raises:
         InvalidInput: no such file, or it is none.
     """
-    from ainp2p.errors import Malformed
     from ainp2p.ledger.wallets.delegation import Mandate
+
+    return _read(path, Mandate, "delegation")
+
+
+def _read(path: Path, type_: type[T], what: str) -> T:
+    from ainp2p.errors import Malformed
     from ainp2p.protocol.codec import decode
 
     try:
-        return decode(path.read_bytes(), Mandate)
+        return decode(path.read_bytes(), type_)
     except OSError as exc:
         raise InvalidInput(f"cannot read {path}: {exc.strerror}") from exc
     except Malformed as exc:
-        raise InvalidInput(f"{path} is no delegation: {exc}") from exc
+        raise InvalidInput(f"{path} is no {what}: {exc}") from exc
 
 
 def inception_of(name: str) -> Inception:
