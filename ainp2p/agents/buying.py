@@ -31,6 +31,7 @@ from ainp2p.ledger.rules.genesis import Genesis
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol import canonical_json
 from ainp2p.protocol.background import background
+from ainp2p.protocol.crew import Crew
 from ainp2p.protocol.messages import SEED_SIZE_MAX, Chunk, Signer
 from ainp2p.protocol.negotiation import Buyer as Negotiation
 from ainp2p.protocol.negotiation import Task
@@ -92,7 +93,8 @@ class Buyer:
     ) -> None:
         self._resume_s, self._on_job = resume_s, on_job
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
-        self._network_id, self._nursery, self._models = genesis.network_id, nursery, tuple(models)
+        self._network_id, self._models = genesis.network_id, tuple(models)
+        self._nursery, self._crew = nursery, Crew(nursery)
         self._directory, self._choosing, self._countering = directory, choosing, countering
         self.deposits = Deposits(network, vault, wallet, genesis.network_id, nursery, on_receipt)
 
@@ -133,7 +135,7 @@ class Buyer:
         async def find_deal(left: int, tried: frozenset[bytes]) -> Deal:
             return await self._bargain(order, [o for o in listed if o.agent not in tried], left, max_price)
 
-        purchase.start(self._nursery, find_deal)
+        purchase.start(self._crew, find_deal)
         return purchase
 
     async def end(self, purchase: Purchase) -> None:
@@ -301,11 +303,10 @@ async def open_buyer(
     resume_s: float = RESUME_TIMEOUT_S,
 ) -> AsyncIterator[Buyer]:
     """Buy until the block ends; jobs under way then end, with what was delivered paid."""
-    async with background() as watching, background() as nursery:
+    async with background() as nursery:
         buyer = Buyer(
             network, genesis, vault, wallet, signer, nursery,
             directory=directory, models=models, choosing=choosing, countering=countering,
             on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
         )  # fmt: skip
-        watching.start_soon(buyer.deposits.watch_links)
         yield buyer

@@ -28,9 +28,7 @@ from ainp2p.protocol.network import Network, PeerId
 
 CONFIRM_TIMEOUT_S = 60.0  # how long a seller that has gone is looked for, to be given its last receipt
 CONFIRM_PAUSE_S = 2.0
-CONFIRM_AFTER_S = (
-    30.0  # how long after a job its last receipt is confirmed; sooner where a connection is lost
-)
+CONFIRM_AFTER_S = 120.0  # after a job its last receipt is confirmed; sooner where a connection is lost
 LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
 
 OnReceipt = Callable[[Receipt, Lock], object]

@@ -48,6 +48,7 @@ class Deposits:
         self._by_seller: dict[bytes, list[Deposit]] = {}
         self._by_peer: dict[PeerId, list[Deposit]] = {}
         self._opening: dict[bytes, _Opening] = {}
+        self._watching = False
 
     async def claim(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
         """A Lock at `seller` (its agent id) with `budget` uain kept for one job: `Deposit.release` it.
@@ -74,7 +75,7 @@ class Deposits:
             if opening.failure is not None and opening.budget <= budget:
                 raise opening.failure
 
-    async def watch_links(self) -> None:
+    async def _watch_links(self) -> None:
         """See to it, until cancelled, that no last receipt is lost with its connection."""
         async with self._network.watch_peers() as changes:
             async for change in changes:
@@ -99,6 +100,9 @@ class Deposits:
             deposit = Deposit(self._network, self._vault, state.lock, peer, self._nursery, self._on_receipt)
             self._by_seller.setdefault(seller, []).append(deposit)
             self._by_peer.setdefault(peer, []).append(deposit)
+            if not self._watching:
+                self._watching = True
+                self._nursery.start_soon(self._watch_links)
         except Exception as exc:
             opening.failure = exc
         finally:

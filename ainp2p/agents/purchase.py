@@ -37,6 +37,7 @@ from ainp2p.errors import (
     Unreachable,
 )
 from ainp2p.protocol.background import background
+from ainp2p.protocol.crew import Crew
 from ainp2p.protocol.delivery import BUDGET, CANCELED
 from ainp2p.protocol.identity import digest
 from ainp2p.protocol.messages import (
@@ -145,9 +146,9 @@ class Purchase:
 
     # --- the job's life ----------------------------------------------------------------------------
 
-    def start(self, nursery: trio.Nursery, bargain: Bargain) -> None:
-        """Have a task of `nursery` buy; another one goes on if what it bought is rejected."""
-        self._again = partial(nursery.start_soon, self.run, bargain)
+    def start(self, crew: Crew, bargain: Bargain) -> None:
+        """Have a task of `crew` buy; another one goes on if what it bought is rejected."""
+        self._again = partial(crew.start, self.run, bargain)
         self._again()
 
     async def run(self, bargain: Bargain) -> None:

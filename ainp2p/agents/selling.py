@@ -39,6 +39,7 @@ from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.background import background
 from ainp2p.protocol.card import SkillCard
 from ainp2p.protocol.codec import encode
+from ainp2p.protocol.crew import Crew
 from ainp2p.protocol.delivery import CANCELED, FAILED, STEP, WINDOW, Terms
 from ainp2p.protocol.identity import public_from_peer_id
 from ainp2p.protocol.messages import (
@@ -92,7 +93,7 @@ class Seller:
     ) -> None:
         self.skills = {skill.name.encode(): skill for skill in skills}
         self.models = tuple(models)
-        self._network, self._wallet, self._signer, self._nursery = network, wallet, signer, nursery
+        self._network, self._wallet, self._signer, self._crew = network, wallet, signer, Crew(nursery)
         self._tills = Tills(wallet, signer.public)
         self._negotiation = Negotiation(
             signer,
@@ -104,8 +105,7 @@ class Seller:
         )
         self._sales: dict[bytes, Sale] = {}
         self._idle: dict[bytes, Sale] = {}  # without a stream, the longest so first
-        self._idled = trio.Event()
-        self._closing = self._closed = False
+        self._closing = self._closed = self._forgetting = False
         self._moved = Bell()  # a receipt came, or a stream ended
         self.refresh_listings()
 
@@ -259,7 +259,7 @@ class Seller:
             raise
         sale = Sale(deal.job, deal.buyer_key, till, work, partial(skill.run, input_=arguments))
         self._sales[deal.job] = sale
-        self._nursery.start_soon(sale.produce)
+        self._crew.start(sale.produce)
         return sale
 
     async def _accept(self, deal: Deal, sale: Sale) -> Signed:
@@ -315,24 +315,24 @@ class Seller:
             return
         self._idle.pop(sale.job, None)
         self._idle[sale.job] = sale
-        self._idled.set()
+        if not self._forgetting:
+            self._forgetting = True
+            self._crew.start(self._forget_idle)
         if len(self._idle) > KEPT_MAX:
             oldest = next((sale for sale in self._idle.values() if sale.finished is not None), None)
             if oldest is not None:  # those that have not ended hold a slot, and so are few
                 self._forget(oldest)
 
-    async def forget_forever(self) -> None:
-        """Stop and forget jobs that nobody resumes."""
-        while True:
-            await self._idled.wait()
-            self._idled = trio.Event()
-            while self._idle:
-                sale = next(iter(self._idle.values()))
-                forgotten_at = sale.idle_since + KEEP_S
-                if trio.current_time() >= forgotten_at:
-                    self._forget(sale)
-                else:
-                    await trio.sleep_until(forgotten_at + FORGET_S)
+    async def _forget_idle(self) -> None:
+        """Stop and forget jobs that nobody resumes, until there are no more."""
+        while self._idle:
+            sale = next(iter(self._idle.values()))
+            forgotten_at = sale.idle_since + KEEP_S
+            if trio.current_time() >= forgotten_at:
+                self._forget(sale)
+            else:
+                await trio.sleep_until(forgotten_at + FORGET_S)
+        self._forgetting = False
 
     def _forget(self, sale: Sale) -> None:
         """Stop a job and free all that it held; a repeat is no error."""
@@ -424,7 +424,6 @@ async def open_seller(
             slots=slots, pricing=pricing, answering=answering,
         )  # fmt: skip
         network.serve(PROTOCOL, seller.handle)
-        nursery.start_soon(seller.forget_forever)
         try:
             yield seller
         finally:

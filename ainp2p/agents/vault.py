@@ -31,6 +31,7 @@ from ainp2p.ledger.rules.locks import Lock
 from ainp2p.ledger.rules.operations import operation_id
 from ainp2p.ledger.rules.receipts import SignedReceipt
 from ainp2p.protocol.context import Context
+from ainp2p.protocol.crew import Crew
 from ainp2p.protocol.identity import Key
 
 FLUSH_S = 0.25  # how often receipts are written down; bounds what is unsure after a crash, not what is safe
@@ -53,7 +54,7 @@ class Vault:
         self._promises = Promises(key, store.locks(), unsigned)
         self._durable: set[bytes] = set()  # jobs whose reservation is on disk
         self._approved: dict[bytes, tuple[bytes, ...]] = {}  # id of a SPEND that may be signed → its debits
-        self._nursery: trio.Nursery | None = None  # for what is written without anybody waiting for it
+        self._crew: Crew | None = None  # for what is written without anybody waiting for it
         self._flushing = False
         self._failed: StorageError | None = None
         self._closed = False
@@ -298,9 +299,9 @@ class Vault:
 
     def _changed(self) -> None:
         """See to it that what has changed is written down soon."""
-        if not self._flushing and self._nursery is not None:
+        if not self._flushing and self._crew is not None:
             self._flushing = True
-            self._nursery.start_soon(self._flush)
+            self._crew.start(self._flush)
 
     async def _flush(self) -> None:
         await trio.sleep(FLUSH_S)  # what comes meanwhile is written with it
@@ -334,13 +335,13 @@ async def open_vault(
         vault = Vault(key, policy, store, context)
         await vault._written()
         async with trio.open_nursery() as nursery:
-            vault._nursery = nursery
+            vault._crew = Crew(nursery)
             try:
                 yield vault
             except Exception as exc:  # the caller's, not ours: keep it out of the group
                 caught = exc
             finally:
-                vault._nursery = None
+                vault._crew = None
                 vault._end()
             nursery.cancel_scope.cancel()
     if caught is not None:

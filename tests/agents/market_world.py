@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio._core import _run
 
+from ainp2p.agents import deposit as deposit_module
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.development import (
     GENESIS_PROTOCOL,
@@ -32,6 +33,7 @@ from ainp2p.agents.work import Work
 from ainp2p.ledger.rules.genesis import DEVELOPMENT_SUPPLY, Genesis
 from ainp2p.ledger.serving.faucet import open_faucet
 from ainp2p.ledger.serving.service import ValidatorService, open_validator
+from ainp2p.protocol import crew
 from ainp2p.protocol.context import Context
 from ainp2p.protocol.delivery import STEP, WINDOW
 from ainp2p.protocol.identity import Key
@@ -42,6 +44,7 @@ from ainp2p.protocol.price import Price
 from ainp2p.protocol.storage import INLINE
 
 CALM = Conditions()
+AT_REST = (crew.IDLE, "._watch_links")  # tasks that do nothing
 Tamper = Callable[[bytes], Awaitable[bytes | None]]
 """What becomes of one thing that a seller sends on a stream; None: nothing is sent."""
 
@@ -170,8 +173,9 @@ class Market:
             found.append(f"reserved: {parts.vault.committed}")
         if any(not deposit.is_idle or deposit._jobs for deposit in buyer.deposits.all()):
             found.append("claims")
-        if buyer._nursery.child_tasks:
-            found.append(f"tasks: {len(buyer._nursery.child_tasks)}")
+        working = [task.name for task in buyer._nursery.child_tasks if not task.name.endswith(AT_REST)]
+        if working:
+            found.append(f"tasks: {working}")
         return found
 
 
@@ -188,6 +192,7 @@ async def found_market(seed: int | str = 0, conditions: Conditions = CALM) -> As
         patch = stack.enter_context(pytest.MonkeyPatch.context())  # fails if trio has renamed either
         patch.setattr(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
         patch.setattr(_run, "_r", random.Random(seed))
+        patch.setattr(deposit_module, "CONFIRM_AFTER_S", 30.0)  # for `check_rest` to be soon
         networks = [await stack.enter_async_context(open_memory_network(hub, seat.key)) for seat in seats]
         where = [(seat.key, network.addresses) for seat, network in zip(seats, networks, strict=True)]
         genesis = development_genesis(where, context.now_ms())

@@ -99,7 +99,8 @@ class Mirror:
         self._look_again = False
         self._slow: set[PeerId] = set()  # did not answer in this refresh: there are others
         self._gaps: set[bytes] = set()
-        self._gap = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._stirred = self._mending = False  # something is to be mended; a task is at it
         self._tries: dict[bytes, int] = {}  # gap → how often it could not be mended
         self._followed: PeerId | None = None  # its stream has just begun: what does it know?
         self._looks = 0  # at validators that do not let us follow, since one of them had news
@@ -111,7 +112,7 @@ class Mirror:
         """Something about this object was missed: ask for it soon."""
         if len(self._gaps) < GAPS_MAX or object_ == self._purse.id:
             self._gaps.add(object_)
-        self._gap.set()
+        self._stir()
 
     def doubt_credits(self, *, soon_again: bool = False) -> None:
         """List our credits anew: one of them may be consumed already, or one may have come."""
@@ -121,9 +122,20 @@ class Mirror:
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Follow and mend until this nursery ends."""
+        self._nursery = nursery
         self.report_gap(self._purse.id)  # ask at once; nobody may be there to follow yet
         nursery.start_soon(self._follow_forever)
-        nursery.start_soon(self._mend_forever)
+
+    def stop(self) -> None:
+        """Begin nothing any more: the nursery ends."""
+        self._nursery = None
+
+    def _stir(self) -> None:
+        """There is something to mend: a task sees to it, while there is."""
+        self._stirred = True
+        if not self._mending and self._nursery is not None:
+            self._mending = True
+            self._nursery.start_soon(self._mend_all)
 
     # --- following --------------------------------------------------------------------------------
 
@@ -158,7 +170,7 @@ class Mirror:
         With it goes one question to be let in, so that whoever leaves makes room.
         """
         self._followed = peer
-        self._gap.set()
+        self._stir()
         pause_s = float(min(LOOK_S * 2**self._looks, LOOK_MAX_S))
         self._looks = min(self._looks + 1, 16)
         return pause_s * (0.75 + self._validators.network.context.rng.random() / 2)
@@ -179,13 +191,12 @@ class Mirror:
                 if quiet < 0:
                     self._looks = 0
                     self._followed = peer
-                    self._gap.set()
+                    self._stir()
                 quiet = 0 if finals.operations else quiet + 1
 
-    async def _mend_forever(self) -> None:
-        while True:
-            await self._gap.wait()
-            self._gap = trio.Event()
+    async def _mend_all(self) -> None:
+        while self._stirred:
+            self._stirred = False
             gaps, self._gaps = self._gaps, set()
             followed, self._followed = self._followed, None
             try:
@@ -198,11 +209,12 @@ class Mirror:
                 if not self._looks and self._followed is None:
                     self._followed = followed  # it was busy; where none lets us follow, the next look is soon
                 await trio.sleep(RETRY_AFTER_S)
-                self._gap.set()
+                self._stirred = True
             if self._look_again:
                 self._look_again = False
                 await trio.sleep(LOOK_AGAIN_S)
                 self.report_gap(self._purse.id)
+        self._mending = False
 
     def _worth_trying(self, gaps: set[bytes]) -> set[bytes]:
         """A Lock that nobody can prove for long may have ended and been pruned: wait for the next turn."""

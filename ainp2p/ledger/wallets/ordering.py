@@ -70,7 +70,8 @@ class Orders:
         self._plan, self._know_the_time, self._now_ms = plan, know_the_time, now_ms
         self._orders: list[_Order] = []
         self._noted: dict[bytes, _Order] = {}  # by note, until it is placed or refused
-        self._news = trio.Event()
+        self._start: Callable[[], object] | None = None
+        self._running = False
         self.notes: dict[bytes, tuple[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -109,9 +110,9 @@ class Orders:
         if order is None:
             order = _Order(wish, note)
             self._orders.append(order)
-            self._news.set()
             if note is not None:
                 self._noted[note] = order
+            self._go()
         return order
 
     def named(self, note: bytes) -> tuple[bytes, int] | None:
@@ -122,18 +123,31 @@ class Orders:
         """An operation can never be final: what was named by it may be ordered again."""
         self.notes = {note: where for note, where in self.notes.items() if where[0] != operation}
 
+    def begin(self, start: Callable[[], object]) -> None:
+        """Have `start` called, which is to `run` in a task, whenever orders come and nobody runs."""
+        self._start = start
+        if self._orders:
+            self._go()
+
+    def stop(self) -> None:
+        """Start nothing any more."""
+        self._start = None
+
+    def _go(self) -> None:
+        if not self._running and self._start is not None:
+            self._running = True
+            self._start()
+
     async def run(self) -> None:
-        """Turn orders into SPENDs, one after the other, until cancelled."""
-        while True:
-            await self._news.wait()
-            self._news = trio.Event()
-            while self._orders:
-                await self._know_the_time()
-                await self._writer.free(self._account)
-                taken, self._orders = self._orders, []
-                pending = await self._spend_for(taken)
-                if pending is not None:
-                    await pending.resolved.wait()
+        """Turn orders into SPENDs, one after the other, until there are no more."""
+        while self._orders:
+            await self._know_the_time()
+            await self._writer.free(self._account)
+            taken, self._orders = self._orders, []
+            pending = await self._spend_for(taken)
+            if pending is not None:
+                await pending.resolved.wait()
+        self._running = False
 
     async def _spend_for(self, taken: list[_Order]) -> Pending | None:
         """Make the next SPEND for as many of these as fit; the rest goes back to the queue, or is refused."""

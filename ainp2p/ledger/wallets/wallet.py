@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -313,7 +314,7 @@ class Wallet(WalletCore):
         nursery.start_soon(self._following.run)
         self._writer.begin(nursery)
         self._mirror.begin(nursery)
-        nursery.start_soon(self._write_account)
+        self._orders.begin(partial(nursery.start_soon, self._write_account))
         nursery.start_soon(self._settler.run, nursery)
         nursery.start_soon(self._handover.run)
         if self._policy.heartbeat and self._inception.guardians:
@@ -366,6 +367,8 @@ async def open_wallet(
             finally:
                 wallet._closed = True
                 wallet._writer.stop()
+                wallet._mirror.stop()
+                wallet._orders.stop()
             nursery.cancel_scope.cancel()
     if caught is not None:
         raise caught
