@@ -121,9 +121,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", dest="moved", metavar="FILE", help="of a DIR: the model's file, if it is not where it was"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a FILE's run (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of a FILE's run (0)")
     add_faults(parser, "none")
     _add_signed(parser)
+    parser.set_defaults(signed=None)
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +155,7 @@ def _add_signed(parser: argparse.ArgumentParser) -> None:
 
 def _run(first: argparse.Namespace) -> int:
     from ainp2p.simulation import running
+    from ainp2p.simulation.trials.injecting import Misnamed
 
     file, args, parameters = parsed(first)
     target = None if args.report is None else Path(args.report)
@@ -166,8 +168,8 @@ def _run(first: argparse.Namespace) -> int:
         _check_target(target, file, args, parameters)
     try:
         result = running.run(file.load(), args.seed, world=world, signed=args.signed, **parameters)
-    except Exception:
-        if args.faults is None:
+    except Exception as exc:
+        if args.faults is None or isinstance(exc, Misnamed):
             raise
         return tell_failure(trial, file, args, parameters)
     result = dataclasses.replace(result, model=file.path)
@@ -211,19 +213,21 @@ def _sweep(first: argparse.Namespace) -> int:
 
 def _replay(first: argparse.Namespace) -> int:
     if first.file.endswith(".py"):
-        return replay(*parsed(first))
+        file, args, parameters = parsed(first)
+        args.seed, args.signed = args.seed or 0, args.signed or "cached"
+        return replay(file, args, parameters)
     args = parsed_rest(first, _add_replay)
     from ainp2p.simulation import running
     from ainp2p.simulation.results.model_files import ModelFile
     from ainp2p.simulation.results.results import Result
 
-    if args.faults is not None:
-        raise InvalidInput("faults go with a model's FILE; what was saved is run again as it was")
+    if given := [name for name in ("faults", "seed", "signed") if getattr(args, name) is not None]:
+        raise InvalidInput(f"--{given[0]} goes with a model's FILE; what was saved is run again as it was")
     saved = Result.load(first.file)
-    file = ModelFile.read(args.moved or saved.model)
-    note(args, f"running {file.path} again, seed {saved.seed} …")
+    model = ModelFile.read(args.moved or saved.model)
+    note(args, f"running {model.path} again, seed {saved.seed} …")
     signed: Any = saved.signed
-    again = running.run(file.load(), saved.seed, signed=signed, **_callable(saved.parameters))
+    again = running.run(model.load(), saved.seed, signed=signed, **_callable(saved.parameters))
     again = dataclasses.replace(again, model=saved.model)
     differs = saved.diff(again)
     verdict = f"the same: {saved.hash}" if not differs else f"not the same\n{differs}"

@@ -60,7 +60,7 @@ def trial_of(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
 
     model = file.load()
     bind(model, parameters)
-    faults = faults_of(args.faults) if args.faults else None
+    faults = None if args.faults is None else faults_of(args.faults)
     return Trial(functools.partial(model, **parameters), args.seed, faults=faults, signed=args.signed)
 
 
@@ -74,6 +74,7 @@ def tell_failure(trial: Trial, file: ModelFile, args: argparse.Namespace, parame
 
 def replay(file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]) -> int:
     """Run a model once under a seed and faults, and say how it ended; a failure is the exit status, too."""
+    from ainp2p.simulation.trials.injecting import Misnamed
     from ainp2p.simulation.trials.replay import Found
 
     ended, again = trial_of(file, args, parameters).attempt(), _command(file, args, parameters)
@@ -81,6 +82,8 @@ def replay(file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]
         data = {"failed": None, "seed": ended.seed, "faults": str(ended.faults), "hash": ended.hash}
         emit(args, f"seed {ended.seed}: nothing failed\nhash {ended.hash}", data)
         return exit_codes.OK
+    if isinstance(ended.error, Misnamed):
+        raise ended.error
     return _tell(ended, Found(ended, ended, _as_it_is(ended.faults)).told(again), again, args)
 
 

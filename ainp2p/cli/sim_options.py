@@ -35,6 +35,7 @@ def parsed(
     for parameter in known.values():
         _add_parameter(parser, parameter, many)
     args = parser.parse_args(first.rest, namespace=argparse.Namespace(**_standard(first)))
+    first.debug = args.debug  # `main` looks at the first
     given = {name: getattr(args, f"model_{name}") for name in known if hasattr(args, f"model_{name}")}
     check_names(file.load(), given)
     return file, args, given
@@ -49,7 +50,9 @@ def parsed_rest(first: argparse.Namespace, add: Any) -> argparse.Namespace:
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     _add_common(parser)
-    return parser.parse_args(first.rest, namespace=argparse.Namespace(**_standard(first)))
+    args = parser.parse_args(first.rest, namespace=argparse.Namespace(**_standard(first)))
+    first.debug = args.debug
+    return args
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

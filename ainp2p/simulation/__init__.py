@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ainp2p.simulation.errors import Deadlock as Deadlock
     from ainp2p.simulation.errors import InvariantViolated as InvariantViolated
     from ainp2p.simulation.errors import Mixed as Mixed
+    from ainp2p.simulation.errors import Overdue as Overdue
     from ainp2p.simulation.errors import SimulationError as SimulationError
     from ainp2p.simulation.errors import VersionMismatch as VersionMismatch
     from ainp2p.simulation.invariants import money_is_conserved as money_is_conserved
@@ -57,6 +58,7 @@ _WHERE = {
     "Mixed": "errors",
     "ModelFile": "results.model_files",
     "Node": "node",
+    "Overdue": "errors",
     "PoolExecutor": "results.executors",
     "Profile": "trials.profile",
     "Fault": "trials.faults",

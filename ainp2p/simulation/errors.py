@@ -1,9 +1,13 @@
 """What can go wrong in a simulated world, beside the library's own errors.
 
-Error └── SimulationError ├── Ambient the model read the real world: clock, randomness, thread, socket,
-process ├── Deadlock every task waits and nothing will ever happen ├── InvariantViolated a check of the
-model failed: seed, virtual time, the last events ├── VersionMismatch a trace or a result written by
-another version └── Mixed a sweep would mix seeds, drop rows or overwrite results
+Error
+└── SimulationError
+    ├── Ambient            the model read the real world: clock, randomness, thread, socket, process
+    ├── Deadlock           every task waits and nothing will ever happen
+    ├── Overdue            a test is not over within its virtual time
+    ├── InvariantViolated  a check of the model failed: seed, virtual time, the last events
+    ├── VersionMismatch    a trace or a result written by another version
+    └── Mixed              a sweep would mix seeds, drop rows or overwrite results
 """
 
 from __future__ import annotations
@@ -44,6 +48,22 @@ class Deadlock(SimulationError):
             f"deadlock at {at_s:.6f} s: every task waits and nothing is left to wake one\n{stacks}"
         )
         self.at_s, self.stacks = at_s, stacks
+
+
+class Overdue(SimulationError):
+    """A run was to be over by now; something waits for what does not come, while the rest goes on.
+
+    Attributes:
+        limit_s: virtual seconds that it had.
+        stacks: where every task waits, innermost line last, as text.
+    """
+
+    def __init__(self, limit_s: float, stacks: str) -> None:
+        super().__init__(
+            f"not over after {limit_s:g} virtual seconds: give it more (within_s=…), or see what waits\n"
+            f"{stacks}"
+        )
+        self.limit_s, self.stacks = limit_s, stacks
 
 
 class InvariantViolated(SimulationError):

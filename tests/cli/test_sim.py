@@ -313,15 +313,34 @@ def test_faults_are_read_from_a_file_or_drawn(here: Path, capsys: pytest.Capture
         (("run", "market.py", "--faults", "soon crash alice"), "is no fault"),
         (("run", "market.py", "--faults", "@none"), "none cannot be read"),
         (("run", "market.py", "--faults", "drawn", "--report", "out"), "no --report"),
-        (("replay", "out", "--faults", "drawn"), "faults go with a model's FILE"),
+        (("run", "market.py", "--faults", "1 pause seller,nobody"), "'1 pause seller,nobody': no node is"),
+        (("replay", "market.py", "--faults", "1 pause nobody"), "'1 pause nobody': no node is"),
+        (("replay", "out", "--faults", "drawn"), "--faults goes with a model's FILE"),
+        (("replay", "out", "--seed", "7"), "--seed goes with a model's FILE"),
+        (("replay", "out", "--signed", "keyed"), "--signed goes with a model's FILE"),
         (("replay", "none.py"), "none.py"),
     ],
-    ids=["no fault", "no file", "with a report", "of a saved result", "no model"],
+    ids=[
+        *("no fault", "no file", "with a report", "of nobody", "of nobody again", "of a saved result"),
+        *("another seed", "other signatures", "no model"),
+    ],
 )
 def test_faults_that_cannot_be_are_refused(
     words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert why in refused(capsys, *words)
+
+
+def test_no_faults_at_all_are_faults_too(capsys: pytest.CaptureFixture[str]) -> None:
+    calm = as_json(capsys, "run", "market.py")
+    assert as_json(capsys, "run", "market.py", "--faults", "") == calm
+
+
+def test_debug_may_stand_after_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "odd.py").write_text("async def model(world):\n    {}['here']  # the line\n")
+    for words in (("--debug", "sim", "run", "odd.py"), ("sim", "run", "odd.py", "--debug")):
+        assert main(list(words)) == exit_codes.FAILED
+        assert "# the line" in capsys.readouterr().err
 
 
 def test_diff_tells_the_first_difference(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ainp2p.errors import Error
+from ainp2p.errors import Error, InvalidInput
 from ainp2p.simulation.trials.faults import LIES, Fault, Schedule
 from ainp2p.simulation.trials.profile import Draft, Profile
 
@@ -21,6 +21,10 @@ AGAIN_S = 2.0  # until a process that could not open is started again
 
 Faults = Schedule | Profile | str
 """A schedule, its text, or a profile that one is drawn from."""
+
+
+class Misnamed(InvalidInput):
+    """A fault is to befall a node that is not there when it begins."""
 
 
 class Injector:
@@ -61,10 +65,13 @@ class Injector:
             self._begin(fault, record)
 
     def _begin(self, fault: Fault, record: bool) -> None:
-        for name in (*fault.who, *fault.whom):
-            self._world.node(name)
         if record:
-            self.done.append(fault)
+            self.done.append(fault)  # even if it cannot be: whoever runs this again is told the same
+        for name in (*fault.who, *fault.whom):
+            try:
+                self._world.node(name)
+            except InvalidInput as exc:
+                raise Misnamed(f"{str(fault)!r}: {exc}") from exc
         self._active.append(fault)
         _BEGIN[fault.kind](self, fault)
         if fault.for_s is not None:

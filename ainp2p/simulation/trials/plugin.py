@@ -40,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gather marks where all reports come together."""
+    """Gather marks where all reports come together; refuse options that cannot be, before anything runs."""
+    _check_options(config)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Gathered(), "ainp2p_simulation_marks")
 
@@ -150,17 +151,19 @@ class _Gathered:
 
 
 def _failed(name: str, known: _Test, missing: list[str]) -> pytest.TestReport:
+    reached = [f"  {mark}: {count}" for mark, count in sorted(known.marks.items()) if count]
     words = "\n".join(
         [
             f"In none of its {known.cases} cases was this reached: {', '.join(map(repr, missing))}.",
             "A test that never comes where it is to come proves nothing there: more seeds (--sim-seeds),",
             "other faults, or a mark that cannot be reached. Reached were:",
-            *(f"  {mark}: {count}" for mark, count in sorted(known.marks.items()) if count),
+            *(reached or ["  nothing"]),
         ]
     )
+    path, line, case = known.location
     return pytest.TestReport(
         nodeid=f"{name}[must_reach]",
-        location=known.location,
+        location=(path, line, f"{case.partition('[')[0]}[must_reach]"),
         keywords={},
         outcome="failed",
         longrepr=words,
@@ -177,10 +180,25 @@ def _test(nodeid: str) -> str:
     return nodeid.partition("[")[0]
 
 
+def _check_options(config: pytest.Config) -> None:
+    """Raises `pytest.UsageError` where an option asks for nothing, or for no faults that there are."""
+    count: int | None = config.getoption("--sim-seeds")
+    if count is not None and count < 1:
+        raise pytest.UsageError(f"--sim-seeds={count}: one seed or more")
+    try:
+        text = _faults(config)
+        if text is not None:
+            from ainp2p.simulation.trials.faults import Schedule
+
+            Schedule.parse(text)
+    except (OSError, ValueError) as exc:
+        raise pytest.UsageError(f"--sim-faults: {exc}") from exc
+
+
 def _seeds(config: pytest.Config, settings: Settings) -> list[int]:
     chosen: list[int] | None = config.getoption("--sim-seed")
     if chosen:
-        return chosen
+        return list(dict.fromkeys(chosen))
     count: int | None = config.getoption("--sim-seeds")
     return list(settings.seeds) if count is None else list(range(count))
 

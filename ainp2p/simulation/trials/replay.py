@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ainp2p.simulation.errors import Deadlock, InvariantViolated
+from ainp2p.simulation.errors import Deadlock, InvariantViolated, Overdue
+from ainp2p.simulation.trials.bounded import BoundedClock
 from ainp2p.simulation.trials.faults import Schedule
+from ainp2p.simulation.trials.injecting import Misnamed
 from ainp2p.simulation.trials.shrink import Shrunk, shrink
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Trial:
     Attributes:
         model: `async def model(world)`.
         world: arguments of `World`.
+        within_s: virtual seconds after which it has to be over; None: whenever it likes.
     """
 
     model: Callable[[World], Awaitable[Any]]
@@ -69,6 +72,7 @@ class Trial:
     faults: Faults | None = None
     signed: Mode = "cached"
     guard: bool = True
+    within_s: float | None = None
 
     def attempt(self, faults: Faults | None = None) -> Attempt:
         """Run it once, under these faults, or under its own."""
@@ -88,6 +92,8 @@ class Trial:
 
         chosen = self.faults if faults is None else faults
         options = dict(self.world, **({} if chosen is None else {"faults": chosen}))
+        if self.within_s is not None:
+            options.setdefault("clock", BoundedClock(self.within_s))
         error: BaseException | None = None
         marks: Mapping[str, int] = {}
         try:
@@ -107,6 +113,8 @@ class Trial:
 
     def shrunk(self, failed: Attempt, *, runs_max: int = RUNS_MAX, seconds: float = SHRINK_S) -> Found:
         """The fewest and shortest faults that make it fail for the same reason, within the limits."""
+        if isinstance(failed.error, Misnamed):  # nothing was found out but a wrong name
+            return Found(failed, failed, Shrunk(failed.faults, len(failed.faults), runs=0, done=True))
         again = self.attempt(failed.faults)
         if not again.same(failed):
             return Found(failed, again, None)
@@ -152,7 +160,7 @@ class Found:
             lines.append("faults: none is needed for it")
         lines += [f"  {fault}" for fault in end.faults]
         lines += ["last events:", *(f"  {event}" for event in end.events)]
-        if isinstance(end.error, Deadlock):
+        if isinstance(end.error, Deadlock | Overdue):
             lines += ["where every task waits:", end.error.stacks]
         return "\n".join([*lines, "again:", f"  {command(end.seed, end.faults)}"])
 

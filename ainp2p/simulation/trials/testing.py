@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ainp2p.simulation.trials.replay import Attempt, Trial
 
 SEED = "sim_seed"  # the argument that pytest fills in
+WITHIN_S = 6 * 3600.0  # virtual; with an idle committee some seconds of the processor
 ATTRIBUTE = "ainp2p_test"  # of a decorated function; Hypothesis copies names without an underscore
 
 
@@ -39,6 +40,7 @@ class Settings:
     faults: Faults | None
     must_reach: tuple[str, ...]
     signed: Mode
+    within_s: float
 
 
 @dataclass
@@ -76,6 +78,7 @@ def simulated(
     faults: Faults | None = None,
     must_reach: Iterable[str] = (),
     signed: Mode = "cached",
+    within_s: float = WITHIN_S,
     **world: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Make a test of an async function with an argument `world`; others are fixtures, or Hypothesis's.
@@ -87,17 +90,20 @@ def simulated(
         must_reach: names that `world.sometimes` must have marked in some seed; ``"fault: crash"`` and the
             like are marked by the world itself.
         signed: as in `run`.
+        within_s: virtual seconds after which a test fails that is not over, with the stack of every task.
         world: more arguments of `World`, such as ``committee=1``.
 
     Raises:
-        InvalidInput: no seeds, or no async function with an argument `world`.
+        InvalidInput: no seeds, no time, or no async function with an argument `world`.
     """
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise InvalidInput("a simulated test has one seed or more, and each of them once")
+    if not within_s > 0:
+        raise InvalidInput("a simulated test needs some time: within_s is virtual seconds, more than 0")
     given = {"latency": latency, "loss": loss, "duplicate": duplicate, "reorder_s": reorder_s}
     weather = {name: value for name, value in given.items() if value}
-    settings = Settings(chosen, world, weather, faults, tuple(must_reach), signed)
+    settings = Settings(chosen, world, weather, faults, tuple(must_reach), signed, within_s)
     return lambda function: _wrapped(function, settings)
 
 
@@ -112,9 +118,10 @@ def _wrapped(function: Callable[..., Any], settings: Settings) -> Callable[..., 
             lambda world, **drawn: _run(inner, settings, world.seed, drawn)
         )
 
-    ours = inspect.Parameter(SEED, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ours = inspect.Parameter(SEED, inspect.Parameter.KEYWORD_ONLY)  # not first: that is a method's `self`
     rest = [each for each in inspect.signature(function).parameters.values() if each.name != "world"]
-    signature = inspect.Signature([ours, *rest])
+    at = len(rest) - sum(each.kind == inspect.Parameter.VAR_KEYWORD for each in rest)
+    signature = inspect.Signature([*rest[:at], ours, *rest[at:]])
 
     @functools.wraps(function)
     def case(*positional: Any, **named: Any) -> None:
@@ -145,7 +152,7 @@ def _run(function: Callable[..., Any], settings: Settings, seed: int, arguments:
         options["weather"] = Weather(**settings.weather)
     case = CASE.get() or Case()
     faults = settings.faults if case.faults is None else case.faults
-    trial = Trial(model, seed, options, faults, settings.signed)
+    trial = Trial(model, seed, options, faults, settings.signed, within_s=settings.within_s)
     attempt = trial.attempt()
     for name, count in attempt.marks.items():
         case.marks[name] = case.marks.get(name, 0) + count

@@ -18,8 +18,10 @@ from ainp2p.agents.agent import Agent
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation import InvariantViolated, World
 from ainp2p.simulation import test as sim_test
+from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.running import ModelFunction
 from ainp2p.simulation.trials import plugin
+from ainp2p.simulation.trials.bounded import BoundedClock
 from ainp2p.simulation.trials.replay import Trial
 
 pytest_plugins = ["pytester"]
@@ -234,6 +236,97 @@ async def test_other(world):
     )
     result.stdout.fnmatch_lines(
         ["seed 0, at * s virtual: deadlock: every task waits*", "where every task waits:", "*# this line"]
+    )
+
+
+WAITS = """
+@sim.test(seeds=1, committee=1, within_s=50)
+async def test_it(world):
+    await trio.Event().wait()  # this line
+"""
+
+
+def test_a_test_that_waits_while_the_rest_goes_on_is_ended_with_every_stack(run: object) -> None:
+    result = run(WAITS)  # type: ignore[operator]
+    result.stdout.fnmatch_lines(
+        [
+            "seed 0, at * s virtual: Overdue: not over after 50 virtual seconds: *within_s=*",
+            "where every task waits:",
+            "*# this line",
+        ]
+    )
+
+
+def test_mutant_a_test_without_a_limit_waits_as_long_as_the_committee_goes_on(
+    run: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tired(Exception):
+        """Somebody has waited long enough."""
+
+    def look(clock: VirtualClock, deadline: float) -> float:
+        if clock.now > 500 and clock.error is None:
+            clock.fail(Tired())
+        return VirtualClock.deadline_to_sleep_time(clock, deadline)
+
+    monkeypatch.setattr(BoundedClock, "deadline_to_sleep_time", look)
+    result = run(WAITS)  # type: ignore[operator]
+    result.stdout.fnmatch_lines(["seed 0, at 5* s virtual: Tired*"])
+
+
+def test_within_its_time_a_test_is_what_it_would_be_without_a_limit() -> None:
+    async def town(world: World) -> None:
+        await world.run_for(60)
+
+    assert Trial(town, 3, within_s=61).attempt().hash == Trial(town, 3).attempt().hash
+    with pytest.raises(InvalidInput, match="within_s"):
+        sim_test(within_s=0)
+
+
+def test_a_method_is_a_test_as_well(run: object) -> None:
+    result = run(  # type: ignore[operator]
+        """
+class TestIt:
+    n = 3
+
+    @sim.test(seeds=2, committee=1)
+    async def test_it(self, world, tmp_path):
+        assert self.n == 3 and tmp_path.exists() and world.seed < 1
+
+    @sim.test(seeds=1, committee=1)
+    @settings(deadline=None, max_examples=2)
+    @given(n=st.integers(0, 5))
+    async def test_that(self, world, n):
+        assert self.n == 3 and n <= 5
+"""
+    )
+    result.assert_outcomes(passed=2, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--sim-seeds=0", "one seed or more"),
+        ("--sim-seeds=-3", "one seed or more"),
+        ("--sim-faults=@none", "No such file"),
+        ("--sim-faults=soon crash alice", "is no fault"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_runs(
+    run: object, option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(PAUSED.replace("SEEDS", "1"), option)  # type: ignore[operator]
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{said}*"])
+
+
+def test_a_fault_of_nobody_is_told_with_its_words(run: object) -> None:
+    result = run(PAUSED.replace("SEEDS", "1"), "--sim-faults=3 pause nobody")  # type: ignore[operator]
+    result.stdout.fnmatch_lines(
+        [
+            "seed 0, at 3.000 s virtual: Misnamed: '3 pause nobody': no node is called 'nobody'; there are *",
+            "faults: 1 of 1 fault, after 0 runs*",
+            "  pytest * '--sim-faults=3 pause nobody'",
+        ]
     )
 
 

@@ -1,0 +1,26 @@
+"""A clock on which a run has to be over in time.
+
+A world that waits in vain seldom stands still: validators and agents go on with their own errands, so that
+nobody would ever tell a `Deadlock`. A test has a limit instead.
+"""
+
+from __future__ import annotations
+
+from ainp2p.simulation.core.clock import VirtualClock
+from ainp2p.simulation.core.kernel import stacks
+from ainp2p.simulation.errors import Overdue
+
+
+class BoundedClock(VirtualClock):
+    """As any, up to `limit_s` virtual seconds; a run that goes on longer ends with `Overdue`."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()
+        self._limit_s = limit_s
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Called when every task waits."""
+        sleep_s = super().deadline_to_sleep_time(deadline)
+        if self.now > self._limit_s and self.error is None:
+            self.fail(Overdue(self._limit_s, stacks()))
+        return sleep_s
