@@ -266,13 +266,14 @@ def _check_target(
     target: Path, file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]
 ) -> None:
     """Refuse before the run what could not be saved after it; the same run may be there already."""
-    from ainp2p.simulation.results.files import check_free
+    from ainp2p.simulation.results.files import check_free, check_writable
     from ainp2p.simulation.results.results import label
     from ainp2p.simulation.results.saving import MANIFEST, manifest
     from ainp2p.simulation.running import bind
 
     if not (target / MANIFEST).exists():
         check_free(target)
+        check_writable(target)
         return
     said = manifest(target)
     labels = {name: label(value) for name, value in bind(file.load(), parameters).items()}

@@ -265,8 +265,11 @@ class MarketEnv(ParallelEnv[str, Vector, Vector]):  # type: ignore[misc]  # Pett
     def _knobs(self, name: str, actions: Mapping[str, Any]) -> list[float]:
         if name not in actions:
             raise InvalidInput(f"an action for {name!r} is missing")
-        values = np.asarray(actions[name], np.float64).reshape(-1)
         shape = self._spaces[name][1].shape
+        try:
+            values = np.asarray(actions[name], np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            values = np.full(shape, np.nan)
         if values.shape != shape or not np.isfinite(values).all():
             raise InvalidInput(f"the action of {name!r} is {shape[0]} finite number(s) from 0 to 1")
         return [float(value) for value in np.clip(values, 0.0, 1.0)]

@@ -196,6 +196,15 @@ def test_something_else_is_not_overwritten_nor_is_anything_run_for_it(
     assert [path.name for path in (here / "out").iterdir()] == ["thesis.tex"]
 
 
+def test_where_nothing_can_be_saved_nothing_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "loud.py").write_text("async def model(world):\n    print('it ran')\n")
+    (here / "file").write_text("mine")
+    assert main(["sim", "run", "loud.py", "--report", "file/out"]) == exit_codes.USAGE
+    said = capsys.readouterr()
+    assert "file/out cannot be written" in said.err
+    assert "it ran" not in said.out
+
+
 def test_a_run_that_became_another_is_found_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = saved(capsys, "out", "--seed", "7")
     (here / "market.py").write_text(MODEL.replace('rng("draws")', 'rng("other")'))

@@ -326,6 +326,8 @@ def test_a_market_that_cannot_be_is_refused(options: dict[str, Any], words: str)
     [
         pytest.param({}, "an action for 'seller_0' is missing", id="missing"),
         pytest.param({"seller_0": [float("nan")]}, "finite", id="not a number"),
+        pytest.param({"seller_0": "high"}, "finite", id="a word"),
+        pytest.param({"seller_0": None}, "finite", id="nothing"),
         pytest.param({"seller_0": [0.5, 0.5]}, r"1 finite number", id="two numbers for one knob"),
     ],
 )

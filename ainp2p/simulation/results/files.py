@@ -17,15 +17,18 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft to write; it becomes `path` when the block ends well.
 
     Raises:
-        InvalidInput: `path` exists, now or when the block ends; it stays as it was.
+        InvalidInput: `path` exists, now or when the block ends; it stays as it was. Or nothing can be
+            written there.
     """
     path = Path(path)
     if path.exists():
         raise InvalidInput(f"{path} exists already: results are not overwritten, choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(path)
     try:
-        yield draft
+        with writing(path):
+            yield draft
         try:
             os.link(draft, path)  # unlike a rename, this fails if somebody else was faster
         except FileExistsError as exc:
@@ -39,15 +42,15 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft directory to fill; it becomes `path` when the block ends well.
 
     Raises:
-        InvalidInput: `path` exists and is not an empty directory, now or when the block ends.
+        InvalidInput: `path` exists and is not an empty directory, now or when the block ends. Or nothing can
+            be written there.
     """
     path = Path(path)
     check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft(path)
-    draft.mkdir()
+    draft = _new_draft(path)
     try:
-        yield draft
+        with writing(path):
+            yield draft
         try:
             draft.replace(path)  # POSIX replaces nothing but an empty directory
         except OSError as exc:
@@ -60,6 +63,28 @@ def check_free(path: Path) -> None:
     """Raises InvalidInput unless a directory can be made at `path` without losing anything."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InvalidInput(f"{path} exists already: results are not overwritten, choose another name")
+
+
+def check_writable(path: Path) -> None:
+    """Raises InvalidInput unless something can be written at `path`, before hours of work for it."""
+    _new_draft(path).rmdir()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the file system refuses becomes InvalidInput, which names `path` and not a draft beside it."""
+    try:
+        yield
+    except OSError as exc:
+        raise InvalidInput(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def _new_draft(path: Path) -> Path:
+    draft = _draft(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+    return draft
 
 
 def _draft(path: Path) -> Path:

@@ -51,6 +51,8 @@ def load(directory: str | os.PathLike[str]) -> Result:
         if _digest(directory / name) != digest:
             raise InvalidInput(f"{directory / name} is not as it was saved: it was edited or cut short")
     format_ = said["format"]
+    if unsaid := [name for name in COLUMNS if f"{name}.{format_}" not in said["files"]]:
+        raise InvalidInput(f"{directory}: {MANIFEST} says nothing of the table {unsaid[0]!r}")
     tables: dict[str, Any] = {
         name: _READERS[format_](directory / f"{name}.{format_}", name, columns)
         for name, columns in COLUMNS.items()
@@ -90,12 +92,18 @@ def manifest(directory: Path) -> dict[str, Any]:
         raise VersionMismatch(str(path), said["version"], VERSION)
     if missing := [name for name in _FIELDS if name not in said]:
         raise InvalidInput(f"{path} lacks {missing[0]!r}")
-    if said["format"] not in _READERS or set(said["rows"]) != set(COLUMNS):
+    odd = [name for name, type_ in _FIELDS.items() if not isinstance(said[name], type_)]
+    if odd or said["format"] not in _READERS or set(said["rows"]) != set(COLUMNS):
         raise InvalidInput(f"{path} is not the {MANIFEST} of a result")
     return said
 
 
-_FIELDS = ("model", "seed", "signed", "parameters", "hash", "duration_s", "format", "rows", "files")
+_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("model", "signed", "hash", "format"), str),
+    **dict.fromkeys(("parameters", "rows", "files"), dict),
+    "seed": int,
+    "duration_s": int | float,
+}
 
 
 def _manifest(result: Result, format_: str, files: Mapping[str, str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.errors import Mixed, VersionMismatch
-from ainp2p.simulation.results.files import new_file
+from ainp2p.simulation.results.files import new_file, writing
 from ainp2p.simulation.results.tables import Table
 
 VERSION = 1
@@ -33,6 +33,7 @@ class SweepFiles:
 
     Raises:
         Mixed: the directory holds a finished sweep, another sweep or something else, or is in use.
+        InvalidInput: nothing can be written there.
         VersionMismatch: another version wrote it.
     """
 
@@ -42,10 +43,12 @@ class SweepFiles:
         self._rows: IO[bytes] | None = None
 
     def __enter__(self) -> SweepFiles:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        with writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
         if not (self._directory / PLAN).exists():
             self._begin()
-        self._rows = (self._directory / ROWS).open("a+b")
+        with writing(self._directory / ROWS):
+            self._rows = (self._directory / ROWS).open("a+b")
         try:
             fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check()
@@ -78,8 +81,9 @@ class SweepFiles:
     def keep(self, row: Mapping[str, Any]) -> None:
         """Add one outcome; when this returns, the end of this process cannot undo it."""
         assert self._rows is not None
-        self._rows.write(json.dumps(row).encode() + b"\n")
-        self._rows.flush()
+        with writing(self._directory / ROWS):
+            self._rows.write(json.dumps(row).encode() + b"\n")
+            self._rows.flush()
 
     def finish(self, table: Table) -> None:
         """Write the table: the sweep is complete."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ def sweep(
     with ExitStack() as stack:
         files = None
         if out is not None:
-            files = stack.enter_context(SweepFiles(out, _description(model, grid, replicates)))
+            files = stack.enter_context(SweepFiles(out, _description(model, grid, replicates, run)))
             for kept in files.kept():
                 take(_outcome(kept), replicates, outcomes, on_failure)
         missing = [replicate for replicate in replicates if replicate.index not in outcomes]
@@ -105,7 +106,10 @@ def sweep(
 
 
 def _description(
-    model: Model | ModelFile, grid: Mapping[str, Sequence[Any]], replicates: Sequence[Replicate]
+    model: Model | ModelFile,
+    grid: Mapping[str, Sequence[Any]],
+    replicates: Sequence[Replicate],
+    run: Runner | None,
 ) -> dict[str, Any]:
     """What must be the same for rows to stand in one table."""
     import ainp2p
@@ -116,7 +120,15 @@ def _description(
         "source": digest_of(model),
         "grid": {name: [label(value) for value in values] for name, values in grid.items()},
         "seeds": list(dict.fromkeys(replicate.seed for replicate in replicates)),
+        "settings": _settings_of(run),
     }
+
+
+def _settings_of(run: Runner | None) -> dict[str, str]:
+    """What `functools.partial` told the runs, in words that are the same in another process."""
+    if not isinstance(run, partial):
+        return {}
+    return {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in run.keywords.items()}
 
 
 # --- running --------------------------------------------------------------------------------------

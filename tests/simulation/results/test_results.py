@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core.trace import Trace
 from ainp2p.simulation.errors import VersionMismatch
-from ainp2p.simulation.results import results, saving
+from ainp2p.simulation.results import files, results, saving
 from ainp2p.simulation.results.results import COLUMNS, Result, label, new_table
 from ainp2p.simulation.results.tables import Table
 from tests.simulation.results.small import market, undercut
@@ -168,6 +170,37 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("where", ["file/out", "file/deeper/out"])
+def test_where_nothing_can_be_written_that_is_what_is_said(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidInput, match=f"{where} cannot be written"):
+        market().save(tmp_path / where)
+    with pytest.raises(InvalidInput, match=f"{where} cannot be written"):
+        market().report(tmp_path / where)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: Table, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setitem(saving._WRITERS, "csv", full)
+    with pytest.raises(InvalidInput, match=r"out cannot be written: No space left on device$"):
+        market().save(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mutant_without_the_translation_the_draft_is_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(files, "writing", lambda path: nullcontext())
+    with pytest.raises(OSError, match="file"):
+        market().save(tmp_path / "file/out")
+
+
 def saved(tmp_path: Path) -> Path:
     market().save(tmp_path / "out")
     return tmp_path / "out"
@@ -195,6 +228,11 @@ def test_a_result_of_another_version_says_so(tmp_path: Path) -> None:
         pytest.param({"version": "gone"}, "not the result.json", id="no version"),
         pytest.param({"format": "xls"}, "not the result.json", id="a format that does not exist"),
         pytest.param({"rows": {}}, "not the result.json", id="no tables"),
+        pytest.param({"rows": 3}, "not the result.json", id="a number of tables"),
+        pytest.param({"files": ["x"]}, "not the result.json", id="files without hashes"),
+        pytest.param({"files": {}}, "nothing of the table 'trades'", id="no files"),
+        pytest.param({"parameters": 3}, "not the result.json", id="no parameters"),
+        pytest.param({"seed": "7"}, "not the result.json", id="a seed in words"),
         pytest.param({"rows": dict.fromkeys(COLUMNS, 3)}, "200 rows; 3 were saved", id="other counts"),
         pytest.param({"files": {"../x": ""}}, "not whole", id="a file elsewhere"),
         pytest.param({"files": {"more.csv": ""}}, "lacks 'more.csv'", id="a file that is not there"),

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,33 @@ def test_another_sweep_does_not_go_on_in_the_same_directory(
     with pytest.raises(Mixed, match=said):
         tiny(**{"seeds": [1, 2, 3], "grid": {}, "out": tmp_path, **change})
     assert (tmp_path / sweep_files.ROWS).read_bytes() == before
+
+
+def test_rows_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    with pytest.raises(ReplicateFailed):
+        tiny([1, 2, 3], {}, out=tmp_path, run=partial(small.failing, signed="keyed"))
+    with pytest.raises(Mixed, match=r"\(settings differ\)"):
+        tiny([1, 2, 3], {}, out=tmp_path, run=partial(small.failing, signed="ed25519"))
+    with pytest.raises(ReplicateFailed, match="seed=3"):
+        tiny([1, 2, 3], {}, out=tmp_path, run=partial(small.failing, signed="keyed"))
+
+
+@pytest.mark.parametrize("where", ["file", "file/runs"])
+def test_where_no_sweep_can_be_written_none_is_run(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    seen: list[int] = []
+    with pytest.raises(InvalidInput, match=f"{where} cannot be written"):
+        tiny([1, 2], {}, out=tmp_path / where, run=counting(seen))
+    assert not seen
+
+
+def test_a_disk_that_fills_up_in_a_sweep_is_told(tmp_path: Path) -> None:
+    with SweepFiles(tmp_path / "runs", {}) as held:
+        with open("/dev/full", "wb", buffering=0) as full:
+            held._rows, rows = full, held._rows
+            with pytest.raises(InvalidInput, match=r"rows.jsonl cannot be written: No space left"):
+                held.keep({"seed": 1})
+        held._rows = rows
 
 
 def test_a_model_that_was_edited_meanwhile_does_not_go_on(tmp_path: Path) -> None:
