@@ -14,6 +14,7 @@ order of sets.
 from __future__ import annotations
 
 import functools
+import importlib
 import site
 import sys
 import sysconfig
@@ -88,6 +89,7 @@ def guarded(*, strict: bool = False, report: Callable[[Ambient], object] | None 
     global _current
     if _current is not None:
         raise InvalidInput("already guarded: one world at a time in a process")
+    _load_lazy()
     _current = watch = _Watch(strict, report)
     before = set(sys.modules)
     puts: list[Put] = []
@@ -165,6 +167,12 @@ def _model_modules() -> list[types.ModuleType]:
 
 
 # --- guards in their places ---------------------------------------------------------------------
+
+
+def _load_lazy() -> None:
+    """numpy imports its `random` when somebody first asks for it: later, behind the guards' back."""
+    if "numpy" in sys.modules:
+        importlib.import_module("numpy.random")
 
 
 def _install(watch: _Watch, puts: list[Put]) -> dict[Any, Any]:

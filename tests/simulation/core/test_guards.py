@@ -321,3 +321,41 @@ def test_mutant_without_putting_back_names_stay(monkeypatch: pytest.MonkeyPatch)
     with guarded():
         exec("from time import time", vars(module))
     assert vars(module)["time"] is not time.time
+
+
+LAZY = """
+import numpy
+import sys
+from ainp2p.simulation import Ambient, run
+from ainp2p.simulation.core import guards
+
+MUTANT
+
+async def model(world):
+    numpy.random.rand()
+
+assert "numpy.random" not in sys.modules
+try:
+    run(model, world={"committee": 1})
+except Ambient as exc:
+    print("stopped:", exc.source)
+else:
+    print("not seen")
+"""
+
+
+@pytest.mark.parametrize(
+    ("mutant", "said"),
+    [
+        pytest.param("", "stopped: numpy.random.rand", id="guarded"),
+        pytest.param("guards._load_lazy = lambda: None", "not seen", id="mutant without the look ahead"),
+    ],
+)
+def test_numpy_s_randomness_is_guarded_before_anybody_has_asked_for_it(
+    mutant: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model.py").write_text(LAZY.replace("MUTANT", mutant))
+    told = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout.strip() == said
