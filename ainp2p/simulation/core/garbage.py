@@ -11,7 +11,8 @@ What is looked at too soon is still in use, and costs its time all the same: of 
 hour, every 2,000 steps and everything eight times took 27 s of 160, and every 50,000 steps 10 of 130.
 
 What a run leaves is old by then, and a process that makes run after run does little in between: Python never
-looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is half as much again.
+looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is half as much
+again.
 """
 
 from __future__ import annotations
