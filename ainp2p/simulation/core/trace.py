@@ -48,8 +48,9 @@ class Difference:
         index: the number of the first event that differs, to within `every` events.
         draws: how many draws had been taken before it.
         at_s: virtual time of the last event in which both agree (0 if there is none).
-        ours: this trace's event, if it was kept; None where the trace had ended or the line is gone.
+        ours: this trace's event, if both were kept; None where the trace had ended or a line is gone.
         theirs: the other trace's.
+        within: the first difference is one of so many events from `index` on; 1: it is that one.
     """
 
     index: int
@@ -57,8 +58,14 @@ class Difference:
     at_s: float
     ours: str | None
     theirs: str | None
+    within: int = 1
 
     def __str__(self) -> str:
+        if self.within > 1:
+            return (
+                f"first difference among the {self.within} events from #{self.index} on, after {self.draws}"
+                f" draws or some more, at {self.at_s:.6f} s or soon after; those events were not kept"
+            )
         return (
             f"first difference at event {self.index}, after {self.draws} draws, at {self.at_s:.6f} s\n"
             f"  ours:   {self.ours or '(not kept)'}\n  theirs: {self.theirs or '(not kept)'}"
@@ -142,12 +149,15 @@ class Trace:
         index, shorter = low * self.every, min(self.count, other.count)
         while index < shorter and self._same_line(other, index):
             index += 1
+        ours, theirs = self.line(index), other.line(index)
+        gone = index < shorter and (ours is None or theirs is None)
         return Difference(
             index=index,
             draws=self._counts[low - 1] if low else 0,
             at_s=self._times[low - 1] if low else 0.0,
-            ours=self.line(index),
-            theirs=other.line(index),
+            ours=None if gone else ours,
+            theirs=None if gone else theirs,
+            within=(low + 1) * self.every - index if gone else 1,
         )
 
     def _digest(self, n: int) -> bytes:

@@ -118,6 +118,10 @@ def test_digests_after_every_few_events_find_it_to_within_as_many() -> None:
     gone = walk(300, keep=0, every=16).first_difference(walk(300, keep=0, every=16, planted=40))
     assert gone is not None
     assert gone.index == 32
+    assert (gone.within, gone.ours, gone.theirs) == (16, None, None)
+    assert "among the 16 events from #32 on" in str(gone)
+    half = walk(300, keep=0, every=16).first_difference(walk(300, keep=300, every=16, planted=40))
+    assert half == gone  # a line of one of them would pass for the difference
     kept = walk(300, keep=300, every=16).first_difference(walk(300, keep=300, every=16, planted=40))
     assert kept is not None
     assert (kept.index, kept.draws) == (40, 32)
