@@ -43,7 +43,7 @@ BATCH_SIZE_MAX = 61_000  # bytes on the wire, header and signature included
 FLUSH_AFTER_MS = 20  # from the first entry at most, and after the batch before at least,
 GATHER_MS = 5  # but so long from the first entry: after a pause it waits only for those that come with it;
 BUSY_FLUSH_MS = 30  # and so long where votes come quickly: each batch costs every member a millisecond
-BUSY_ENTRIES, BUSY_MS = 50, 40  # that is when the batch before had so many, and was sealed so lately
+BUSY_ENTRIES, BUSY_MS = 100, 40  # that is when the batch before had so many, and was sealed so lately
 IDLE_AFTER_MS = 20_000  # an empty batch says "I am here" and lets others notice what they missed
 EARLY_MAX = 32  # batches of one validator kept while those before them are fetched
 
