@@ -63,6 +63,10 @@ BUYER_SEES = (
 CALLS = 32  # of one step, that count as many
 
 
+def _is_price(scripted: object) -> bool:
+    return isinstance(scripted, int) and scripted >= 1
+
+
 class MarketEnv(ParallelEnv[str, Vector, Vector]):  # type: ignore[misc]  # PettingZoo carries no types
     """A market of learning and scripted agents, by PettingZoo's parallel API.
 
@@ -105,12 +109,16 @@ class MarketEnv(ParallelEnv[str, Vector, Vector]):  # type: ignore[misc]  # Pett
             render_mode: "ansi": `render` gives the last step as text.
 
         Raises:
-            InvalidInput: nobody learns, nobody sells or nobody buys; or time does not pass.
+            InvalidInput: nobody learns, nobody sells or nobody buys; a price is none; or time does not pass.
         """
         if sellers < 0 or buyers < 0 or sellers + buyers < 1:
             raise InvalidInput("nobody learns: sellers=1 or buyers=1, or more")
         if sellers + len(scripted_sellers) < 1 or buyers + scripted_buyers < 1:
             raise InvalidInput("a market has a seller and a buyer, learning or scripted")
+        if odd := [each for each in scripted_sellers if not callable(each) and not _is_price(each)]:
+            raise InvalidInput(
+                f"a scripted seller is a price of 1 uain or more, or a function, not {odd[0]!r}"
+            )
         if steps < 1 or not 0 < step_s < math.inf:
             raise InvalidInput("steps=1 or more, of step_s > 0 virtual seconds each")
         if render_mode not in (None, "ansi"):

@@ -63,6 +63,12 @@ def _wire_class(name: str) -> Any:
     return Wire
 
 
+def _demand_function(what: object) -> None:
+    """Raises InvalidInput where the mistake is, and not when the call is due."""
+    if not callable(what):
+        raise InvalidInput(f"{what!r} is no function that a world could call")
+
+
 class World:
     """Everything that one run consists of; made by `run`, which also runs it.
 
@@ -227,11 +233,13 @@ class World:
         await trio.sleep(seconds)
 
     def at(self, at_s: float, what: Callable[..., object], *args: Any) -> None:
-        """Call `what(*args)` at this virtual time; an async function becomes a task."""
+        """Call `what(*args)` at this virtual time (now, if it is past); an async function becomes a task."""
+        _demand_function(what)
         self.clock.call_at(at_s, self._call, what, args)
 
     def every(self, seconds: float, what: Callable[..., object], *args: Any) -> None:
         """Call `what(*args)` again and again, first after `seconds`."""
+        _demand_function(what)
         if seconds <= 0:
             raise InvalidInput("every() needs a positive number of seconds")
 
@@ -281,6 +289,7 @@ class World:
 
         It is broken if it returns False or raises AssertionError; the run ends with `InvariantViolated`.
         """
+        _demand_function(invariant)
         name = getattr(invariant, "__name__", repr(invariant))
         self._checks.append((name, invariant))
         self.every(every_s, self._verify, name, invariant)
@@ -358,11 +367,15 @@ class World:
     def skew(self, who: Who, ms: int, *, rate: float = 1.0) -> None:
         """Set a node's wall clock wrong by so many milliseconds, and let it run at another rate."""
         node = self.node(who)
+        if not 0 < rate < math.inf:
+            raise InvalidInput(f"a clock runs at a rate above 0, not at {rate}")
         self._fault("skew", node.name, ms)
         node.skew_ms, node.rate = ms, rate
 
     def lie(self, who: Who, rewrite: Any) -> None:
         """Let all that a node sends pass through `rewrite` (`ainp2p.simulation.wire.lies`); None: no more."""
+        if rewrite is not None:
+            _demand_function(rewrite)
         self._fault("lie", self.node(who).name)
         self.wire.lie(self.node(who).peer, rewrite)
 

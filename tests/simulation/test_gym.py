@@ -311,6 +311,8 @@ def test_the_last_step_is_rendered_as_text() -> None:
         pytest.param({"sellers": 0}, "nobody learns", id="nobody learns"),
         pytest.param({"sellers": 0, "buyers": 1, "scripted_sellers": ()}, "a seller", id="nobody sells"),
         pytest.param({"scripted_buyers": 0}, "a buyer", id="nobody buys"),
+        pytest.param({"scripted_sellers": (50, 0)}, "not 0", id="a price of nothing"),
+        pytest.param({"scripted_sellers": ("50",)}, "not '50'", id="a price in words"),
         pytest.param({"steps": 0}, "steps=1", id="no steps"),
         pytest.param({"step_s": 0.0}, "step_s > 0", id="steps without time"),
         pytest.param({"render_mode": "human"}, "ansi", id="a window"),

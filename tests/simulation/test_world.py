@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,26 @@ def test_time_that_cannot_pass_is_refused(seconds: float) -> None:
 
     with pytest.raises(InvalidInput, match="finite number of seconds"):
         run(model)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda world: world.at(3, 5), "5 is no function"),
+        (lambda world: world.every(3, world.now), "0.0 is no function"),
+        (lambda world: world.check(None), "None is no function"),
+        (lambda world: world.lie("validator0", "mute"), "'mute' is no function"),
+        (lambda world: world.skew("validator0", 0, rate=-1), "rate above 0"),
+        (lambda world: world.skew("validator0", 0, rate=float("inf")), "rate above 0"),
+    ],
+    ids=["at", "every", "check", "lie", "backwards", "endlessly fast"],
+)
+def test_a_mistake_is_told_where_it_is_made(mistake: Callable[[World], None], said: str) -> None:
+    async def model(world: World) -> None:
+        with pytest.raises(InvalidInput, match=said):
+            mistake(world)
+
+    run(model, world={"committee": 1})
 
 
 @pytest.mark.parametrize("seed", [1.5, "7", None, True])
