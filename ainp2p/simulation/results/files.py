@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ainp2p.errors import InvalidInput
@@ -34,7 +34,8 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         except FileExistsError as exc:
             raise InvalidInput(f"{path} has appeared meanwhile: it was not overwritten") from exc
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing is there, or nothing could be
+            draft.unlink()
 
 
 @contextmanager
@@ -75,8 +76,11 @@ def writing(path: Path) -> Iterator[None]:
     """What the file system refuses becomes InvalidInput, which names `path` and not a draft beside it."""
     try:
         yield
-    except OSError as exc:
-        raise InvalidInput(f"{path} cannot be written: {exc.strerror or exc}") from exc
+    except (OSError, InvalidInput) as exc:
+        cause = exc.__cause__ if isinstance(exc, InvalidInput) else exc  # of a file in a draft, said already
+        if not isinstance(cause, OSError):
+            raise
+        raise InvalidInput(f"{path} cannot be written: {cause.strerror or cause}") from cause
 
 
 def _new_draft(path: Path) -> Path:

@@ -36,6 +36,7 @@ from ainp2p.agents.models.model import (
 )
 from ainp2p.errors import InvalidInput, ModelRefused
 from ainp2p.simulation.errors import VersionMismatch
+from ainp2p.simulation.results.files import writing
 
 VERSION = 1
 REMEDY = "record it outside the world, with ainp2p.simulation.record, and replay the new file"
@@ -117,7 +118,7 @@ class Recording:
         return self._model.statistics()
 
     def _write(self, key: str, answer: Mapping[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
+        with writing(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, **answer}, ensure_ascii=False) + "\n")
 
 
@@ -172,11 +173,12 @@ def record(model: Model, path: str | Path) -> Recording:
     """A model that answers as `model` does, and adds what it says to a file for `replayed`.
 
     Raises:
-        InvalidInput: the file holds something else, or another model's answers.
+        InvalidInput: the file holds something else or another model's answers, or cannot be written.
     """
     target, info = Path(path), _described(model.info)
     if not target.exists():
-        target.write_text(json.dumps({_HEAD: VERSION, "info": info}) + "\n", "utf-8")
+        with writing(target):
+            target.write_text(json.dumps({_HEAD: VERSION, "info": info}) + "\n", "utf-8")
     elif _described(_read(target)[0]) != info:
         raise InvalidInput(f"{target} holds the answers of another model: record into another file")
     return Recording(model, target)

@@ -15,7 +15,7 @@ import pytest
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core.trace import Trace
 from ainp2p.simulation.errors import VersionMismatch
-from ainp2p.simulation.results import files, results, saving
+from ainp2p.simulation.results import files, report, results, saving
 from ainp2p.simulation.results.results import COLUMNS, Result, label, new_table
 from ainp2p.simulation.results.tables import Table
 from tests.simulation.results.small import market, undercut
@@ -190,6 +190,30 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(
     with pytest.raises(InvalidInput, match=r"out cannot be written: No space left on device$"):
         market().save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_last_file_is_told_by_the_name_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(result: Result) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    monkeypatch.setattr(report, "page", full)
+    with pytest.raises(InvalidInput, match=r"^\S+/out cannot be written: No space left on device$"):
+        market().save(tmp_path / "out", report=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_can_only_be_read_is_told_by_the_name_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, *words: object, **named: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("write_text", "unlink"):
+        monkeypatch.setattr(Path, name, read_only)
+    with pytest.raises(InvalidInput, match=r"page\.html cannot be written: Read-only file system$"):
+        market().report(tmp_path / "page.html")
 
 
 def test_mutant_without_the_translation_the_draft_is_what_is_told(

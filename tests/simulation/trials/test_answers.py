@@ -95,6 +95,20 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         replayed(path)
 
 
+def test_where_nothing_can_be_written_nothing_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none/answers\.jsonl cannot be written: No such file"):
+        record(ScriptedModel({}), tmp_path / "none" / "answers.jsonl")
+
+
+async def test_an_answer_that_cannot_be_written_down_is_not_kept_quiet(tmp_path: Path) -> None:
+    model = record(ScriptedModel({"hello": "one"}), tmp_path / "answers.jsonl")
+    (tmp_path / "answers.jsonl").unlink()
+    (tmp_path / "answers.jsonl").mkdir()
+    with pytest.raises(InvalidInput, match=r"answers\.jsonl cannot be written: Is a directory"):
+        async for _ in model.stream("hello", max_tokens=3):
+            pass
+
+
 def test_answers_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     recorded(tmp_path / "answers.jsonl")
     with pytest.raises(InvalidInput, match="of another model"):
