@@ -37,6 +37,13 @@ def main() -> int:
     parser.add_argument("--mutant", help="only this mutant, or with --seed: under this mutant")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     args = parser.parse_args()
+    if args.seeds < 1 or args.jobs < 1 or args.step < 1:
+        parser.error("--seeds, --jobs and --step are at least 1: nothing would be attacked")
+    if args.mutant is not None:
+        from tests.adversary.mutants import MUTANTS
+
+        if args.mutant not in MUTANTS:
+            parser.error(f"no mutant {args.mutant!r}: there are {', '.join(MUTANTS)}")
     if args.seed is not None:
         return _one(args)
     if args.mutants:

@@ -19,6 +19,7 @@ from ainp2p.ledger.voting.attested import attest
 from ainp2p.ledger.voting.justification import Justification, Proof, read_justification
 from ainp2p.ledger.voting.slot import Slot, SlotId
 from ainp2p.ledger.voting.validator import Validator
+from ainp2p.ledger.voting.views import Contest
 from ainp2p.ledger.voting.votelog import (
     NEWVIEW,
     PROPOSE,
@@ -107,6 +108,10 @@ class Traitor:
         self.world.crash(second)
         self.world.after(self.rng.randint(500, 4_000), partial(self._forget, first, second))
 
+    def _haggler(self) -> None:
+        """As leader it PROPOSEs once more, in the same view, what other NEWVIEWs of a quorum lead to."""
+        self.habits = ["haggler"]
+
     # --- habits -------------------------------------------------------------------------------------
 
     def _speak(self, brain: Brain, validator: Validator, now: int) -> None:
@@ -140,6 +145,8 @@ class Traitor:
                         self._say(validator, commit_entry(view, id_), now)
             if "forger" in self.habits and slot.contest is not None:
                 self._forge(brain, validator, slot_id, slot, rivals, now)
+            if "haggler" in self.habits and slot.contest is not None:
+                self._propose_again(brain, validator, slot_id, slot.contest, now)
 
     def _views(self, slot: Slot) -> list[int]:
         """Views to speak of: now and then of those that it has left, or not yet entered."""
@@ -229,6 +236,26 @@ class Traitor:
         forged = self._attach(brain, encode(made))
         for value in self.rng.sample(rivals, min(2, len(rivals))):
             validator._log.add(propose_entry(view, value, forged, *slot_id), now)
+
+    def _propose_again(
+        self, brain: Brain, validator: Validator, slot_id: SlotId, contest: Contest, now: int
+    ) -> None:
+        """Each of its PROPOSEs is justified: what may be LOCKed in a view is not one value by itself."""
+        view = contest.entered
+        if view == 0 or contest.proposed != view:
+            return
+        heard = contest.in_view(view)
+        for one in heard:
+            others = {member: each for member, each in heard.items() if member != one}
+            if validator.committee.weight_of(others) < validator.committee.quorum:
+                continue
+            made = validator._contention._leading._justify(slot_id, others, view, now)
+            if made is None or (id(validator), slot_id, view, made[0]) in self._said:
+                continue
+            self._said.add((id(validator), slot_id, view, made[0]))
+            sometimes("a leader PROPOSEs twice")
+            shown = self._attach(brain, made[1])
+            validator._log.add(propose_entry(view, made[0], shown, *slot_id), now)
 
     def _attach(self, brain: Brain, raw: bytes) -> bytes:
         self.world.auditor.attached(raw)

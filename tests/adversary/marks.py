@@ -33,11 +33,13 @@ PATHS: Mapping[str, tuple[str, ...]] = {
         "traitor: liar",
     ),
     "tell peers different things as leader": (
+        "a leader PROPOSEs twice",
         "a leader forges a justification",
         "a leader proposes what does not follow",
         "a justification that is void",
         "a leader's justification shows too little",
         "traitor: false leader",
+        "traitor: haggler",
         "traitor: forger",
     ),
     "replay, withhold": ("a replayed batch", "traitor: replayer", "traitor: silent", "traitor: withholder"),

@@ -143,9 +143,12 @@ MUTANTS: dict[str, Mutant] = {
     "LOCK twice in a later view": _mutant(
         "6 one LOCK",
         ("judging:Judging.follow", " or proposal.view in slot.locked:", ":"),
-        # A third defence, that only the first PROPOSE of a view counts, lets nothing through as a pair: with
-        # this edit no LOCK is remembered at all.
-        ("slot:Slot.lock", "if self.locked.setdefault(view, operation) != operation:", "if False:"),
+        # Two more defences hold without this one: it refuses to remember a second LOCK, and only the first
+        # PROPOSE of a view counts.
+        beside=(
+            _LOCK_ONCE,
+            ("views:Contest.propose", "known[0].view >= proposal.view:", "known[0].view > proposal.view:"),
+        ),
     ),
     "LOCK in view 0 after NEWVIEW": _mutant(
         "6 below NEWVIEW|handoff",

@@ -28,6 +28,7 @@ COMMITTEES = (
 )
 SIEGE_COMMITTEES = ((10, 10, 10, 10), (25, 20, 15, 15), (10,) * 7)  # a bond weighs something beside them
 SIEGE_EVERY = 4
+HAGGLE_EVERY, HAGGLE_AT = 32, 29
 EXODUS_EVERY, EXODUS_AT = 16, 10
 MEMBER_GRANT = 20_000  # uain: for fees, and for waivers, which hold next to nothing
 FOLLOWERS = 2
@@ -79,7 +80,7 @@ class Outcome:
 
 
 def plan_for(seed: int) -> Plan:
-    """Every fourth seed is a siege, and every sixteenth an exodus."""
+    """Every fourth seed is a siege, with a haggler in every eighth of them; every sixteenth is an exodus."""
     if seed % EXODUS_EVERY == EXODUS_AT:
         return _exodus_for(seed)
     return _siege_for(seed) if seed % SIEGE_EVERY == 1 else _storm_for(seed)
@@ -88,6 +89,8 @@ def plan_for(seed: int) -> Plan:
 def _siege_for(seed: int) -> Plan:
     rng = random.Random(f"siege {seed}")
     kind = rng.choice(("", *Traitor.KINDS, "single", "single", "single"))
+    if seed % HAGGLE_EVERY == HAGGLE_AT:
+        kind = "haggler"
     return Plan(
         seed,
         SIEGE_COMMITTEES[rng.choice((0, 0, 0, 1, 1, 2))],
