@@ -37,7 +37,10 @@ async def fetch_holding(validators: Validators, proofs: Proofs, object_: bytes) 
         if head.object == object_ and (best is None or seq > best[0]):
             best = seq, head
     if best is None:
-        raise NotFinal(f"no validator can prove a state of {id_text(object_)}: nothing final is known of it")
+        raise NotFinal(
+            f"no validator can prove a state of {id_text(object_)}: nothing final is known of it. What an "
+            "account was given, by the genesis or by others, is proven with its first payment"
+        )
     return Holding(best[1])
 
 

@@ -18,6 +18,7 @@ BYTES = 'world.rng("a name").randbytes(n), or the context\'s token_bytes(n)'
 UUID = 'uuid.UUID(bytes=world.rng("a name").randbytes(16), version=4)'
 SEEDED = 'world.rng("a name"), or a seed: random.Random(number)'
 NUMPY = 'numpy.random.default_rng(world.rng("a name").getrandbits(64))'
+TORCH = 'a generator of your own: torch.Generator().manual_seed(world.rng("a name").getrandbits(63))'
 THREAD = "a task: nursery.start_soon(function)"
 SOCKET = "the agent's own network: world.spawn(name) gives every node one"
 PROCESS = "world.spawn(name), or start it before the world does"
@@ -37,6 +38,10 @@ def _first_missing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _second_missing(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> bool:
     return len(args) < 2
+
+
+def _no_generator(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("generator") is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,9 @@ SOURCES: tuple[Source, ...] = (
     *_of("numpy.random", "negative_binomial noncentral_chisquare noncentral_f pareto poisson power", NUMPY),
     *_of("numpy.random", "rayleigh standard_cauchy standard_exponential standard_gamma standard_t", NUMPY),
     *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY),
+    *_of("torch", "rand randn randint randperm normal bernoulli multinomial", TORCH, when=_no_generator),
+    *_of("torch", "poisson rand_like randn_like randint_like", TORCH, when=_no_generator),
+    *_of("torch", "seed manual_seed get_rng_state set_rng_state", TORCH),
     *_of("threading", "Thread.start", THREAD, deep=True),
     *_of("_thread", "start_new_thread", THREAD),
     *_of("trio", "to_thread.run_sync", THREAD, deep=True),

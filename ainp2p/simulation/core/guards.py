@@ -7,8 +7,8 @@ the model's modules and replaced too. Leaving the block puts everything back, al
 meanwhile has bound.
 
 Only the thread that entered is watched. Not found: a name kept in a container or a closure, a subclass
-of `random.Random` made before, numpy imported for the first time inside the run, `hash(str)` and the
-order of sets.
+of `random.Random` made before, numpy or torch imported for the first time inside the run, what libraries draw
+for the model (the first weights of a `torch.nn` layer), `hash(str)` and the order of sets.
 """
 
 from __future__ import annotations

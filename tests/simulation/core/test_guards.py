@@ -359,3 +359,40 @@ def test_numpy_s_randomness_is_guarded_before_anybody_has_asked_for_it(
         [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
     assert told.stdout.strip() == said
+
+
+TORCH = """
+import torch
+from ainp2p.simulation import Ambient, run
+
+drawn = []
+
+async def own(world):
+    generator = torch.Generator().manual_seed(world.rng("noise").getrandbits(63))
+    drawn.append(torch.rand(2, generator=generator).tolist())
+
+async def ambient(world):
+    torch.rand(2)
+
+async def seeded_for_everybody(world):
+    torch.manual_seed(1)
+
+worlds = {"committee": 1}
+for _ in range(2):
+    run(own, 1, world=worlds)
+print(drawn[0] == drawn[1])
+for model in (ambient, seeded_for_everybody):
+    try:
+        run(model, world=worlds)
+    except Ambient as exc:
+        print(exc.source, "torch.Generator()" in str(exc))
+torch.rand(1)
+"""
+
+
+def test_torch_draws_by_a_generator_of_the_model_s_own_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(TORCH)
+    told = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.splitlines() == ["True", "torch.rand True", "torch.manual_seed True"]
