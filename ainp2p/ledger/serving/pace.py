@@ -11,11 +11,11 @@ import math
 
 RATE_MIN = 100.0  # operations a second: little, and not nothing
 RATE_MAX = 10_000.0  # more than a core can do
-LATE_S = 0.003  # a loop that is later than this on average has enough to do
+LATE_S = 0.0015  # a loop that is later than this on average has enough to do
 GROWS_IN_S = 1.0  # by a factor of e while the loop is prompt,
-SHRINKS_IN_S = 0.2  # and so much while it is late
+SHRINKS_IN_S = 0.1  # and so much while it is late
 SMOOTHED_OVER_S = 0.1
-BURST = 16.0  # operations
+BURST = 8.0  # operations
 STEP_MAX_S = 0.1  # one measurement counts for no more time than this
 
 

@@ -25,8 +25,8 @@ def test_it_gives_a_burst_then_its_rate() -> None:
     pace.measured(0, 0)
     taken(pace)
     pace.rate = 200.0
-    pace.measured(0, 0.05)
-    assert taken(pace) == 10
+    pace.measured(0, 0.03)
+    assert taken(pace) == 6
 
 
 def test_a_late_loop_slows_it_to_little_and_not_to_nothing() -> None:
@@ -64,7 +64,7 @@ def test_mutant_without_smoothing_one_late_moment_in_ten_holds_it_down(
 ) -> None:
     def after(pace: Pace) -> float:
         for step in range(3_000):
-            pace.measured(0.02 if step % 10 == 0 else 0.0, step / 100)
+            pace.measured(0.01 if step % 10 == 0 else 0.0, step / 100)
         return pace.rate
 
     assert after(Pace()) > 0.5 * RATE_MAX
