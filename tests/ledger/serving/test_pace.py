@@ -64,7 +64,7 @@ def test_mutant_without_smoothing_one_late_moment_in_ten_holds_it_down(
 ) -> None:
     def after(pace: Pace) -> float:
         for step in range(3_000):
-            pace.measured(0.01 if step % 10 == 0 else 0.0, step / 100)
+            pace.measured(0.008 if step % 10 == 0 else 0.0, step / 100)
         return pace.rate
 
     assert after(Pace()) > 0.5 * RATE_MAX
