@@ -11,8 +11,7 @@ What is looked at too soon is still in use, and costs its time all the same: of 
 hour, every 2,000 steps and everything eight times took 27 s of 160, and every 50,000 steps 10 of 130.
 
 What a run leaves is old by then, and a process that makes run after run does little in between: Python never
-looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is half as much
-again.
+looked at it, and each storm of eight nodes kept 2 MB. Who begins a run looks, once there is much of it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ YOUNG_STEPS_MAX = 2_000_000  # and at most so many: 1 KB of each of 90,000 jobs
 OLD_STEPS = 200_000  # steps before everything is looked at
 NUMBERED_MIN = 1_000  # generators whose number is known, before those that have ended are looked for
 ALL_TIMES = 4  # so many times as many steps make everything be looked at again
-GROWN = 1.5  # before a run: so many times the memory that was in use after the last look
+GROWN = 150_000  # before a run: blocks of memory more than were in use after the last look; 10 MB or so
 
 _Generator = AsyncGenerator[Any, Any]
 
@@ -46,7 +45,7 @@ class _Process:
 
     def sweep(self) -> None:
         """Free it, if it is worth a look. Nothing may be set aside."""
-        if sys.getallocatedblocks() > GROWN * self._in_use:  # objects take 9 ms to count
+        if sys.getallocatedblocks() > self._in_use + GROWN:  # objects take 9 ms to count
             gc.collect()
             self._in_use = sys.getallocatedblocks()
 
