@@ -14,7 +14,7 @@ pruned have format 3, so that a release that knows no checkpoints refuses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -212,7 +212,8 @@ class Store:
                 self.database.execute(table)
             ended = {lock.id: lock for lock in self._read_locks("ledger_locks") if lock.ended}
             self.database.executemany("DELETE FROM ledger_locks WHERE id = ?", [(id_,) for id_ in ended])
-            self.database.executemany("INSERT INTO ledger_ended VALUES (?, ?)", _state_rows(ended, ended))
+            rows = {id_: encode(lock) for id_, lock in ended.items()}
+            self.database.executemany("INSERT INTO ledger_ended VALUES (?, ?)", _blobs(rows))
             self._write_system([State(self._genesis).system])
             self.database.executemany(
                 "UPDATE ledger_meta SET value = ? WHERE key = 'format'", [(encode(FORMAT),)]
@@ -527,9 +528,3 @@ def _take_leaf(state: State, leaf: Leaf) -> None:
         state.burnt = decode(leaf.state, int)
     else:
         state.take_system(_read_system(leaf.state))
-
-
-def _state_rows(
-    ids: Iterable[bytes], objects: Mapping[bytes, Account] | Mapping[bytes, Lock]
-) -> list[tuple[bytes, bytes]]:
-    return [(id_, encode(objects[id_])) for id_ in sorted(ids)]

@@ -8,7 +8,9 @@ validators of equal weight and full batches that makes 1.2 kB. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -48,6 +50,21 @@ def pack_place(member: int, height: int, position: int) -> int:
 def unpack_place(packed: int) -> Place:
     """The inverse of `pack_place`."""
     return packed & 0xFF, packed >> 16, packed >> 8 & 0xFF
+
+
+def encode_places(places: Sequence[int]) -> bytes:
+    """Packed places as they are stored."""
+    return _stored_places(len(places)).pack(*places)
+
+
+def decode_places(raw: bytes) -> tuple[int, ...]:
+    """The inverse of `encode_places`."""
+    return _stored_places(len(raw) // 8).unpack(raw)
+
+
+@functools.cache
+def _stored_places(count: int) -> struct.Struct:
+    return struct.Struct(f">{count}Q")
 
 
 class CertifiedVote(Message, frozen=True):
@@ -269,6 +286,8 @@ __all__ = [
     "Place",
     "build_certificate",
     "certificate_epoch",
+    "decode_places",
+    "encode_places",
     "read_certificate",
     "verify_certificate",
     "verify_decided",

@@ -14,7 +14,6 @@ a restart goes on. Evidence is never touched. No I/O but the database's.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 
 from ainp2p.errors import RemoteError, StorageError
@@ -34,7 +33,7 @@ from ainp2p.ledger.rules.operations import (
 from ainp2p.ledger.rules.state_tree import ACCOUNT, LOCK
 from ainp2p.ledger.store import Decided, Store, Stored
 from ainp2p.ledger.voting.attachments import HANDOFF, attachment_tag
-from ainp2p.ledger.voting.certificate import build_certificate, unpack_place
+from ainp2p.ledger.voting.certificate import build_certificate, decode_places, unpack_place
 from ainp2p.ledger.voting.checkpoints import CHECKING, COPYING, DONE, FAILED, USABLE, Checkpoint, Checkpoints
 from ainp2p.ledger.voting.handoff import read_handoff
 from ainp2p.ledger.voting.votelog import VoteBatch, reopen_batch
@@ -147,7 +146,7 @@ class Pruner:
         rows = self._database.execute("SELECT places, epoch FROM vote_places WHERE n = ?", (stored.n,))
         if not rows or not rows[0][0] or rows[0][1] >= before:
             return
-        places, epoch = struct.unpack(f">{len(rows[0][0]) // 8}Q", rows[0][0]), rows[0][1]
+        places, epoch = decode_places(rows[0][0]), rows[0][1]
         certificate = build_certificate(
             map(unpack_place, places),
             lambda member, height: self._batch(epoch, member, height),

@@ -7,7 +7,6 @@ goes in small steps with these writes (`ainp2p.ledger.voting.pruning`). Blocking
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from ainp2p.ledger.database import Database, blob
 from ainp2p.ledger.rules.operations import SignedOperation
 from ainp2p.ledger.store import Store
 from ainp2p.ledger.voting.attachments import attachment_id
+from ainp2p.ledger.voting.certificate import decode_places, encode_places
 from ainp2p.ledger.voting.effects import Evidence, Found, Record, Records, Restored
 from ainp2p.ledger.voting.pruning import Pruner, holds_committee
 from ainp2p.protocol.codec import encode, fast_decoder
@@ -115,8 +115,7 @@ class SqliteJournal:
         self._store.commit([record.decided for record in records])
         first = self._store.count - len(records) + 1
         rows = [
-            (n, blob(_places(len(record.places)).pack(*record.places)), record.epoch)
-            for n, record in enumerate(records, first)
+            (n, blob(encode_places(record.places)), record.epoch) for n, record in enumerate(records, first)
         ]
         self._database.executemany("INSERT INTO vote_places VALUES (?, ?, ?)", rows)
 
@@ -182,7 +181,7 @@ class SqliteJournal:
             return None
         n, raw, certificate, places, epoch = rows[0]
         signed = self._store.signed(n, id_, raw)
-        return Found(signed, _places(len(places) // 8).unpack(places), certificate, epoch)
+        return Found(signed, decode_places(places), certificate, epoch)
 
     def decided_at(self, object_: bytes, seq: int) -> bytes | None:
         """The id of the stored operation that was decided in this slot; None if there is none (any more)."""
@@ -227,12 +226,6 @@ class SqliteJournal:
         except (Error, struct.error) as exc:
             raise StorageError(f"{self._database.path} is damaged: an operation cannot be read") from exc
         return operations
-
-
-@functools.cache
-def _places(count: int) -> struct.Struct:
-    """How so many packed places are stored."""
-    return struct.Struct(f">{count}Q")
 
 
 def _join(operations: list[SignedOperation]) -> bytes:
