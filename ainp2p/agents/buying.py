@@ -303,10 +303,15 @@ async def open_buyer(
     resume_s: float = RESUME_TIMEOUT_S,
 ) -> AsyncIterator[Buyer]:
     """Buy until the block ends; jobs under way then end, with what was delivered paid."""
-    async with background() as nursery:
-        buyer = Buyer(
-            network, genesis, vault, wallet, signer, nursery,
-            directory=directory, models=models, choosing=choosing, countering=countering,
-            on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
-        )  # fmt: skip
-        yield buyer
+    buyer = None
+    try:
+        async with background() as nursery:
+            buyer = Buyer(
+                network, genesis, vault, wallet, signer, nursery,
+                directory=directory, models=models, choosing=choosing, countering=countering,
+                on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
+            )  # fmt: skip
+            yield buyer
+    finally:
+        if buyer is not None:
+            await buyer.deposits.leave()  # with what jobs that have just ended have signed

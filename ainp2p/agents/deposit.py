@@ -28,6 +28,7 @@ from ainp2p.protocol.network import Network, PeerId
 
 CONFIRM_TIMEOUT_S = 60.0  # how long a seller that has gone is looked for, to be given its last receipt
 CONFIRM_PAUSE_S = 2.0
+LEAVE_TIMEOUT_S = 3.0  # for the same, when we go ourselves
 CONFIRM_AFTER_S = 120.0  # after a job its last receipt is confirmed; sooner where a connection is lost
 LAST_CHUNKS_TIMEOUT_S = 30.0  # after a job's last word, for chunks before it that other streams bring
 
@@ -252,24 +253,36 @@ class Deposit:
         self._forgotten = True
         self._vault.forget_lock(self.lock.id)
 
+    async def leave(self) -> None:
+        """We go: what was sent last is lost with the connection, unless the seller says that it holds it."""
+        with trio.move_on_after(LEAVE_TIMEOUT_S), suppress(NetworkError):
+            await self._have_confirmed()
+
     async def _confirm(self) -> None:
         try:
             with trio.move_on_after(CONFIRM_AFTER_S):
                 await self._hurry.wait()
             self._hurry = trio.Event()
             with trio.move_on_after(CONFIRM_TIMEOUT_S):
-                while (receipt := self.last_receipt) is not None and receipt != self._confirmed:
-                    notice = encode(ReceiptNotice(self.lock.id, encode(receipt), ()))
+                while True:
                     try:
-                        await self._network.request(self.seller, PROTOCOL, notice)
+                        return await self._have_confirmed()
                     except NetworkError:
                         await trio.sleep(CONFIRM_PAUSE_S)
-                        continue
-                    except Error:
-                        return  # the seller does not want it
-                    self._confirmed = receipt
         finally:
             self._confirming = False
+
+    async def _have_confirmed(self) -> None:
+        """Have the seller say that it holds the last receipt; meanwhile there may be another."""
+        while (receipt := self.last_receipt) is not None and receipt != self._confirmed:
+            notice = ReceiptNotice(self.lock.id, encode(receipt), ())
+            try:
+                await self._network.request(self.seller, PROTOCOL, encode(notice))
+            except NetworkError:
+                raise
+            except Error:
+                return  # the seller does not want it
+            self._confirmed = receipt
 
     def tell_soon(self) -> None:
         """As `tell`, by a task of its own, if none is about to do it."""

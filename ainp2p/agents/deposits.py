@@ -86,6 +86,13 @@ class Deposits:
         """Every Lock that is kept, used or not."""
         return [deposit for deposits in self._by_seller.values() for deposit in deposits]
 
+    async def leave(self) -> None:
+        """See to it that each seller holds its last receipt, for a moment, before the network is closed."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for deposit in self.all():
+                    nursery.start_soon(deposit.leave)
+
     @property
     def _life_ms(self) -> int:
         # Not the genesis's: a COMMITTEE may change them, and a Lock that lives too long is refused.

@@ -8,7 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from ainp2p.agents.deposit import CONFIRM_AFTER_S, Deposit
+from ainp2p.agents.deposit import CONFIRM_AFTER_S, LEAVE_TIMEOUT_S, Deposit
+from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.skill import skill
 from ainp2p.errors import NoOffers
 from ainp2p.protocol.delivery import STEP
@@ -262,17 +263,62 @@ async def paid_and_held(market: Market) -> tuple[int, int]:
         return bought.job.paid, alice.wallet.book.unsettled(bought.job.legs[0].lock)
 
 
-async def test_the_last_receipt_arrives_though_notices_are_lost_and_a_mutant_that_does_not_confirm_is_caught(
-    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lose_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on every one-way message of the market is lost."""
+
     async def lost(network: MemoryNetwork, peer: str, protocol: str, body: bytes) -> None:
         if protocol != PROTOCOL:
             await send(network, peer, protocol, body)
 
     send = MemoryNetwork.send
     monkeypatch.setattr(MemoryNetwork, "send", lost)
+
+
+async def test_the_last_receipt_arrives_though_notices_are_lost_and_a_mutant_that_does_not_confirm_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_notices(monkeypatch)
     async with found_market() as market:
         assert await paid_and_held(market) == (20, 20)
     monkeypatch.setattr(Deposit, "job_ended", lambda self: None)
     async with found_market() as market:
         assert await paid_and_held(market) == (20, 0)
+
+
+async def paid_and_held_by_one_that_left(market: Market) -> tuple[int, int]:
+    """A short job of a buyer that is closed right after: what it signed, and what the seller holds of it."""
+    async with market.agent("alice", [write], writer(10)) as alice:
+        async with market.agent("bob") as bob:
+            bought = await buy(bob, await bob.find("write"))
+        return bought.job.paid, alice.wallet.book.unsettled(bought.job.legs[0].lock)
+
+
+async def test_a_buyer_does_not_leave_before_its_sellers_hold_their_last_receipts(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_notices(monkeypatch)
+    async with found_market() as market:
+        assert await paid_and_held_by_one_that_left(market) == (20, 20)
+
+
+async def test_a_mutant_that_leaves_at_once_is_caught(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave_at_once(self: Deposits) -> None:
+        await trio.lowlevel.checkpoint()
+
+    lose_notices(monkeypatch)
+    monkeypatch.setattr(Deposits, "leave", leave_at_once)
+    async with found_market() as market:
+        assert await paid_and_held_by_one_that_left(market) == (20, 0)
+
+
+async def test_a_buyer_leaves_although_a_seller_has_gone(autojump_clock: Clock) -> None:
+    async with found_market() as market, market.agent("bob") as bob:
+        async with market.agent("alice", [write], writer(10)):
+            bought = await buy(bob, await bob.find("write"))
+        left_at = trio.current_time()
+        deposit = bob._open_parts.buyer.deposits.all()[0]
+        assert (bought.job.paid, deposit.last_receipt is not None) == (20, True)
+        await bob._open_parts.buyer.deposits.leave()
+        assert trio.current_time() <= left_at + LEAVE_TIMEOUT_S
