@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -483,6 +484,7 @@ class Agent:
                 models=models,
                 choosing=self._strategies.choosing,
                 countering=self._strategies.countering,
+                direct=self._strategies.direct,
                 on_receipt=self._on_receipt,
                 on_job=self._on_job,
                 resume_s=self._strategies.resume_s,
@@ -645,8 +647,9 @@ async def _settle_up(wallet: Wallet) -> None:
 
     What cannot be done in time waits on the disk for ``ainp2p wallet settle``.
     """
+    in_peace = trio.current_effective_deadline() > -math.inf  # else whoever cancels us ends all else as well
     with trio.CancelScope(deadline=trio.current_time() + SETTLE_UP_S, shield=True):
         with contextlib.suppress(Error, ExceptionGroup):
             await wallet.close_all()
-    if owed := sum(wallet.unsettled(lock.id) for lock in wallet.paying_locks()):
+    if in_peace and (owed := sum(wallet.unsettled(lock.id) for lock in wallet.paying_locks())):
         log.warning("%d uain that were earned are not settled: open this agent or its wallet again", owed)

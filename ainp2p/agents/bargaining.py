@@ -75,6 +75,21 @@ def honest_only(choosing: Choosing, offers: Sequence[Offer], max_price: Price | 
     return choose
 
 
+def take_card(network: Network, negotiation: Buyer, offer: Offer) -> Deal:
+    """The terms of a card, to be awarded unasked.
+
+    Raises:
+        Malformed: nobody could work by them.
+    """
+    _add_addresses(network, offer)
+    bid = negotiation.unasked(offer.agent, offer.key, offer.skill, network.context.now_ms())
+    return Deal(negotiation, bid, offer.agent, offer.name, offer.peer, (offer,))
+
+
+def _add_addresses(network: Network, offer: Offer) -> None:
+    network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
+
+
 async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer]) -> Deal:
     """Ask the sellers of `offers`, counter as the strategy says, and return the best proposal.
 
@@ -87,7 +102,7 @@ async def bargain(network: Network, negotiation: Buyer, offers: Sequence[Offer])
     now_ms = network.context.now_ms()
     calls = [negotiation.call(offer.agent, offer.key, now_ms) for offer in asked]  # who signs may refuse
     for offer in asked:
-        network.add_addresses(offer.peer, tuple(a.decode(errors="replace") for a in offer.card.addresses))
+        _add_addresses(network, offer)
     if len(asked) == 1:
         await _ask(network, negotiation, asked[0], calls[0], problems)
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S
-from ainp2p.agents.bargaining import Deal, bargain, honest_only
+from ainp2p.agents.bargaining import STEP_MAX, Deal, bargain, honest_only, take_card
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.directory import Directory
@@ -87,11 +87,12 @@ class Buyer:
         models: Sequence[Model] = (),
         choosing: Choosing = cheapest,
         countering: Countering = never_counter,
+        direct: bool = False,
         on_receipt: OnReceipt | None = None,
         on_job: OnJob | None = None,
         resume_s: float = RESUME_TIMEOUT_S,
     ) -> None:
-        self._resume_s, self._on_job = resume_s, on_job
+        self._direct, self._resume_s, self._on_job = direct, resume_s, on_job
         self._network, self._vault, self._wallet, self._signer = network, vault, wallet, signer
         self._network_id, self._models = genesis.network_id, tuple(models)
         self._nursery, self._crew = nursery, Crew(nursery)
@@ -132,8 +133,13 @@ class Buyer:
             resume_s=self._resume_s,
         )
 
+        unasked = self._direct
+
         async def find_deal(left: int, tried: frozenset[bytes]) -> Deal:
-            return await self._bargain(order, [o for o in listed if o.agent not in tried], left, max_price)
+            nonlocal unasked
+            offers, direct = [o for o in listed if o.agent not in tried], unasked
+            unasked = False  # whoever does not take it is asked, like all others
+            return await self._bargain(order, offers, left, max_price, direct=direct)
 
         purchase.start(self._crew, find_deal)
         return purchase
@@ -176,7 +182,9 @@ class Buyer:
             refusals.append(BudgetExceeded("per_lock", budget, cap))
         return refusals
 
-    async def _bargain(self, order: Order, offers: list[Offer], left: int, max_price: Price | None) -> Deal:
+    async def _bargain(
+        self, order: Order, offers: list[Offer], left: int, max_price: Price | None, *, direct: bool
+    ) -> Deal:
         offers = self._trusted(offers)
         affordable = [offer for offer in offers if offer.price.max_units(left) >= 1]
         if not offers:
@@ -192,6 +200,9 @@ class Buyer:
             choosing=honest_only(self._choosing, affordable, max_price),
             countering=self._countering,
         )
+        if direct and _is_sound(affordable[0], max_price):
+            await trio.lowlevel.checkpoint()
+            return take_card(self._network, negotiation, affordable[0])
         return await bargain(self._network, negotiation, affordable)
 
     def _trusted(self, offers: list[Offer]) -> list[Offer]:
@@ -267,6 +278,13 @@ class _Hired:
         await self._buyer.end(self._purchase)
 
 
+def _is_sound(offer: Offer, max_price: Price | None) -> bool:
+    """Whether what a card says can be awarded as it is."""
+    card = offer.skill
+    within = max_price is None or offer.price.within(max_price)
+    return within and card.step <= min(card.window, STEP_MAX)
+
+
 def _too_little(offers: list[Offer], budget: int) -> BudgetExceeded:
     least = min(offer.price.after(1) for offer in offers)
     return BudgetExceeded("budget", least, budget, "one unit of the cheapest offer costs more")
@@ -298,6 +316,7 @@ async def open_buyer(
     models: Sequence[Model] = (),
     choosing: Choosing = cheapest,
     countering: Countering = never_counter,
+    direct: bool = False,
     on_receipt: OnReceipt | None = None,
     on_job: OnJob | None = None,
     resume_s: float = RESUME_TIMEOUT_S,
@@ -308,7 +327,7 @@ async def open_buyer(
         async with background() as nursery:
             buyer = Buyer(
                 network, genesis, vault, wallet, signer, nursery,
-                directory=directory, models=models, choosing=choosing, countering=countering,
+                directory=directory, models=models, choosing=choosing, countering=countering, direct=direct,
                 on_receipt=on_receipt, on_job=on_job, resume_s=resume_s,
             )  # fmt: skip
             yield buyer

@@ -50,7 +50,7 @@ from ainp2p.protocol.messages import (
     unpack_tokens,
 )
 from ainp2p.protocol.network import Network
-from ainp2p.protocol.strategies import BUSY, EXPIRED, UNKNOWN
+from ainp2p.protocol.strategies import BUSY, EXPIRED, MISMATCH, PRICE, TOO_MANY, UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nob
 # Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
 # Lock is torn, or opening it took longer than the proposal lived.
 MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED})
+# Of an award by what a card says: the card is an older one, or the seller takes no award unasked. Ask it.
+UNASKED = frozenset({PRICE, MISMATCH, UNKNOWN, TOO_MANY})
 GROUNDLESS = "groundless"  # why a seller is stopped that went on from what the reader rejected; not its fault
 
 
@@ -249,7 +251,7 @@ class Purchase:
                 failed = False
                 return finish
             except (NetworkError, RemoteError) as exc:
-                failed = None if _is_busy(exc) else True
+                failed = None if _is_not_taken(exc, deal) else True
                 raise
             finally:
                 deposit.release(left)
@@ -283,15 +285,15 @@ class Purchase:
         self._attempt = self.job.under_way = attempt
         self._continues = continued
         self.job.seller, self.job.awarded_at = deal.name, trio.current_time()
-        failure, was_busy = "", False
+        failure, was_taken = "", True
         try:
             finish = await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
             if isinstance(exc, Refused):
                 deposit.spoilt |= exc.code == "lock"
-            was_busy = _is_busy(exc) and attempt.opened_at is None
-            if was_busy and self._is_patient():
+            was_taken = attempt.opened_at is not None or not _is_not_taken(exc, deal)
+            if not was_taken and self._is_patient():
                 self._tried.discard(deal.seller)
             elif _is_nobodys_fault(exc, attempt):
                 self._give_another_chance(deal.seller)
@@ -299,7 +301,7 @@ class Purchase:
         finally:
             leg = await attempt.close(failure, continued=continued)
             self._attempt = self.job.under_way = None
-            if not was_busy:  # it has done nothing
+            if was_taken:  # else it has done nothing
                 self.job.legs.append(leg)
                 self._awards.append(award.id)
         if attempt.stopped is not None:  # after its last word
@@ -422,6 +424,12 @@ def _never() -> None:
 
 def _is_busy(failure: Exception) -> bool:
     return isinstance(failure, Refused) and failure.code == BUSY
+
+
+def _is_not_taken(failure: Exception, deal: Deal) -> bool:
+    """Whether a seller refused an award and is not to blame: others were faster, or it was never asked."""
+    unasked = isinstance(failure, Refused) and deal.bid.signed is None and failure.code in UNASKED
+    return unasked or _is_busy(failure)
 
 
 def _too_late(_reason: str) -> None:

@@ -2,6 +2,7 @@
 
     for each seller:  call ──▶ (waiting) ──▶ proposed ──counter──▶ (waiting) … ──▶ proposed | refused
     once all have answered, or at the deadline:  best ──▶ award one, decline the others
+    or, unasked:  unasked, the terms of a card ──▶ award
 
 Answers that are forged, late or answer something else are refused one by one and never spoil the rest.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ainp2p.errors import Expired, InvalidInput, Malformed, RemoteError
+from ainp2p.protocol.card import SkillCard
 from ainp2p.protocol.messages import (
     CALL_DEADLINE_MS,
+    DIRECT,
     PURPOSE,
     ROUNDS_MAX,
     Accepted,
@@ -103,6 +106,24 @@ class Buyer:
         self._threads[key] = _Thread(seller, deadline, [signed])
         return signed
 
+    def unasked(self, seller: bytes, key: bytes, card: SkillCard, now_ms: int) -> Bid:
+        """What a seller's card says, to be awarded without a call; the seller may refuse the award.
+
+        Raises:
+            InvalidInput: it was called already.
+            Malformed: terms that no proposal could have.
+        """
+        if key in self._threads:
+            raise InvalidInput("each seller is called once per task")
+        deadline = now_ms + CALL_DEADLINE_MS
+        proposal = Proposal(
+            DIRECT, self.task.id, self._agent, seller, 0, card.price, card.window, card.step,
+            units_max=0, speed=card.speed, wait=0, model=card.model, expires=deadline,
+        )  # fmt: skip
+        bid = Bid(key, proposal, None, _price(proposal), self.task.units_max)
+        self._threads[key] = _Thread(seller, deadline, [], bid=bid, waiting=False)
+        return bid
+
     def handle(self, signed: Signed, key: bytes, now_ms: int) -> Signed | None:
         """Take a seller's answer; returns a counter-proposal for it, or None when this seller is done.
 
@@ -192,7 +213,7 @@ class Buyer:
         proposal = bid.proposal
         signed = self._seal(
             Award(
-                answers=bid.signed.id,
+                answers=bid.id,
                 task=self.task.id,
                 buyer=self._agent,
                 seller=proposal.seller,
@@ -234,9 +255,9 @@ class Buyer:
     def declines(self) -> list[tuple[bytes, Signed]]:
         """For every seller whose proposal is not taken: its key, and what tells it so."""
         return [
-            (key, self._seal(Decline(thread.bid.signed.id, self.task.id)))
+            (key, self._seal(Decline(thread.bid.id, self.task.id)))
             for key, thread in self._threads.items()
-            if thread.bid is not None and key != self._awarded
+            if thread.bid is not None and thread.bid.signed is not None and key != self._awarded
         ]
 
     def transcript(self, key: bytes) -> tuple[Signed, ...]:
@@ -259,11 +280,10 @@ class Buyer:
         named = (proposal.task, proposal.buyer, proposal.seller, proposal.round)
         if named != (self.task.id, self._agent, thread.agent, thread.round):
             raise RemoteError("a proposal that names another task, agent or round")
-        if proposal.window < proposal.step:
-            raise Malformed("a window below its step would stop both sides for ever")
+        price = _price(proposal)
         if proposal.expires <= now_ms:
             raise Expired("a proposal that has expired before it came")
-        return Bid(signed.key, proposal, signed, Price.from_wire(proposal.price), self.task.units_max)
+        return Bid(signed.key, proposal, signed, price, self.task.units_max)
 
     def _affordable(self, bid: Bid) -> bool:
         return self.task.max_price is None or bid.price.within(self.task.max_price)
@@ -279,7 +299,7 @@ class Buyer:
         proposal = thread.bid.proposal
         signed = self._seal(
             CounterProposal(
-                thread.bid.signed.id,
+                thread.bid.id,
                 self.task.id,
                 self._agent,
                 proposal.seller,
@@ -293,3 +313,10 @@ class Buyer:
 
     def _seal(self, message: CallForProposals | CounterProposal | Award | Decline) -> Signed:
         return seal(self._signer, PURPOSE, message)
+
+
+def _price(proposal: Proposal) -> Price:
+    """Of terms that both sides can work by."""
+    if proposal.window < proposal.step:
+        raise Malformed("a window below its step would stop both sides for ever")
+    return Price.from_wire(proposal.price)

@@ -4,7 +4,7 @@
       CallForProposals  ──request──▶       Proposal | Refusal
       CounterProposal   ──request──▶       Proposal | Refusal          at most ROUNDS_MAX times
       Decline           ──one-way──▶
-      Award             ──stream───▶       Accepted | Refusal, Chunk…, Finished
+      Award             ──stream───▶       Accepted | Refusal, Chunk…, Finished      also unasked: DIRECT
       ReceiptNotice     ──one-way──▶
       Cancel            ──one-way──▶
       Resume            ──stream───▶       Chunk…, Finished | Refusal
@@ -48,6 +48,7 @@ CLOCK_SKEW_MAX_MS = 60_000  # RELIABILITY F1: clocks of honest peers differ by a
 CALL_DEADLINE_MS = 2_000
 ROUNDS_MAX = 3  # counter-proposals in one negotiation
 WIRE_SIZE_MAX = 1 << 20  # bytes of one request or chunk: the Network's largest body
+DIRECT = bytes(32)  # what an award answers that takes no proposal, but says its own terms
 INPUT_SIZE_MAX = WIRE_SIZE_MAX - (64 << 10)  # the award around it, and a prefix, need the rest
 PREFIX_SIZE_MAX = 24 << 10  # bytes; of text, and again of token ids (6,144 of them)
 DATA_SIZE_MAX = WIRE_SIZE_MAX - (64 << 10)
@@ -192,7 +193,7 @@ class Refusal(Message, frozen=True, tag=5):
 class Award(Message, frozen=True, tag=6):
     """A buyer takes a proposal; this message's id is the job's id from here on."""
 
-    answers: Bytes32  # the proposal
+    answers: Bytes32  # the proposal; zeros: none, the terms are the buyer's own (from a card, say)
     task: Bytes32
     buyer: Bytes32
     seller: Bytes32

@@ -5,6 +5,8 @@
                 ▼                      ▼
               gone                  awarded ──begin: its Lock is good, and a slot free──▶ running ──▶ done
 
+    award, DIRECT: no proposal before it ──its terms are good enough──▶ awarded
+
 To ask costs nothing, so a proposal holds nothing: whoever comes first with money gets the slot, and a crowd
 that asks and takes nothing keeps nobody from it. Before a signature is checked nothing is stored; one buyer
 has OPEN_PER_BUYER_MAX things open, and all together OPEN_MAX, of which strangers' go first.
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from ainp2p.errors import Malformed, Refused, RemoteError
 from ainp2p.protocol.messages import (
     CLOCK_SKEW_MAX_MS,
+    DIRECT,
     PURPOSE,
     ROUNDS_MAX,
     Accepted,
@@ -71,13 +74,13 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """An award that fits its proposal; it has a slot from `Seller.begin` until `Seller.release`."""
+    """An award that is taken; it has a slot from `Seller.begin` until `Seller.release`."""
 
     job: bytes  # the award's id
     award: Award
     signed: Signed
     price: Price
-    transcript: tuple[Signed, ...]  # from the call to the award
+    transcript: tuple[Signed, ...]  # from the call, if there was one, to the award
 
     @property
     def buyer_key(self) -> bytes:
@@ -177,13 +180,21 @@ class Seller:
         if not isinstance(message, Award):
             raise Malformed(f"a {type(message).__name__} is no award")
         self.expire(now_ms)
+        before: tuple[Signed, ...] = ()
         try:
-            held = self._fitting(message, signed, now_ms)
+            self._check_award(message, signed, now_ms)
+            if message.answers == DIRECT:
+                price = self._unasked(message, peer, now_ms)
+            else:
+                held = self._fitting(message, peer)
+                price, before = held.price, held.transcript
+            self._check_budget(message, price)
         except _Refuse as refusal:
             return self.refusal(signed, refusal.code, refusal.reason)
-        del self._open[peer, message.task]
+        if message.answers != DIRECT:
+            del self._open[peer, message.task]
         self._awarded[signed.id] = peer
-        return Deal(signed.id, message, signed, held.price, (*held.transcript, signed))
+        return Deal(signed.id, message, signed, price, (*before, signed))
 
     def begin(self, job: bytes) -> None:
         """The Lock of this award is good: it gets a slot.
@@ -262,15 +273,50 @@ class Seller:
         if held is not None and decline.answers == held.signed.id:
             del self._open[peer, decline.task]
 
-    def _fitting(self, award: Award, signed: Signed, now_ms: int) -> _Open:
-        """The proposal that this award takes, if it takes it as it was made."""
+    def _check_award(self, award: Award, signed: Signed, now_ms: int) -> None:
         if signed.id in self._running or signed.id in self._awarded:
             raise _Refuse(KNOWN, "this award is a job already: resume it")
-        held = self._open.get((signed.key, award.task))
-        if held is None or award.answers != held.signed.id:
-            raise _Refuse(UNKNOWN, "it answers no proposal that is open: it may have expired")
         if now_ms > award.deadline + CLOCK_SKEW_MAX_MS:
             raise _Refuse(EXPIRED, "the award's deadline has passed")
+
+    def _check_budget(self, award: Award, price: Price) -> None:
+        if award.budget < price.after(1):
+            raise _Refuse(PRICE, f"the budget does not buy one {price.unit}")
+        if not self.free:  # before anybody asks the ledger about its Lock
+            raise _Refuse(BUSY, "no slot is free any more")
+
+    def _unasked(self, award: Award, buyer: bytes, now_ms: int) -> Price:
+        """The price of an award that takes no proposal, if we would have proposed that, or less."""
+        if award.seller != self._agent:
+            raise _Refuse(MISMATCH, "this award is for another agent")
+        listing, offered = self._listing(award.skill), Price.from_wire(award.price)
+        if (award.window, award.step) != (listing.window, listing.step):
+            raise _Refuse(MISMATCH, "another window or step than on the card")
+        if listing.units_max and award.units_max > listing.units_max:
+            raise _Refuse(MISMATCH, "more units than one job may have")
+        self._check_room(buyer)
+        call = CallForProposals(
+            self._network,
+            award.task,
+            award.buyer,
+            award.seller,
+            award.skill,
+            input_digest(award.input),
+            len(award.input),
+            award.units_max,
+            award.price,
+            now_ms,
+        )
+        price = self._priced(self._pricing(call, listing.price, self.load))
+        if not price.within(offered):
+            raise _Refuse(PRICE, f"our price is {price} now")
+        return offered
+
+    def _fitting(self, award: Award, buyer: bytes) -> _Open:
+        """The proposal that this award takes, if it takes it as it was made."""
+        held = self._open.get((buyer, award.task))
+        if held is None or award.answers != held.signed.id:
+            raise _Refuse(UNKNOWN, "it answers no proposal that is open: it may have expired")
         call, proposal = held.call, held.proposal
         agreed = (proposal.buyer, proposal.seller, proposal.price, proposal.window, proposal.step, call.skill)
         if agreed != (award.buyer, award.seller, award.price, award.window, award.step, award.skill):
@@ -279,10 +325,6 @@ class Seller:
             raise _Refuse(MISMATCH, "the input is not the one that was called for")
         if proposal.units_max and award.units_max > proposal.units_max:
             raise _Refuse(MISMATCH, "more units than were proposed")
-        if award.budget < held.price.after(1):
-            raise _Refuse(PRICE, f"the budget does not buy one {held.price.unit}")
-        if not self.free:  # before anybody asks the ledger about its Lock
-            raise _Refuse(BUSY, "no slot is free any more")
         return held
 
     def _listing(self, skill: bytes) -> Listing:
@@ -293,14 +335,17 @@ class Seller:
 
     def _make_room(self, buyer: bytes) -> None:
         """Room for one more proposal; if need be the oldest of a stranger's makes it."""
+        self._check_room(buyer)
+        if len(self._open) >= OPEN_MAX:
+            strangers = (key for key in self._open if key[0] not in self._known)
+            del self._open[next(strangers, next(iter(self._open)))]
+
+    def _check_room(self, buyer: bytes) -> None:
         if not self.free:
             raise _Refuse(BUSY, "no slot is free")
         open_ = sum(key == buyer for key, _ in self._open) + sum(k == buyer for k in self._awarded.values())
         if open_ >= OPEN_PER_BUYER_MAX:
             raise _Refuse(TOO_MANY, f"at most {OPEN_PER_BUYER_MAX} proposals are open for one buyer")
-        if len(self._open) >= OPEN_MAX:
-            strangers = (key for key in self._open if key[0] not in self._known)
-            del self._open[next(strangers, next(iter(self._open)))]
 
     @staticmethod
     def _priced(answer: Price | No) -> Price:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ainp2p.protocol.messages import CallForProposals, CounterProposal, Proposal, Signed
+from ainp2p.protocol.messages import DIRECT, CallForProposals, CounterProposal, Proposal, Signed
 from ainp2p.protocol.price import STREAMED, UNITS, Price
 
 TYPICAL_UNITS = 64  # units by which prices of different shape are compared, when a call does not say
@@ -41,9 +41,14 @@ class Bid:
 
     key: bytes  # the seller's
     proposal: Proposal
-    signed: Signed
+    signed: Signed | None  # None: the seller has not proposed it, its card says so
     price: Price
     units: int  # how many the buyer wants; 0: unknown
+
+    @property
+    def id(self) -> bytes:
+        """What an award or a counter-proposal answers."""
+        return self.signed.id if self.signed is not None else DIRECT
 
     @property
     def cost(self) -> int:
@@ -132,6 +137,8 @@ def _each(amount: Callable[[str], int], like: Price) -> Price:
 class Strategies:
     """How one agent bargains, on both sides.
 
+    With `direct`, the first offer is awarded at once, at its card's price, without a call for proposals: the
+    result begins one round trip sooner. Whoever refuses that is asked in the usual way.
     `resume_s` is how long it looks for a seller that has vanished in the middle of a job, where nobody else
     could go on.
     """
@@ -140,4 +147,5 @@ class Strategies:
     answering: Answering = hold_price
     choosing: Choosing = cheapest
     countering: Countering = never_counter
+    direct: bool = False
     resume_s: float = 10.0

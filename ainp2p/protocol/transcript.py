@@ -1,6 +1,7 @@
 """Checks, long afterwards and by anybody, what a buyer and a seller said to each other.
 
-A transcript is the list of signed messages between two keys about one task, in order. It shows who said
+A transcript is the list of signed messages between two keys about one task, in order: from the buyer's call,
+or from an award that says its own terms (`messages.DIRECT`) and is agreed to once accepted. It shows who said
 what in answer to what. It does not show when: times in it are claims of whoever signed them.
 """
 
@@ -13,6 +14,7 @@ from typing import TypeVar
 from ainp2p.errors import Malformed, RemoteError
 from ainp2p.protocol.codec import Message
 from ainp2p.protocol.messages import (
+    DIRECT,
     ROUNDS_MAX,
     Accepted,
     AnySigned,
@@ -40,7 +42,7 @@ MESSAGES_MAX = 1024  # a call, three rounds, an award; then one line per disconn
 class Verdict:
     """What a transcript proves."""
 
-    call: CallForProposals
+    call: CallForProposals | None  # None: it begins with an award
     buyer_key: bytes
     seller_key: bytes | None = None  # None: the seller never said anything
     proposals: list[Proposal] = field(default_factory=list)
@@ -60,10 +62,15 @@ def verify_transcript(transcript: Sequence[Signed]) -> Verdict:
     """
     if not 1 <= len(transcript) <= MESSAGES_MAX:
         raise Malformed(f"a transcript has 1 to {MESSAGES_MAX} messages")
-    first = open_market(transcript[0])
-    if not isinstance(first, CallForProposals):
-        raise Malformed("a transcript begins with a call for proposals")
-    reader = _Reader(transcript[0], Verdict(first, transcript[0].key))
+    first, verdict = open_market(transcript[0]), Verdict(None, transcript[0].key)
+    if isinstance(first, CallForProposals):
+        verdict.call = first
+    elif isinstance(first, Award) and first.answers == DIRECT:
+        verdict.award, verdict.job = first, transcript[0].id
+        Price.from_wire(first.price)
+    else:
+        raise Malformed("a transcript begins with a call for proposals, or with an award that answers none")
+    reader = _Reader(transcript[0], first, verdict)
     for signed in transcript[1:]:
         reader.read(signed, open_market(signed))
     return reader.verdict
@@ -72,9 +79,9 @@ def verify_transcript(transcript: Sequence[Signed]) -> Verdict:
 class _Reader:
     """Walks down a transcript; `_said` is what may be answered."""
 
-    def __init__(self, call: Signed, verdict: Verdict) -> None:
+    def __init__(self, signed: Signed, first: AnySigned, verdict: Verdict) -> None:
         self.verdict = verdict
-        self._said: dict[bytes, AnySigned] = {call.id: verdict.call}
+        self._said: dict[bytes, AnySigned] = {signed.id: first}
 
     def read(self, signed: Signed, message: AnySigned) -> None:
         try:
@@ -126,8 +133,7 @@ class _Reader:
         self.verdict.proposals.append(proposal)
 
     def _award(self, signed: Signed, award: Award) -> None:
-        call = self.verdict.call
-        proposal = self._answered(award.answers, Proposal)
+        proposal, call = self._answered(award.answers, Proposal), self._call()
         _require(self.verdict.award is None, "a second award")
         self._same_parties(award)
         agreed = (proposal.price, proposal.window, proposal.step, call.skill, call.input, call.input_size)
@@ -143,9 +149,13 @@ class _Reader:
         self.verdict.award, self.verdict.job = award, signed.id
 
     def _same_parties(self, message: Proposal | CounterProposal | Award) -> None:
-        call = self.verdict.call
+        call = self._call()
         same = (message.task, message.buyer, message.seller) == (call.task, call.buyer, call.seller)
         _require(same, "another task or other agents than in the call")
+
+    def _call(self) -> CallForProposals:
+        assert self.verdict.call is not None  # a proposal, which answers it, came before
+        return self.verdict.call
 
     def _answered(self, id_: bytes, *kinds: type[M]) -> M:
         answered = self._said.get(id_)
