@@ -3,8 +3,9 @@
     python -m benchmarks.simulation [--agents N] [--trades N] [--hours H] [--signed keyed] [--json]
 
 The market: half of the agents sell, half buy; every buyer has chosen a seller and buys from it again and
-again, over the whole time. Here a trade is what it is outside: a call and a proposal, an award, a chunk and a
-receipt on an open Lock, with a vault that reserves and a wallet that keeps what it earned. In Mesa it is what
+again, over the whole time. Here a trade is what it is outside: an award by the seller's card, a chunk and a
+receipt on an open Lock, with a vault that reserves and a wallet that keeps what it earned; with `--called`
+a call and a proposal come first. In Mesa it is what
 Mesa's users write: the buyers' steps in a shuffled order, each second of the model's time, a draw and two
 sums. In SimPy it is two processes, a store for orders and one for answers, and the same two sums.
 
@@ -31,11 +32,12 @@ BUDGET = 2000  # uain of a job: a Lock holds ten of them, so that it stays open 
 # --- here -------------------------------------------------------------------------------------------
 
 
-def ainp2p_market(agents: int, trades: int, hours: float, signed: Any) -> dict[str, float]:
+def ainp2p_market(agents: int, trades: int, hours: float, signed: Any, called: bool) -> dict[str, float]:
     """The agents that run outside, on a wire without weather and disks without delay."""
     import ainp2p
     import ainp2p.simulation as sim
     from ainp2p.agents.policy import Policy
+    from ainp2p.protocol.strategies import Strategies
 
     @ainp2p.skill("echo", price="1/call")
     async def echo(job: Any, text: str) -> Any:
@@ -62,7 +64,8 @@ def ainp2p_market(agents: int, trades: int, hours: float, signed: Any) -> dict[s
         for n in range(sellers):
             world.spawn(f"seller{n}", skills=[echo], slots=64)
         policy = Policy(per_job=None, per_hour=None, per_day=None, per_counterparty=None, per_lock=None)
-        nodes = [world.spawn(f"buyer{n}", main=buy, policy=policy) for n in range(buyers)]
+        habits = {"policy": policy, "strategies": Strategies(direct=not called)}
+        nodes = [world.spawn(f"buyer{n}", main=buy, **habits) for n in range(buyers)]
         for node in nodes:
             await node.ready()
         spent["open_s"] = time.process_time() - began
@@ -78,7 +81,7 @@ def ainp2p_market(agents: int, trades: int, hours: float, signed: Any) -> dict[s
 # --- elsewhere --------------------------------------------------------------------------------------
 
 
-def mesa_market(agents: int, trades: int, hours: float, signed: str) -> dict[str, float]:
+def mesa_market(agents: int, trades: int, hours: float, signed: str, called: bool) -> dict[str, float]:
     """As Mesa's tutorial does it: agents with a step, activated in a shuffled order, once a round."""
     import mesa
 
@@ -117,7 +120,7 @@ def mesa_market(agents: int, trades: int, hours: float, signed: str) -> dict[str
     return {"cpu_s": time.process_time() - began, "trades": model.trades, "rss_mb": _rss_mb()}
 
 
-def simpy_market(agents: int, trades: int, hours: float, signed: str) -> dict[str, float]:
+def simpy_market(agents: int, trades: int, hours: float, signed: str, called: bool) -> dict[str, float]:
     """As SimPy's examples do it: a process for each, stores between them."""
     import simpy
 
@@ -158,7 +161,7 @@ def simpy_market(agents: int, trades: int, hours: float, signed: str) -> dict[st
 
 # --- the table --------------------------------------------------------------------------------------
 
-MARKETS: dict[str, Callable[[int, int, float, str], dict[str, float]]] = {
+MARKETS: dict[str, Callable[[int, int, float, str, bool], dict[str, float]]] = {
     "ainp2p": ainp2p_market,
     "mesa": mesa_market,
     "simpy": simpy_market,
@@ -177,6 +180,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     found: dict[str, float] = {}
     options = ["--agents", str(arguments.agents), "--trades", str(arguments.trades)]
     options += ["--hours", str(arguments.hours), "--signed", arguments.signed]
+    options += ["--called"] if arguments.called else []
     for name in MARKETS:
         command = [sys.executable, "-m", "benchmarks.simulation", *options, "--one", name]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -198,12 +202,13 @@ def main() -> None:
     parser.add_argument("--trades", type=int, default=100_000)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--signed", default="keyed", choices=["keyed", "cached", "ed25519"])
+    parser.add_argument("--called", action="store_true", help="buyers call for a proposal before each award")
     parser.add_argument("--one", choices=list(MARKETS), help="only this, in this process")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.one:
         numbers = MARKETS[arguments.one](
-            arguments.agents, arguments.trades, arguments.hours, arguments.signed
+            arguments.agents, arguments.trades, arguments.hours, arguments.signed, arguments.called
         )
         print("\n".join(f"{name} {round(value, 3)}" for name, value in numbers.items()))
     else:

@@ -8,6 +8,8 @@
       accepted     ◀── Accepted, Refusal ──   accepted, refusal
       declines     ── Decline ───────────▶    handle
 
+An award may also come unasked, by the seller's card (`Buyer.unasked`, `messages.DIRECT`).
+
 Everything is signed, has a deadline and names what it answers; `transcript.verify_transcript` checks it
 later. Deadlines hold on the clock of whoever set them. Pricing and bidding are strategies
 (`strategies.py`).
