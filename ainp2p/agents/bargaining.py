@@ -46,7 +46,7 @@ class Deal:
     seller: bytes  # agent id
     name: str
     peer: PeerId
-    asked: tuple[Offer, ...]  # all whose sellers were called
+    asked: tuple[Offer, ...]  # all whose sellers were called, or would be
 
     @property
     def key(self) -> bytes:
@@ -75,15 +75,15 @@ def honest_only(choosing: Choosing, offers: Sequence[Offer], max_price: Price | 
     return choose
 
 
-def take_card(network: Network, negotiation: Buyer, offer: Offer) -> Deal:
-    """The terms of a card, to be awarded unasked.
-
-    Raises:
-        Malformed: nobody could work by them.
-    """
+def take_card(network: Network, negotiation: Buyer, offers: Sequence[Offer]) -> Deal | None:
+    """The first offer as its card has it, to be awarded unasked; None: the strategy does not choose it."""
+    offer, now_ms = offers[0], network.context.now_ms()
+    negotiation.unasked(offer.agent, offer.key, offer.skill, now_ms)
+    bid = negotiation.best(now_ms)
+    if bid is None:
+        return None
     _add_addresses(network, offer)
-    bid = negotiation.unasked(offer.agent, offer.key, offer.skill, network.context.now_ms())
-    return Deal(negotiation, bid, offer.agent, offer.name, offer.peer, (offer,))
+    return Deal(negotiation, bid, offer.agent, offer.name, offer.peer, tuple(offers[:CALLS_MAX]))
 
 
 def _add_addresses(network: Network, offer: Offer) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ainp2p.agents.attempt import RESUME_TIMEOUT_S
-from ainp2p.agents.bargaining import STEP_MAX, Deal, bargain, honest_only, take_card
+from ainp2p.agents.bargaining import Deal, bargain, honest_only, take_card
 from ainp2p.agents.deposit import Deposit, OnReceipt
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.directory import Directory
@@ -191,19 +191,22 @@ class Buyer:
             raise NoOffers(f"nobody is left who offers {order.skill!r}")
         if not affordable:
             raise _too_little(offers, left)
-        task = Task(self._network.context.token_bytes(32), order.skill.encode(), order.input, max_price)
-        negotiation = Negotiation(
+        if direct:
+            await trio.lowlevel.checkpoint()
+            deal = take_card(self._network, self._negotiate(order, affordable, max_price), affordable)
+            if deal is not None:
+                return deal
+        return await bargain(self._network, self._negotiate(order, affordable, max_price), affordable)
+
+    def _negotiate(self, order: Order, offers: list[Offer], max_price: Price | None) -> Negotiation:
+        return Negotiation(
             self._signer,
             network=self._network_id,
             agent=order.agent,
-            task=task,
-            choosing=honest_only(self._choosing, affordable, max_price),
+            task=Task(self._network.context.token_bytes(32), order.skill.encode(), order.input, max_price),
+            choosing=honest_only(self._choosing, offers, max_price),
             countering=self._countering,
         )
-        if direct and _is_sound(affordable[0], max_price):
-            await trio.lowlevel.checkpoint()
-            return take_card(self._network, negotiation, affordable[0])
-        return await bargain(self._network, negotiation, affordable)
 
     def _trusted(self, offers: list[Offer]) -> list[Offer]:
         """Without those whose work we had to reject, if that leaves anybody."""
@@ -276,13 +279,6 @@ class _Hired:
     async def __aexit__(self, *_: object) -> None:
         assert self._purchase is not None  # __aenter__ made it
         await self._buyer.end(self._purchase)
-
-
-def _is_sound(offer: Offer, max_price: Price | None) -> bool:
-    """Whether what a card says can be awarded as it is."""
-    card = offer.skill
-    within = max_price is None or offer.price.within(max_price)
-    return within and card.step <= min(card.window, STEP_MAX)
 
 
 def _too_little(offers: list[Offer], budget: int) -> BudgetExceeded:

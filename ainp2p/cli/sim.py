@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
 from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.opening import duration_ms
 from ainp2p.cli.output import emit, note
 from ainp2p.cli.sim_faults import add_faults, replay, tell_failure, trial_of
 from ainp2p.cli.sim_options import model_parser, parsed, parsed_rest, seeds_of
@@ -109,6 +110,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything follows from (0)")
     add_faults(parser, "none")
     _add_signed(parser)
+    _add_within(parser)
     parser.add_argument(
         "--report", metavar="DIR", help="save the result here, with report.html; nothing is overwritten"
     )
@@ -124,6 +126,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of a FILE's run (0)")
     add_faults(parser, "none")
     _add_signed(parser)
+    _add_within(parser)
     parser.set_defaults(signed=None)
 
 
@@ -132,6 +135,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         "--seeds", nargs="+", default=["1-10"], metavar="N", help="seeds and ranges of seeds (1-10)"
     )
     _add_signed(parser)
+    _add_within(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="save rows as they come; an interrupted sweep goes on from there"
     )
@@ -148,6 +152,25 @@ def _add_signed(parser: argparse.ArgumentParser) -> None:
         default="cached",
         help="how keys sign: really, really but verified once, or by a cheap keyed hash (cached)",
     )
+
+
+def _add_within(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--within",
+        type=_seconds,
+        metavar="TIME",
+        help="of the model's time, such as 90s, 30m, 6h, 7d: a run that is not over then fails, and tells"
+        " where every task waits (no limit)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        if ms := duration_ms(text):
+            return ms / 1000
+    except InvalidInput as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+    raise argparse.ArgumentTypeError("a run needs some time")
 
 
 # --- run and sweep --------------------------------------------------------------------------------
@@ -167,7 +190,9 @@ def _run(first: argparse.Namespace) -> int:
     if target is not None:
         _check_target(target, file, args, parameters)
     try:
-        result = running.run(file.load(), args.seed, world=world, signed=args.signed, **parameters)
+        result = running.run(
+            file.load(), args.seed, world=world, signed=args.signed, within_s=args.within, **parameters
+        )
     except Exception as exc:
         if args.faults is None or isinstance(exc, Misnamed):
             raise
@@ -188,6 +213,7 @@ def _sweep(first: argparse.Namespace) -> int:
     from ainp2p.simulation.results.sweeping import sweep
 
     file, args, grid = parsed(first, many=True)
+    settings = {"signed": args.signed} | ({} if args.within is None else {"within_s": args.within})
     table = sweep(
         file,
         grid,
@@ -196,7 +222,7 @@ def _sweep(first: argparse.Namespace) -> int:
         out=args.out,
         on_failure="row" if args.keep_failures else "raise",
         progress=False if args.json else None,
-        run=partial(running.run, signed=args.signed),
+        run=partial(running.run, **settings),
     )
     failed = sum(bool(error) for error in table["error"])
     if args.json:
@@ -221,7 +247,7 @@ def _replay(first: argparse.Namespace) -> int:
     from ainp2p.simulation.results.model_files import ModelFile
     from ainp2p.simulation.results.results import Result
 
-    if given := [name for name in ("faults", "seed", "signed") if getattr(args, name) is not None]:
+    if given := [name for name in ("faults", "seed", "signed", "within") if getattr(args, name) is not None]:
         raise InvalidInput(f"--{given[0]} goes with a model's FILE; what was saved is run again as it was")
     saved = Result.load(first.file)
     model = ModelFile.read(args.moved or saved.model)
@@ -336,8 +362,10 @@ def _sweep_text(table: Any, parameters: list[str]) -> str:
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in table.dicts():
         points.setdefault(tuple(row[name] for name in parameters), []).append(row)
-    own = table.names[table.names.index("bytes") + 1 : -1]  # what the model measured follows the summary's
-    metrics = [*_SWEEP_SHOWN, *own[:_OWN_SHOWN]] if "bytes" in table.names else []
+    metrics: list[str] = []
+    if "bytes" in table.names:  # what the model measured follows it; without it no run has succeeded
+        own = table.names[table.names.index("bytes") + 1 : -1]
+        metrics = [*_SWEEP_SHOWN, *own[:_OWN_SHOWN]]
     lines = [[*parameters, "runs", *metrics]]
     for point, rows in points.items():
         known = [[row[name] for row in rows if row[name] is not None] for name in metrics]

@@ -61,7 +61,8 @@ def trial_of(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
     model = file.load()
     bind(model, parameters)
     faults = None if args.faults is None else faults_of(args.faults)
-    return Trial(functools.partial(model, **parameters), args.seed, faults=faults, signed=args.signed)
+    model = functools.partial(model, **parameters)
+    return Trial(model, args.seed, faults=faults, signed=args.signed, within_s=args.within)
 
 
 def tell_failure(trial: Trial, file: ModelFile, args: argparse.Namespace, parameters: dict[str, Any]) -> int:
@@ -114,6 +115,7 @@ def _command(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
 
     given = [f"--{name.replace('_', '-')}={_said(value)}" for name, value in parameters.items()]
     signed = [] if args.signed == "cached" else [f"--signed={args.signed}"]
+    signed += [] if args.within is None else [f"--within={args.within:g}s"]
 
     def again(seed: int, faults: Schedule) -> str:
         chosen = [f"--faults={faults}"] if faults else []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What `sim.run` and the two commands call their own options.
 _RESERVED = (
-    *("world", "seed", "signed", "guard", "json", "debug", "help"),
+    *("world", "seed", "signed", "guard", "within_s", "within", "json", "debug", "help"),
     *("report", "format", "seeds", "out", "processes", "keep_failures", "faults", "file", "moved"),
 )
 

@@ -60,8 +60,7 @@ class Overdue(SimulationError):
 
     def __init__(self, limit_s: float, stacks: str) -> None:
         super().__init__(
-            f"not over after {limit_s:g} virtual seconds: give it more (within_s=…), or see what waits\n"
-            f"{stacks}"
+            f"not over after {limit_s:g} virtual seconds (within_s, --within); see what waits\n{stacks}"
         )
         self.limit_s, self.stacks = limit_s, stacks
 

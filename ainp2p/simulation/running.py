@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
 
 from ainp2p.errors import InvalidInput
+from ainp2p.simulation.core.bounded import BoundedClock
 from ainp2p.simulation.core.guards import guarded
 from ainp2p.simulation.core.kernel import run_virtual
 from ainp2p.simulation.core.signatures import Mode, signatures
@@ -26,6 +26,7 @@ def run(
     world: dict[str, Any] | None = None,
     signed: Mode = "cached",
     guard: bool = True,
+    within_s: float | None = None,
     **parameters: Any,
 ) -> Result:
     """Run a model from a seed; the same call gives the same result, in any process.
@@ -34,21 +35,27 @@ def run(
         world: arguments of `World`, such as ``{"weather": Weather(latency=0.05)}``.
         signed: how keys sign: "ed25519", "cached" (the same, verified once) or "keyed" (cheap; `signatures`).
         guard: stop a model that reads the wall clock, or anything else that no seed decides.
+        within_s: virtual seconds after which it has to be over: a model that waits in vain beside a
+            committee, which never rests, is stopped with every task's stack. None: whenever it likes.
         parameters: the model's own keyword arguments.
 
     Raises:
         InvalidInput: the seed is no integer, a parameter is unknown, or its value cannot stand in a table.
-        InvariantViolated, Deadlock, Ambient: see `ainp2p.simulation.errors`.
+        InvariantViolated, Deadlock, Overdue, Ambient: see `ainp2p.simulation.errors`.
         BaseException: what the model raised.
     """
     if type(seed) is not int:
         raise InvalidInput(f"a seed is an integer, not {seed!r}")
     bound = bind(model, parameters)
     labels = {name: label(value) for name, value in bound.items()}  # refused now, not after an hour
-    made = World(seed, **(world or {}))
+    made = World(seed, **_timed(world or {}, within_s))
     watched = guarded(report=made.clock.fail) if guard else nullcontext()  # the model may swallow exceptions
+
+    async def live() -> Any:  # a name that tells something, where tasks are told
+        return await made.live(model, bound)
+
     with signatures(signed, secret=made.draws.derive("signatures")), watched:
-        tables = run_virtual(functools.partial(made.live, model, bound), seed=seed, clock=made.clock)
+        tables = run_virtual(live, seed=seed, clock=made.clock)
     return Result(
         seed=seed,
         parameters=labels,
@@ -59,6 +66,16 @@ def run(
         trace=made.trace,
         **tables,
     )
+
+
+def _timed(world: dict[str, Any], within_s: float | None) -> dict[str, Any]:
+    if within_s is None:
+        return world
+    if not within_s > 0:
+        raise InvalidInput(f"a run needs some time: within_s is virtual seconds, more than 0: {within_s!r}")
+    if "clock" in world:
+        raise InvalidInput("give the world a clock of your own, or within_s")
+    return {**world, "clock": BoundedClock(within_s)}
 
 
 def bind(model: ModelFunction, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import trio.testing
 
 from ainp2p.agents import selling
-from ainp2p.errors import Refused
+from ainp2p.errors import NoOffers, Refused
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.memory import MemoryNetwork
 from ainp2p.protocol.messages import PROTOCOL, CallForProposals, Signed, decode_wire, open_market
@@ -87,6 +87,18 @@ async def test_a_seller_whose_card_is_older_than_its_price_is_asked(
                 assert await job.result() == words(10)
             assert (job.paid, len(calls)) == (30, 1)
             assert [(leg.failure, leg.amount) for leg in job.legs] == [("", 30)]  # it is not to blame
+
+
+async def test_a_strategy_that_takes_no_proposal_takes_no_card_either(
+    autojump_clock: Clock, calls: list[str]
+) -> None:
+    nothing = Strategies(direct=True, choosing=lambda bids: None)
+    async with found_market() as market, market.agent("alice", [write], writer(10)):
+        async with market.agent("bob", strategies=nothing) as bob:
+            bought = await buy(bob, await bob.find("write"))
+            assert isinstance(bought.failure, NoOffers)
+            assert (bought.job.legs, bob._open_parts.buyer.deposits.all()) == ([], [])
+            assert len(calls) == 1
 
 
 async def test_whoever_knows_no_direct_awards_is_asked(

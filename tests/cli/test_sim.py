@@ -141,6 +141,41 @@ def test_a_model_that_fails_fails_the_command(capsys: pytest.CaptureFixture[str]
     assert "too wild, cap 9, loud" in refused(capsys, *words, status=exit_codes.FAILED)
 
 
+VAIN = """
+import trio
+
+async def model(world, *, n: int = 1):
+    "Wait for what never comes, beside a committee that never rests."
+    await world.spawn("alice").ready()
+    await trio.Event().wait()
+"""
+
+
+def test_a_run_that_is_not_over_in_time_fails_and_tells_where_everything_waits(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "vain.py").write_text(VAIN)
+    said = refused(capsys, "run", "vain.py", "--within", "10m", status=exit_codes.FAILED)
+    assert "not over after 600 virtual seconds" in said
+    assert "in model: await trio.Event().wait()" in said
+    assert "task validator0, life 1; validator1, life 1; validator2, life 1; validator3, life 1\n" in said
+    assert "site-packages/trio" not in said
+    told = as_json(capsys, "run", "vain.py", "--within", "10m", "--faults", "5+1 crash alice", status=1)
+    assert told["failed"].startswith("Overdue: not over after 600 virtual seconds")
+    assert "--within=600s" in told["again"]
+    assert "some time" in refused(capsys, "run", "vain.py", "--within", "0s", status=exit_codes.USAGE)
+    assert "no duration" in refused(capsys, "run", "vain.py", "--within", "soon", status=exit_codes.USAGE)
+
+
+def test_a_sweep_of_runs_that_all_fail_is_a_table_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "vain.py").write_text(VAIN)
+    sweep = ("sim", "sweep", "vain.py", "--seeds", "1-2", "--within", "10m", "--processes", "1")
+    assert main([*sweep, "--keep-failures", "--out", "runs"]) == exit_codes.FAILED
+    captured = capsys.readouterr()
+    assert captured.out.split() == ["runs", "2"]
+    assert "2 runs, 2 failed" in captured.err
+
+
 # --- saved ----------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ or objects.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -30,8 +32,10 @@ from ainp2p.simulation.core.sleeping import by_timers
 from ainp2p.simulation.errors import Deadlock
 
 T = TypeVar("T")
+NAMES_MAX = 8  # of tasks that wait in the same place
 _PERSON = b"ainp2p/sim/sched"
 _PLUMBING = {__file__, trio.lowlevel.wait_task_rescheduled.__code__.co_filename}  # frames that tell nothing
+_TRIO = os.path.dirname(trio.__file__) + os.sep
 _one_at_a_time = threading.Lock()  # the scheduler's randomness is the process's
 
 
@@ -117,8 +121,20 @@ def _deadlocked(clock: VirtualClock) -> None:
 
 
 def stacks() -> str:
-    """Where every task of the current run waits: its name, then file:line and source, innermost last."""
-    return "\n".join(_stack(task) for task in _tasks())
+    """Where every task of the current run waits: its name, then file:line and source, innermost last.
+
+    Tasks that wait in the same place are told once; of trio's own frames none.
+    """
+    waiting: dict[str, list[str]] = {}
+    for task in _tasks():
+        waiting.setdefault(_stack(task), []).append(task.name)
+    return "\n".join(f"task {_named(names)}\n{frames}" for frames, names in waiting.items())
+
+
+def _named(names: list[str]) -> str:
+    told = [f"{name} (x{count})" if count > 1 else name for name, count in Counter(names).items()]
+    more = [f"and {len(told) - NAMES_MAX} more"] if len(told) > NAMES_MAX else []
+    return "; ".join(told[:NAMES_MAX] + more)
 
 
 def _tasks() -> list[Any]:
@@ -136,6 +152,5 @@ def _tasks() -> list[Any]:
 def _stack(task: trio.lowlevel.Task) -> str:
     summary = traceback.StackSummary.extract(task.iter_await_frames())
     frames = [frame for frame in summary if frame.filename not in _PLUMBING]
-    return "\n".join(
-        [f"task {task.name}"] + [f"  {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in frames]
-    )
+    ours = [frame for frame in frames if not frame.filename.startswith(_TRIO)]
+    return "\n".join(f"  {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in ours or frames)

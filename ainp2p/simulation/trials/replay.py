@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.simulation.errors import Deadlock, InvariantViolated, Overdue
-from ainp2p.simulation.trials.bounded import BoundedClock
 from ainp2p.simulation.trials.faults import Schedule
 from ainp2p.simulation.trials.injecting import Misnamed
 from ainp2p.simulation.trials.shrink import Shrunk, shrink
@@ -92,12 +91,17 @@ class Trial:
 
         chosen = self.faults if faults is None else faults
         options = dict(self.world, **({} if chosen is None else {"faults": chosen}))
-        if self.within_s is not None:
-            options.setdefault("clock", BoundedClock(self.within_s))
         error: BaseException | None = None
         marks: Mapping[str, int] = {}
         try:
-            run(model, self.seed, world=options, signed=self.signed, guard=self.guard)
+            run(
+                model,
+                self.seed,
+                world=options,
+                signed=self.signed,
+                guard=self.guard,
+                within_s=self.within_s,
+            )
         except Exception as exc:
             error = exc
         except BaseException as exc:

@@ -22,7 +22,7 @@ from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core import kernel
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators
-from ainp2p.simulation.core.kernel import run_virtual
+from ainp2p.simulation.core.kernel import NAMES_MAX, run_virtual
 from ainp2p.simulation.errors import Deadlock
 from tests.blocks import ROOT
 from tests.simulation.core.programs import PROGRAMS, run
@@ -356,11 +356,27 @@ def test_a_deadlock_is_reported_with_the_stack_of_every_task() -> None:
     text = str(caught.value)
     assert caught.value.at_s == 2.5
     assert "2.500000 s" in text
-    assert text.count("\ntask ") == 3
+    assert text.count("\ntask ") == 2  # those that wait in the same place are told together
     line = inspect.getsourcelines(waits_for_a_bell)[1] + 1
-    for expected in ("task alice", "task bob", f"{__file__}:{line}", "await bell.wait()  # main waits too"):
+    for expected in ("task alice; bob\n", f"{__file__}:{line}", "await bell.wait()  # main waits too"):
         assert expected in text
-    assert text.count("await bell.wait()  # nobody rings") == 2
+    assert text.count("await bell.wait()  # nobody rings") == 1
+
+
+def test_of_many_tasks_in_one_place_a_few_are_named_and_all_counted() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for n in range(NAMES_MAX + 3):
+                nursery.start_soon(waits_for_a_bell, trio.Event(), name=f"ringer{n}")
+            for _ in range(4):
+                nursery.start_soon(waits_for_a_bell, trio.Event(), name="ringer0")
+
+    with pytest.raises(Deadlock) as caught:
+        run_virtual(main, seed=1)
+    (told,) = [line for line in str(caught.value).splitlines() if "ringer0" in line]
+    assert (
+        told == "task ringer0 (x5); " + "; ".join(f"ringer{n}" for n in range(1, NAMES_MAX)) + "; and 3 more"
+    )
 
 
 def test_a_pending_timer_is_no_deadlock() -> None:

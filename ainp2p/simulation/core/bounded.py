@@ -1,7 +1,7 @@
 """A clock on which a run has to be over in time.
 
 A world that waits in vain seldom stands still: validators and agents go on with their own errands, so that
-nobody would ever tell a `Deadlock`. A test has a limit instead.
+nobody would ever tell a `Deadlock`. A test, or a run with `within_s`, has a limit instead.
 """
 
 from __future__ import annotations
