@@ -70,7 +70,7 @@ from ainp2p.protocol.strategies import Strategies
 log = logging.getLogger(__name__)
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
-SETTLE_UP_S = 10.0  # normally 0.1 s; more if the committee is gone, or its disks are slow
+SETTLE_UP_S = 5.0  # normally 0.1 s; more if the committee is gone, or its disks are slow
 SLOTS = 4  # jobs that an agent works on at once
 
 
@@ -651,5 +651,6 @@ async def _settle_up(wallet: Wallet) -> None:
     with trio.CancelScope(deadline=trio.current_time() + SETTLE_UP_S, shield=True):
         with contextlib.suppress(Error, ExceptionGroup):
             await wallet.close_all()
-    if in_peace and (owed := sum(wallet.unsettled(lock.id) for lock in wallet.paying_locks())):
+    ours = [lock for lock in wallet.paying_locks() if wallet.is_closer(lock)]
+    if in_peace and (owed := sum(wallet.unsettled(lock.id) for lock in ours)):
         log.warning("%d uain that were earned are not settled: open this agent or its wallet again", owed)

@@ -53,6 +53,7 @@ from ainp2p.protocol.network import Chunks, Network
 from ainp2p.protocol.strategies import KNOWN
 
 STALL_TIMEOUT_S = 30.0  # without a chunk, while the reader has read everything
+UNASKED_TIMEOUT_S = 5.0  # for the answer to an award without a call, unless its price has it read first
 DOUBT_S = 3.0  # of silence, after which the seller is told again what it should know
 RESUME_TIMEOUT_S = 10.0  # how long a seller is looked for after a disconnect without a chunk since
 RESUME_ELSEWHERE_S = 1.5  # the same, when another one was asked as well and may go on
@@ -302,11 +303,15 @@ class Attempt:
                 raise Malformed("the seller ended the stream without its last word") from None
             if self._reader.unread:  # the reader stopped reading, and the seller rightly with it
                 silent_since = trio.current_time()
-            elif trio.current_time() >= silent_since + STALL_TIMEOUT_S:
-                raise TimedOut(f"the seller sent nothing for {STALL_TIMEOUT_S:g} s")
+            elif trio.current_time() >= silent_since + self._stall_s():
+                raise TimedOut(f"the seller sent nothing for {self._stall_s():g} s")
             elif self._opened_at is not None:
                 self.deposit.check()
                 await self.deposit.resend()  # it may wait for a notice that went with another connection
+
+    def _stall_s(self) -> float:
+        unasked = self._opened_at is None and self.deal.bid.signed is None
+        return UNASKED_TIMEOUT_S if unasked and not self.deal.bid.price.input else STALL_TIMEOUT_S
 
     def _open(self, signed: object) -> object:
         if not isinstance(signed, Signed) or signed.key != self.deal.key:

@@ -191,12 +191,16 @@ class Buyer:
             raise NoOffers(f"nobody is left who offers {order.skill!r}")
         if not affordable:
             raise _too_little(offers, left)
-        if direct:
+        if direct and self._is_near(affordable[0], left):
             await trio.lowlevel.checkpoint()
             deal = take_card(self._network, self._negotiate(order, affordable, max_price), affordable)
             if deal is not None:
                 return deal
         return await bargain(self._network, self._negotiate(order, affordable, max_price), affordable)
+
+    def _is_near(self, offer: Offer, budget: int) -> bool:
+        """Whether an award costs nothing but a message if it is refused: we are connected, a Lock is open."""
+        return offer.peer in self._network.peers() and self.deposits.has_room(offer.agent, budget)
 
     def _negotiate(self, order: Order, offers: list[Offer], max_price: Price | None) -> Negotiation:
         return Negotiation(

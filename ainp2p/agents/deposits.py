@@ -50,6 +50,11 @@ class Deposits:
         self._opening: dict[bytes, _Opening] = {}
         self._watching = False
 
+    def has_room(self, seller: bytes, budget: int) -> bool:
+        """Whether a Lock at `seller` is open on which `claim` would return at once."""
+        margin = self._wallet.parameters.margin(self._life_ms) * 2
+        return any(deposit.usable(budget, margin) for deposit in self._by_seller.get(seller, ()))
+
     async def claim(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
         """A Lock at `seller` (its agent id) with `budget` uain kept for one job: `Deposit.release` it.
 
@@ -87,7 +92,10 @@ class Deposits:
         return [deposit for deposits in self._by_seller.values() for deposit in deposits]
 
     async def leave(self) -> None:
-        """See to it that each seller holds its last receipt, for a moment, before the network is closed."""
+        """See to it that each seller holds its last receipt, for a moment, before the network is closed.
+
+        An agent that is cancelled from outside has no network any more, and what it sent last may be lost.
+        """
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for deposit in self.all():

@@ -50,7 +50,7 @@ from ainp2p.protocol.messages import (
     unpack_tokens,
 )
 from ainp2p.protocol.network import Network
-from ainp2p.protocol.strategies import BUSY, EXPIRED, MISMATCH, PRICE, TOO_MANY, UNKNOWN
+from ainp2p.protocol.strategies import BUSY, EXPIRED, KNOWN, UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ CHANCES_MAX = 2  # more that a seller gets in one job after mishaps that are nob
 # Refusals after which a new call to the same seller may do: it was restarted and has forgotten our Lock, the
 # Lock is torn, or opening it took longer than the proposal lived.
 MISHAPS = frozenset({"lock", UNKNOWN, EXPIRED})
-# Of an award by what a card says: the card is an older one, or the seller takes no award unasked. Ask it.
-UNASKED = frozenset({PRICE, MISMATCH, UNKNOWN, TOO_MANY})
+# Refusals that say more of an award without a call than "ask me": Lock, input or seller are faulty.
+FAULTS = frozenset({"lock", "input", "internal", "invalid", KNOWN})
 GROUNDLESS = "groundless"  # why a seller is stopped that went on from what the reader rejected; not its fault
 
 
@@ -135,6 +135,7 @@ class Purchase:
         self._leaving = False
         self._delivered = Delivered()
         self._attempt: Attempt | None = None
+        self._was_taken = False  # the last award: it was accepted, or refused by a seller that is to blame
         self._continues = False  # the attempt goes on from what came before it
         self._begins_anew = False  # with the attempt's first chunk: what came before is of no use to it
         self._tried: set[bytes] = set()  # sellers
@@ -243,6 +244,7 @@ class Purchase:
     async def _leg(self, deal: Deal, left: int) -> bytes:
         """One seller's part; raises when another one has to go on."""
         self._tried.add(deal.seller)  # unless it gets another chance below
+        self._was_taken = True
         reservation, failed = deal.negotiation.task.id, None
         try:
             deposit = await self._secure(deal, left, reservation)
@@ -251,7 +253,7 @@ class Purchase:
                 failed = False
                 return finish
             except (NetworkError, RemoteError) as exc:
-                failed = None if _is_not_taken(exc, deal) else True
+                failed = None if _is_busy(exc) or not self._was_taken else True
                 raise
             finally:
                 deposit.release(left)
@@ -285,15 +287,15 @@ class Purchase:
         self._attempt = self.job.under_way = attempt
         self._continues = continued
         self.job.seller, self.job.awarded_at = deal.name, trio.current_time()
-        failure, was_taken = "", True
+        failure = ""
         try:
             finish = await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
             if isinstance(exc, Refused):
                 deposit.spoilt |= exc.code == "lock"
-            was_taken = attempt.opened_at is not None or not _is_not_taken(exc, deal)
-            if not was_taken and self._is_patient():
+            self._was_taken = attempt.opened_at is not None or not _is_not_taken(exc, deal)
+            if not self._was_taken and self._is_patient():
                 self._tried.discard(deal.seller)
             elif _is_nobodys_fault(exc, attempt):
                 self._give_another_chance(deal.seller)
@@ -301,7 +303,7 @@ class Purchase:
         finally:
             leg = await attempt.close(failure, continued=continued)
             self._attempt = self.job.under_way = None
-            if was_taken:  # else it has done nothing
+            if self._was_taken:  # else it has done nothing
                 self.job.legs.append(leg)
                 self._awards.append(award.id)
         if attempt.stopped is not None:  # after its last word
@@ -428,7 +430,7 @@ def _is_busy(failure: Exception) -> bool:
 
 def _is_not_taken(failure: Exception, deal: Deal) -> bool:
     """Whether a seller refused an award and is not to blame: others were faster, or it was never asked."""
-    unasked = isinstance(failure, Refused) and deal.bid.signed is None and failure.code in UNASKED
+    unasked = isinstance(failure, Refused) and deal.bid.signed is None and failure.code not in FAULTS
     return unasked or _is_busy(failure)
 
 

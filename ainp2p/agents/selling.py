@@ -64,7 +64,7 @@ from ainp2p.protocol.messages import (
 from ainp2p.protocol.negotiation import Deal, Listing
 from ainp2p.protocol.negotiation import Seller as Negotiation
 from ainp2p.protocol.network import Call, Network
-from ainp2p.protocol.strategies import BUSY, KNOWN, Answering, Pricing, hold_price, list_price
+from ainp2p.protocol.strategies import BUSY, Answering, Pricing, hold_price, list_price
 
 log = logging.getLogger(__name__)
 
@@ -216,9 +216,6 @@ class Seller:
         if self._closing:
             await call.send(encode(self._negotiation.refusal(signed, BUSY, "this seller is closing")))
             return
-        if self._is_known(signed):
-            await call.send(encode(self._negotiation.refusal(signed, KNOWN, "this award is a job already")))
-            return
         deal = self._negotiation.award(signed, key, self._now_ms())
         if isinstance(deal, Signed):
             await call.send(encode(deal))
@@ -238,10 +235,6 @@ class Seller:
             self._forget(sale)  # the buyer was promised nothing, and does not resume it
             raise
         await self._deliver(call, sale, accepted)
-
-    def _is_known(self, award: Signed) -> bool:
-        """Also one whose job has ended: no proposal is used up by a direct award, which could begin again."""
-        return award.id in self._sales
 
     async def _open_sale(self, deal: Deal) -> Sale:
         award = deal.award

@@ -115,7 +115,7 @@ def _command(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
 
     given = [f"--{name.replace('_', '-')}={_said(value)}" for name, value in parameters.items()]
     signed = [] if args.signed == "cached" else [f"--signed={args.signed}"]
-    signed += [] if args.within is None else [f"--within={args.within:g}s"]
+    signed += [] if args.within is None else [f"--within={round(args.within)}s"]
 
     def again(seed: int, faults: Schedule) -> str:
         chosen = [f"--faults={faults}"] if faults else []

@@ -109,6 +109,10 @@ class Price:
             and self.input <= max_price.input
         )
 
+    def like(self, other: Price) -> bool:
+        """Whether both have the same terms, whatever they say for them."""
+        return all(bool(getattr(self, unit)) == bool(getattr(other, unit)) for unit in UNITS)
+
     def __str__(self) -> str:
         return _written(self)
 

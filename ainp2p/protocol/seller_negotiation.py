@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ainp2p.errors import Malformed, Refused, RemoteError
 from ainp2p.protocol.messages import (
+    CALL_DEADLINE_MS,
     CLOCK_SKEW_MAX_MS,
     DIRECT,
     PURPOSE,
@@ -57,6 +58,8 @@ from ainp2p.protocol.strategies import (
 OPEN_PER_BUYER_MAX = 8  # RELIABILITY E10
 OPEN_MAX = 1024  # proposals, of about 2 KB: all that 100 calls a second lead to in their life
 KNOWN_MAX = 4096  # buyers remembered because they have paid
+TAKEN_MAX = 4096  # direct awards remembered, about 150 bytes each
+REPLAYED_MS = CALL_DEADLINE_MS + 2 * CLOCK_SKEW_MAX_MS  # an honest buyer's award is too late after it
 PROPOSAL_LIFE_MS = 10_000  # time to decide and to open a Lock
 
 
@@ -127,6 +130,7 @@ class Seller:
         self._open: dict[tuple[bytes, bytes], _Open] = {}  # (buyer's key, task) → its newest proposal
         self._awarded: dict[bytes, bytes] = {}  # job → buyer's key; their Locks are looked at
         self._running: set[bytes] = set()
+        self._taken: dict[bytes, int] = {}  # direct awards, the first one first → when they are forgotten
         self._known: dict[bytes, None] = {}  # keys of buyers that have paid, the last one last
 
     @property
@@ -191,7 +195,9 @@ class Seller:
             self._check_budget(message, price)
         except _Refuse as refusal:
             return self.refusal(signed, refusal.code, refusal.reason)
-        if message.answers != DIRECT:
+        if message.answers == DIRECT:
+            self._remember(signed.id, now_ms)
+        else:
             del self._open[peer, message.task]
         self._awarded[signed.id] = peer
         return Deal(signed.id, message, signed, price, (*before, signed))
@@ -228,9 +234,11 @@ class Seller:
         self._awarded.pop(job, None)
 
     def expire(self, now_ms: int) -> None:
-        """Forget proposals whose time is over."""
+        """Forget proposals whose time is over, and awards that nobody can repeat any more."""
         for key in [key for key, held in self._open.items() if held.proposal.expires <= now_ms]:
             del self._open[key]
+        while self._taken and next(iter(self._taken.values())) <= now_ms:
+            del self._taken[next(iter(self._taken))]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -274,7 +282,7 @@ class Seller:
             del self._open[peer, decline.task]
 
     def _check_award(self, award: Award, signed: Signed, now_ms: int) -> None:
-        if signed.id in self._running or signed.id in self._awarded:
+        if signed.id in self._running or signed.id in self._awarded or signed.id in self._taken:
             raise _Refuse(KNOWN, "this award is a job already: resume it")
         if now_ms > award.deadline + CLOCK_SKEW_MAX_MS:
             raise _Refuse(EXPIRED, "the award's deadline has passed")
@@ -290,6 +298,8 @@ class Seller:
         if award.seller != self._agent:
             raise _Refuse(MISMATCH, "this award is for another agent")
         listing, offered = self._listing(award.skill), Price.from_wire(award.price)
+        if not offered.like(listing.price):  # terms that the skill knows nothing of could make work unpaid
+            raise _Refuse(MISMATCH, "a price with other terms than on the card")
         if (award.window, award.step) != (listing.window, listing.step):
             raise _Refuse(MISMATCH, "another window or step than on the card")
         if listing.units_max and award.units_max > listing.units_max:
@@ -311,6 +321,12 @@ class Seller:
         if not price.within(offered):
             raise _Refuse(PRICE, f"our price is {price} now")
         return offered
+
+    def _remember(self, award: bytes, now_ms: int) -> None:
+        """It uses up no proposal, and would be taken again as long as its deadline lets it."""
+        self._taken[award] = now_ms + REPLAYED_MS
+        if len(self._taken) > TAKEN_MAX:
+            del self._taken[next(iter(self._taken))]
 
     def _fitting(self, award: Award, buyer: bytes) -> _Open:
         """The proposal that this award takes, if it takes it as it was made."""

@@ -137,8 +137,9 @@ def _each(amount: Callable[[str], int], like: Price) -> Price:
 class Strategies:
     """How one agent bargains, on both sides.
 
-    With `direct`, the first offer is awarded at once, at its card's price, without a call for proposals, if
-    `choosing` takes it: the result begins one round trip sooner. Whoever refuses is asked in the usual way.
+    With `direct`, the first offer is awarded at once, at its card's price, without a call for proposals, if a
+    Lock at its seller is open and `choosing` takes it: the result begins one round trip sooner. Whoever
+    refuses is asked in the usual way.
     `resume_s` is how long it looks for a seller that has vanished in the middle of a job, where nobody else
     could go on.
     """

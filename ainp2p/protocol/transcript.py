@@ -68,6 +68,7 @@ def verify_transcript(transcript: Sequence[Signed]) -> Verdict:
     elif isinstance(first, Award) and first.answers == DIRECT:
         verdict.award, verdict.job = first, transcript[0].id
         Price.from_wire(first.price)
+        _require(first.window >= first.step, "a window below its step")
     else:
         raise Malformed("a transcript begins with a call for proposals, or with an award that answers none")
     reader = _Reader(transcript[0], first, verdict)

@@ -60,7 +60,7 @@ class Overdue(SimulationError):
 
     def __init__(self, limit_s: float, stacks: str) -> None:
         super().__init__(
-            f"not over after {limit_s:g} virtual seconds (within_s, --within); see what waits\n{stacks}"
+            f"not over after {limit_s:.12g} virtual seconds (within_s, --within); see what waits\n{stacks}"
         )
         self.limit_s, self.stacks = limit_s, stacks
 

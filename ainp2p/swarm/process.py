@@ -23,7 +23,8 @@ from ainp2p.swarm import events as ev
 from ainp2p.swarm.line import Line
 
 WIND_DOWN_S = 4  # after the view has gone: to leave jobs, settle and close
-ALARM_S = WIND_DOWN_S + 3  # then the process is ended by the system, even if its event loop hangs
+CLOSING_S = 11  # of an agent whom nobody answers: `Deposit.leave`, `Seller.close`, `_settle_up`, and 1 s
+ALARM_S = WIND_DOWN_S + CLOSING_S  # then the process is ended by the system, even if its event loop hangs
 
 Serve = Callable[[Line], Awaitable[None]]
 

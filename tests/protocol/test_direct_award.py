@@ -25,6 +25,7 @@ from ainp2p.protocol.messages import (
 )
 from ainp2p.protocol.negotiation import OPEN_PER_BUYER_MAX, Buyer, Deal, Listing, Seller
 from ainp2p.protocol.price import Price
+from ainp2p.protocol.seller_negotiation import REPLAYED_MS, TAKEN_MAX
 from ainp2p.protocol.strategies import No
 from ainp2p.protocol.transcript import verify_transcript
 
@@ -96,7 +97,9 @@ def test_a_strategy_sees_a_direct_award_as_a_call() -> None:
         ({"step": 31}, "mismatch"),
         ({"skill": b"other"}, "no-such-skill"),
         ({"price": b"1/token"}, "price"),
-        ({"price": b"2/call"}, "price"),
+        ({"price": b"2/call"}, "mismatch"),
+        ({"price": b"2/token + 1/call"}, "mismatch"),  # work that fails under it would be for nothing
+        ({"price": b"2/token + 100000/input"}, "mismatch"),
         ({"budget": 1}, "price"),
         ({"deadline": NOW - CLOCK_SKEW_MAX_MS - 1}, "expired"),
     ],
@@ -128,6 +131,32 @@ def test_a_direct_award_is_a_job_once() -> None:
     assert refused(seller, award) == "known"  # its Lock is looked at
     seller.begin(deal.job)
     assert refused(seller, award) == "known"  # it runs
+    seller.release(deal.job)
+    last = NOW + CALL_DEADLINE_MS + CLOCK_SKEW_MAX_MS
+    assert refused(seller, award, last) == "known"  # it is over
+    assert refused(seller, award, last + CLOCK_SKEW_MAX_MS) == "expired"
+
+
+def test_a_mutant_that_does_not_remember_direct_awards_takes_one_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Seller, "_remember", lambda self, award, now_ms: None)
+    seller, award = new_seller(), awarded()
+    for _ in range(2):
+        deal = seller.award(award, BUYER.public, NOW)
+        assert isinstance(deal, Deal)
+        seller.release(deal.job)
+
+
+def test_direct_awards_are_remembered_in_bounded_room_and_for_a_while() -> None:
+    seller = new_seller()
+    for n in range(TAKEN_MAX + 1):
+        deal = seller.award(awarded(new_buyer(task=n.to_bytes(32, "big"))), BUYER.public, NOW)
+        assert isinstance(deal, Deal)
+        seller.release(deal.job)
+    assert len(seller._taken) == TAKEN_MAX
+    seller.expire(NOW + REPLAYED_MS)
+    assert seller._taken == {}
 
 
 def test_direct_awards_of_one_buyer_are_bounded_and_a_slot_must_be_free() -> None:
@@ -195,6 +224,7 @@ def proposal(answers: bytes) -> Signed:
         pytest.param(lambda: [changed(answers=b"1" * 32)], id="it answers something"),
         pytest.param(lambda: [agreed()[0], proposal(agreed()[0].id)], id="a proposal after it"),
         pytest.param(lambda: [changed(price=b"no price")], id="no price"),
+        pytest.param(lambda: [changed(window=31)], id="a window below its step"),
         pytest.param(
             lambda: [agreed()[0], seal(Key(b"o" * 32), PURPOSE, Accepted(b"1" * 32, 0, 64))],
             id="another award is accepted",

@@ -700,7 +700,7 @@ def test_c1_an_award_that_is_lost_costs_time_and_no_money() -> None:
 
 
 def test_c1_mutant_a_buyer_that_waits_for_ever_is_noticed() -> None:
-    with without(Bought, "_next", ">= silent_since + STALL_TIMEOUT_S", "< 0"):
+    with without(Bought, "_next", ">= silent_since + self._stall_s()", "< 0"):
         is_caught(lost_award, "TooSlowError", error=trio.TooSlowError, seeds=1)
 
 

@@ -100,7 +100,7 @@ class Trial:
                 world=options,
                 signed=self.signed,
                 guard=self.guard,
-                within_s=self.within_s,
+                within_s=None if "clock" in options else self.within_s,
             )
         except Exception as exc:
             error = exc
