@@ -167,6 +167,14 @@ def test_a_run_that_is_not_over_in_time_fails_and_tells_where_everything_waits(
     assert "no duration" in refused(capsys, "run", "vain.py", "--within", "soon", status=exit_codes.USAGE)
 
 
+def test_the_command_that_does_it_again_says_even_long_times_as_they_are_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = as_json(capsys, "replay", "market.py", "--style", "wild", "--within", "14d", status=1)
+    assert "--within=1209600s" in told["again"]
+    assert main(shlex.split(told["again"])[1:]) == exit_codes.FAILED
+
+
 def test_a_sweep_of_runs_that_all_fail_is_a_table_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "vain.py").write_text(VAIN)
     sweep = ("sim", "sweep", "vain.py", "--seeds", "1-2", "--within", "10m", "--processes", "1")
