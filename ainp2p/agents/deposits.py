@@ -52,8 +52,7 @@ class Deposits:
 
     def has_room(self, seller: bytes, budget: int) -> bool:
         """Whether a Lock at `seller` is open on which `claim` would return at once."""
-        margin = self._wallet.parameters.margin(self._life_ms) * 2
-        return any(deposit.usable(budget, margin) for deposit in self._by_seller.get(seller, ()))
+        return self._usable(seller, budget, self._margin_ms) is not None
 
     async def claim(self, seller: bytes, key: bytes, peer: PeerId, budget: int) -> Deposit:
         """A Lock at `seller` (its agent id) with `budget` uain kept for one job: `Deposit.release` it.
@@ -64,14 +63,14 @@ class Deposits:
             NotFinal, TimedOut: the ledger did not decide in time.
             InvalidInput: the network's rules leave no time to settle any Lock.
         """
-        margin = self._wallet.parameters.margin(self._life_ms) * 2
+        margin = self._margin_ms
         if margin >= self._life_ms:  # else one Lock after the other is opened, and none is used
             raise InvalidInput("Locks live too short on this network to be settled in time")
         while True:
-            for deposit in self._by_seller.get(seller, []):
-                if deposit.usable(budget, margin):
-                    deposit.claim(budget)
-                    return deposit
+            deposit = self._usable(seller, budget, margin)
+            if deposit is not None:
+                deposit.claim(budget)
+                return deposit
             opening = self._opening.get(seller)
             if opening is None:
                 opening = self._opening[seller] = _Opening(budget)
@@ -79,6 +78,10 @@ class Deposits:
             await opening.done.wait()
             if opening.failure is not None and opening.budget <= budget:
                 raise opening.failure
+
+    def _usable(self, seller: bytes, budget: int, margin_ms: int) -> Deposit | None:
+        found = (d for d in self._by_seller.get(seller, ()) if d.usable(budget, margin_ms))
+        return next(found, None)
 
     async def _watch_links(self) -> None:
         """See to it, until cancelled, that no last receipt is lost with its connection."""
@@ -105,6 +108,11 @@ class Deposits:
     def _life_ms(self) -> int:
         # Not the genesis's: a COMMITTEE may change them, and a Lock that lives too long is refused.
         return min(LIFE_MS, self._wallet.parameters.lock_life_ms_max)
+
+    @property
+    def _margin_ms(self) -> int:
+        """How long a Lock must still live to be used: twice what settling it in time needs."""
+        return self._wallet.parameters.margin(self._life_ms) * 2
 
     async def _open(self, seller: bytes, key: bytes, peer: PeerId, opening: _Opening) -> None:
         """A task of its own: what fails is told to those who wait."""

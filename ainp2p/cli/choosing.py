@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ainp2p.cli.command import in_its_words
 from ainp2p.errors import InvalidInput
 from ainp2p.home import Home
 
@@ -26,7 +27,7 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     """The `--checkpoint` option of commands that begin with nothing but a genesis."""
     parser.add_argument(
         "--checkpoint",
-        type=_checkpoint,
+        type=in_its_words(_checkpoint),
         metavar="ID",
         help="ain:… id of a COMMITTEE that somebody you trust has told (`network status`): nothing is "
         "believed before a chain of committees with it is shown",
@@ -36,10 +37,7 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
 def _checkpoint(text: str) -> bytes:
     from ainp2p.protocol.identity import id_from_text
 
-    try:
-        return id_from_text(text)
-    except InvalidInput as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return id_from_text(text)
 
 
 def chosen_genesis(choice: str | None) -> Genesis:

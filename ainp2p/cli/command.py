@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ainp2p.cli import exit_codes
+from ainp2p.errors import InvalidInput
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Run = Callable[[argparse.Namespace], int]
+T = TypeVar("T")
 
 
 def add_group(subparsers: Subparsers, name: str, help_: str, examples: str = "") -> Subparsers:
@@ -35,6 +37,18 @@ def add_command(
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def in_its_words(read: Callable[[str], T]) -> Callable[[str], T]:
+    """An option's `type` that says what `read` says when it refuses; argparse drops the words of others."""
+
+    def read_or_tell(text: str) -> T:
+        try:
+            return read(text)
+        except InvalidInput as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return read_or_tell
 
 
 def _add(subparsers: Subparsers, name: str, help_: str, examples: str) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainp2p.cli import exit_codes
-from ainp2p.cli.command import add_command, add_group
+from ainp2p.cli.command import add_command, add_group, in_its_words
 from ainp2p.cli.opening import duration_ms
 from ainp2p.cli.output import emit, note
 from ainp2p.cli.sim_faults import add_faults, replay, tell_failure, trial_of
@@ -109,8 +109,7 @@ def _add_file(parser: argparse.ArgumentParser, add: Any) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything follows from (0)")
     add_faults(parser, "none")
-    _add_signed(parser)
-    _add_within(parser)
+    _add_settings(parser)
     parser.add_argument(
         "--report", metavar="DIR", help="save the result here, with report.html; nothing is overwritten"
     )
@@ -125,8 +124,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of a FILE's run (0)")
     add_faults(parser, "none")
-    _add_signed(parser)
-    _add_within(parser)
+    _add_settings(parser)
     parser.set_defaults(signed=None)
 
 
@@ -134,8 +132,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", nargs="+", default=["1-10"], metavar="N", help="seeds and ranges of seeds (1-10)"
     )
-    _add_signed(parser)
-    _add_within(parser)
+    _add_settings(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="save rows as they come; an interrupted sweep goes on from there"
     )
@@ -145,19 +142,17 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_signed(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """What `_settings` hands to `sim.run`."""
     parser.add_argument(
         "--signed",
         choices=SIGNED,
         default="cached",
         help="how keys sign: really, really but verified once, or by a cheap keyed hash (cached)",
     )
-
-
-def _add_within(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--within",
-        type=_seconds,
+        type=in_its_words(_seconds),
         metavar="TIME",
         help="of the model's time, such as 90s, 30m, 6h, 7d: a run that is not over then fails, and tells"
         " where every task waits (no limit)",
@@ -165,12 +160,15 @@ def _add_within(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    try:
-        if ms := duration_ms(text):
-            return ms / 1000
-    except InvalidInput as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from None
-    raise argparse.ArgumentTypeError("a run needs some time")
+    from ainp2p.simulation.core.bounded import check_limit
+
+    return check_limit(duration_ms(text) / 1000)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given: a sweep remembers them, and goes on only with the same."""
+    within = {} if args.within is None else {"within_s": args.within}
+    return {"signed": args.signed, **within}
 
 
 # --- run and sweep --------------------------------------------------------------------------------
@@ -190,9 +188,7 @@ def _run(first: argparse.Namespace) -> int:
     if target is not None:
         _check_target(target, file, args, parameters)
     try:
-        result = running.run(
-            file.load(), args.seed, world=world, signed=args.signed, within_s=args.within, **parameters
-        )
+        result = running.run(file.load(), args.seed, world=world, **_settings(args), **parameters)
     except Exception as exc:
         if args.faults is None or isinstance(exc, Misnamed):
             raise
@@ -213,7 +209,6 @@ def _sweep(first: argparse.Namespace) -> int:
     from ainp2p.simulation.results.sweeping import sweep
 
     file, args, grid = parsed(first, many=True)
-    settings = {"signed": args.signed} | ({} if args.within is None else {"within_s": args.within})
     table = sweep(
         file,
         grid,
@@ -222,7 +217,7 @@ def _sweep(first: argparse.Namespace) -> int:
         out=args.out,
         on_failure="row" if args.keep_failures else "raise",
         progress=False if args.json else None,
-        run=partial(running.run, **settings),
+        run=partial(running.run, **_settings(args)),
     )
     failed = sum(bool(error) for error in table["error"])
     if args.json:

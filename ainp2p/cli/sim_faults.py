@@ -114,12 +114,12 @@ def _command(file: ModelFile, args: argparse.Namespace, parameters: dict[str, An
     from ainp2p.simulation.trials.replay import command
 
     given = [f"--{name.replace('_', '-')}={_said(value)}" for name, value in parameters.items()]
-    signed = [] if args.signed == "cached" else [f"--signed={args.signed}"]
-    signed += [] if args.within is None else [f"--within={round(args.within)}s"]
+    settings = [] if args.signed == "cached" else [f"--signed={args.signed}"]
+    settings += [] if args.within is None else [f"--within={round(args.within)}s"]
 
     def again(seed: int, faults: Schedule) -> str:
         chosen = [f"--faults={faults}"] if faults else []
-        return command("ainp2p", "sim", "replay", file.path, f"--seed={seed}", *chosen, *signed, *given)
+        return command("ainp2p", "sim", "replay", file.path, f"--seed={seed}", *chosen, *settings, *given)
 
     return again
 

@@ -6,9 +6,21 @@ nobody would ever tell a `Deadlock`. A test, or a run with `within_s`, has a lim
 
 from __future__ import annotations
 
+from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.kernel import stacks
 from ainp2p.simulation.errors import Overdue
+
+
+def check_limit(limit_s: float) -> float:
+    """The limit, if a run can have it.
+
+    Raises:
+        InvalidInput: it is no number of seconds, or not more than 0.
+    """
+    if not isinstance(limit_s, int | float) or not limit_s > 0:
+        raise InvalidInput(f"a run needs some time: within_s is virtual seconds, more than 0: {limit_s!r}")
+    return limit_s
 
 
 class BoundedClock(VirtualClock):
@@ -16,7 +28,7 @@ class BoundedClock(VirtualClock):
 
     def __init__(self, limit_s: float) -> None:
         super().__init__()
-        self._limit_s = limit_s
+        self._limit_s = check_limit(limit_s)
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Called when every task waits."""

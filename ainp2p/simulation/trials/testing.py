@@ -96,11 +96,12 @@ def simulated(
     Raises:
         InvalidInput: no seeds, no time, or no async function with an argument `world`.
     """
+    from ainp2p.simulation.core.bounded import check_limit
+
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise InvalidInput("a simulated test has one seed or more, and each of them once")
-    if not within_s > 0:
-        raise InvalidInput("a simulated test needs some time: within_s is virtual seconds, more than 0")
+    check_limit(within_s)
     given = {"latency": latency, "loss": loss, "duplicate": duplicate, "reorder_s": reorder_s}
     weather = {name: value for name, value in given.items() if value}
     settings = Settings(chosen, world, weather, faults, tuple(must_reach), signed, within_s)
