@@ -1,8 +1,9 @@
 """What no seed decides: the table of clocks, randomness, threads, sockets and processes, with the remedies.
 
 Data only; guards.py puts a guard in front of each. `deep` sources are stopped even if a library calls
-them on the model's behalf (whoever starts a thread or opens a socket leaves the seed); of the others
-only the model's own calls are: a library that looks at the clock for its log does no harm.
+them on the model's behalf (whoever starts a thread or opens a socket leaves the seed, and what torch draws
+is a result); of the others only the model's own calls are: a library that looks at the clock for its log
+does no harm.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ UUID = 'uuid.UUID(bytes=world.rng("a name").randbytes(16), version=4)'
 SEEDED = 'world.rng("a name"), or a seed: random.Random(number)'
 NUMPY = 'numpy.random.default_rng(world.rng("a name").getrandbits(64))'
 TORCH = 'a generator of your own: torch.Generator().manual_seed(world.rng("a name").getrandbits(63))'
+WEIGHTS = (
+    "generator=torch.Generator().manual_seed(…). For a layer: make it before the run, under a seed; "
+    "or by torch.nn.utils.skip_init, and torch.nn.init with a generator"
+)
+DROPOUT = "a mask of your own generator, or eval()"
 THREAD = "a task: nursery.start_soon(function)"
 SOCKET = "the agent's own network: world.spawn(name) gives every node one"
 PROCESS = "world.spawn(name), or start it before the world does"
@@ -42,6 +48,17 @@ def _second_missing(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> bool:
 
 def _no_generator(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return kwargs.get("generator") is None
+
+
+def _fills(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """A tensor's method: on the device "meta" there is nothing to draw (`torch.nn.utils.skip_init`)."""
+    return _no_generator(args, kwargs) and not (args and getattr(args[0], "is_meta", False))
+
+
+def _drops(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """torch.nn.functional.dropout(input, p, training): whether it draws a mask."""
+    named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+    return bool(named.get("training", True) and named.get("p", 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +116,18 @@ SOURCES: tuple[Source, ...] = (
     *_of("numpy.random", "negative_binomial noncentral_chisquare noncentral_f pareto poisson power", NUMPY),
     *_of("numpy.random", "rayleigh standard_cauchy standard_exponential standard_gamma standard_t", NUMPY),
     *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY),
-    *_of("torch", "rand randn randint randperm normal bernoulli multinomial", TORCH, when=_no_generator),
-    *_of("torch", "poisson rand_like randn_like randint_like", TORCH, when=_no_generator),
+    *_of("torch", "rand randn randint randperm normal", TORCH, deep=True, when=_no_generator),
+    *_of("torch", "bernoulli multinomial poisson", TORCH, deep=True, when=_no_generator),
+    *_of("torch", "rand_like randn_like randint_like", TORCH, deep=True, when=_no_generator),
     *_of("torch", "seed manual_seed get_rng_state set_rng_state", TORCH),
+    *_of("torch", "Tensor.uniform_ Tensor.normal_ Tensor.random_", WEIGHTS, deep=True, when=_fills),
+    *_of("torch", "Tensor.bernoulli Tensor.bernoulli_", TORCH, deep=True, when=_fills),
+    *_of("torch", "Tensor.multinomial Tensor.exponential_", TORCH, deep=True, when=_fills),
+    *_of("torch", "Tensor.cauchy_ Tensor.geometric_ Tensor.log_normal_", TORCH, deep=True, when=_fills),
+    *_of(
+        "torch.nn.functional", "dropout alpha_dropout feature_alpha_dropout", DROPOUT, deep=True, when=_drops
+    ),
+    *_of("torch.nn.functional", "dropout1d dropout2d dropout3d", DROPOUT, deep=True, when=_drops),
     *_of("threading", "Thread.start", THREAD, deep=True),
     *_of("_thread", "start_new_thread", THREAD),
     *_of("trio", "to_thread.run_sync", THREAD, deep=True),

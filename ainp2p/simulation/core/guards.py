@@ -6,27 +6,29 @@ time import time`, `from datetime import datetime`, a default argument, a class 
 the model's modules and replaced too. Leaving the block puts everything back, also what a module imported
 meanwhile has bound.
 
+What is imported for the first time inside the block is guarded as soon as it is there (late.py).
+
 Only the thread that entered is watched. Not found: a name kept in a container or a closure, a subclass
-of `random.Random` made before, numpy or torch imported for the first time inside the run, what libraries draw
-for the model (the first weights of a `torch.nn` layer), `hash(str)` and the order of sets.
+of `random.Random` made before, what libraries other than torch draw for the model, `hash(str)` and the
+order of sets.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import site
 import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ainp2p.errors import InvalidInput
 from ainp2p.simulation.core.ambient import SOURCES, Source
+from ainp2p.simulation.core.late import late_imports
 from ainp2p.simulation.errors import Ambient
 
 _OURS = str(Path(__file__).parents[2]) + "/"
@@ -89,22 +91,22 @@ def guarded(*, strict: bool = False, report: Callable[[Ambient], object] | None 
     global _current
     if _current is not None:
         raise InvalidInput("already guarded: one world at a time in a process")
-    _load_lazy()
     _current = watch = _Watch(strict, report)
     before = set(sys.modules)
-    puts: list[Put] = []
+    guards = _Guards(watch)
     try:
-        guards = _install(watch, puts)
+        guards.install({source.module for source in SOURCES} & before)
         for module in _model_modules():
-            _swap_names(module, guards, puts)
-        yield
+            _swap_names(module, guards.of, guards.puts)
+        with late_imports({source.module for source in SOURCES} - before, guards.install):
+            yield
     finally:
         watch.active = False
         _current = None
-        for where, name, was, is_ in reversed(puts):
+        for where, name, was, is_ in reversed(guards.puts):
             if _attribute(where, name) is is_:
-                setattr(where, name, was)
-        _swap_back(puts, before)
+                _put_back(where, name, was)
+        _swap_back(guards.puts, before)
 
 
 @contextmanager
@@ -169,56 +171,80 @@ def _model_modules() -> list[types.ModuleType]:
 # --- guards in their places ---------------------------------------------------------------------
 
 
-def _load_lazy() -> None:
-    """numpy imports its `random` when somebody first asks for it: later, behind the guards' back."""
-    if "numpy" in sys.modules:
-        importlib.import_module("numpy.random")
+class _Guards:
+    """What stands in front of the sources of one block.
 
+    Attributes:
+        of: what was there → what is there now.
+        puts: every name that was replaced, in order.
+    """
 
-def _install(watch: _Watch, puts: list[Put]) -> dict[Any, Any]:
-    """Replace every source that is imported; what was there → what is there now."""
-    guards: dict[Any, Any] = {}
-    stand_ins: dict[type, type] = {}
-    behind: dict[type, type] = {}
-    for source in SOURCES:
+    def __init__(self, watch: _Watch) -> None:
+        self.of: dict[Any, Any] = {}
+        self.puts: list[Put] = []
+        self._watch = watch
+        self._stand_ins: dict[type, type] = {}  # of C's classes, which take no new attributes
+        self._behind: dict[type, type] = {}  # the same, the other way
+
+    def install(self, modules: Iterable[str]) -> None:
+        """Guard every source of these modules, which are imported."""
+        for source in SOURCES:
+            if source.module in modules:
+                self._install(source)
+
+    def _install(self, source: Source) -> None:
         where: Any = sys.modules.get(source.module)
         *path, name = source.name.split(".")
         for step in path:
             where = getattr(where, step, None)
-        where = behind.get(where, where) if isinstance(where, type) else where
+        where = self._behind.get(where, where) if isinstance(where, type) else where
         was = _attribute(where, name)
         if was is None:
-            continue
+            return
         if isinstance(where, type) and where.__flags__ & _IMMUTABLE:
-            method = getattr(
-                where, name
-            )  # datetime.now: a class of C is replaced by one that stands in for it
-            stand_in = stand_ins.get(where) or _stand_in(where, None)
-            guard = _guard(watch, source, method)
+            # datetime.now: a class of C is replaced by one that stands in for it
+            method = getattr(where, name)
+            stand_in = self._stand_ins.get(where) or _stand_in(where, None)
+            guard = _guard(self._watch, source, method)
             setattr(stand_in, name, staticmethod(guard))
-            guards[method] = guard
-            if where not in stand_ins:
-                stand_ins[where] = guards[where] = stand_in
-                behind[stand_in] = where
-                _put(puts, sys.modules[source.module], path[-1], where, stand_in)
+            self.of[method] = guard
+            if where not in self._stand_ins:
+                self._stand_ins[where] = self.of[where] = stand_in
+                self._behind[stand_in] = where
+                _put(self.puts, sys.modules[source.module], path[-1], where, stand_in)
+            return
+        if isinstance(was, type):
+            check = functools.partial(_check_call, self._watch, source)
+            guard = self.of.get(was) or _stand_in(was, check)
+        elif was is _INHERITED:
+            guard = _guard(self._watch, source, getattr(where, name))
         else:
-            if isinstance(was, type):
-                guard = guards.get(was) or _stand_in(was, functools.partial(_check_call, watch, source))
-            else:
-                guard = _guard(watch, source, was)
-            guards[was] = guard
-            _put(puts, where, name, was, guard)
-    return guards
+            guard = _guard(self._watch, source, was)
+        if was is not _INHERITED:
+            self.of[was] = guard
+        _put(self.puts, where, name, was, guard)
 
 
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+
+
+_INHERITED = object()  # what a class has of the one that it is derived from: `torch.Tensor.uniform_`
 
 
 def _attribute(where: Any, name: str) -> Any:
     """A class's own attribute as it lies there, a module's as it is; None if there is none."""
     if isinstance(where, types.FunctionType):
         return getattr(where, name, None)
+    if isinstance(where, type) and name not in vars(where):
+        return _INHERITED if hasattr(where, name) else None
     return vars(where).get(name) if where is not None else None
+
+
+def _put_back(where: Any, name: str, was: Any) -> None:
+    if was is _INHERITED:
+        delattr(where, name)
+    else:
+        setattr(where, name, was)
 
 
 def _put(puts: list[Put], where: Any, name: str, was: Any, is_: Any) -> None:

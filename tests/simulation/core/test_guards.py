@@ -324,17 +324,18 @@ def test_mutant_without_putting_back_names_stay(monkeypatch: pytest.MonkeyPatch)
 
 
 LAZY = """
-import numpy
+import contextlib
 import sys
 from ainp2p.simulation import Ambient, run
 from ainp2p.simulation.core import guards
 
+IMPORTED
 MUTANT
 
 async def model(world):
-    numpy.random.rand()
+    DRAWS
 
-assert "numpy.random" not in sys.modules
+assert "torch" not in sys.modules and "numpy.random" not in sys.modules
 try:
     run(model, world={"committee": 1})
 except Ambient as exc:
@@ -344,32 +345,46 @@ else:
 """
 
 
+DEAF = "guards.late_imports = lambda *_: contextlib.nullcontext()"
+
+
 @pytest.mark.parametrize(
-    ("mutant", "said"),
+    ("imported", "draws", "source"),
     [
-        pytest.param("", "stopped: numpy.random.rand", id="guarded"),
-        pytest.param("guards._load_lazy = lambda: None", "not seen", id="mutant without the look ahead"),
+        pytest.param("import numpy", "numpy.random.rand()", "numpy.random.rand", id="numpy's lazy part"),
+        pytest.param("", "import numpy; numpy.random.rand()", "numpy.random.rand", id="numpy"),
+        pytest.param(
+            "", "from numpy.random import rand; rand()", "numpy.random.rand", id="a name of numpy's"
+        ),
+        pytest.param("", "import torch; torch.rand(1)", "torch.rand", id="torch"),
     ],
 )
-def test_numpy_s_randomness_is_guarded_before_anybody_has_asked_for_it(
-    mutant: str, said: str, tmp_path: Path
+@pytest.mark.parametrize("mutant", [pytest.param("", id="guarded"), pytest.param(DEAF, id="mutant: deaf")])
+def test_what_is_imported_inside_a_run_is_guarded(
+    mutant: str, imported: str, draws: str, source: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.py").write_text(LAZY.replace("MUTANT", mutant))
+    model = LAZY.replace("IMPORTED", imported).replace("MUTANT", mutant).replace("DRAWS", draws)
+    (tmp_path / "model.py").write_text(model)
     told = subprocess.run(
-        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
     )
-    assert told.stdout.strip() == said
+    assert told.stdout.strip() == ("not seen" if mutant else f"stopped: {source}")
 
 
 TORCH = """
 import torch
+from torch import nn
 from ainp2p.simulation import Ambient, run
 
 drawn = []
 
 async def own(world):
     generator = torch.Generator().manual_seed(world.rng("noise").getrandbits(63))
-    drawn.append(torch.rand(2, generator=generator).tolist())
+    layer = nn.utils.skip_init(nn.Linear, 2, 2)
+    nn.init.normal_(layer.weight, generator=generator)
+    nn.Dropout(0.5).eval()(layer.weight)
+    nn.Dropout(0.0)(layer.weight)
+    drawn.append([*torch.rand(2, generator=generator).tolist(), *layer.weight.flatten().tolist()])
 
 async def ambient(world):
     torch.rand(2)
@@ -377,16 +392,26 @@ async def ambient(world):
 async def seeded_for_everybody(world):
     torch.manual_seed(1)
 
+async def in_place(world):
+    torch.empty(2).normal_()
+
+async def first_weights(world):
+    nn.Linear(2, 2)
+
+async def dropped(world):
+    nn.Dropout(0.5)(torch.ones(2))
+
 worlds = {"committee": 1}
 for _ in range(2):
     run(own, 1, world=worlds)
 print(drawn[0] == drawn[1])
-for model in (ambient, seeded_for_everybody):
+for model in (ambient, seeded_for_everybody, in_place, first_weights, dropped):
     try:
         run(model, world=worlds)
     except Ambient as exc:
-        print(exc.source, "torch.Generator()" in str(exc))
-torch.rand(1)
+        print(exc.source, "generator" in str(exc).lower(), exc.where.startswith(__file__))
+torch.rand(1), nn.Linear(2, 2), torch.empty(2).normal_()
+print("uniform_" in vars(torch.Tensor))
 """
 
 
@@ -395,4 +420,12 @@ def test_torch_draws_by_a_generator_of_the_model_s_own_or_not_at_all(tmp_path: P
     told = subprocess.run(
         [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
     )
-    assert told.stdout.splitlines() == ["True", "torch.rand True", "torch.manual_seed True"]
+    assert told.stdout.splitlines() == [
+        "True",
+        "torch.rand True True",
+        "torch.manual_seed True True",
+        "torch.Tensor.normal_ True True",
+        "torch.Tensor.uniform_ True True",
+        "torch.nn.functional.dropout True True",
+        "False",
+    ]
