@@ -176,7 +176,8 @@ class Attempt:
         """Sign for what came, tell the seller if that goes quickly, and make out the bill."""
         transcript = (*self.deal.negotiation.transcript(self.deal.key), *self._said)
         units, amount = self._bill = self.deposit.close_job(self.award.id, pay=self.rejected is None)
-        self.deposit.spoilt |= not self.is_clean
+        if not self.is_clean:
+            self.deposit.spoil()
         last = self.deposit.last_receipt if amount else None
         elapsed_s = trio.current_time() - self._opened_at if self._opened_at is not None else 0
         if (not self.is_clean or self.deposit.has_news) and self.deal.peer in self._network.peers():

@@ -73,7 +73,7 @@ class Deposit:
         self._sent: SignedReceipt | None = None
         self._untold = False  # a notice may be lost: tell everything again
         self._forgotten = False
-        self._came = Bell()  # rung at each chunk
+        self._came = Bell()  # rung at each chunk, and when the Lock is spoilt
 
     # --- who may use it ----------------------------------------------------------------------------
 
@@ -114,6 +114,11 @@ class Deposit:
         self._claimed -= budget
         self._claims -= 1
 
+    def spoil(self) -> None:
+        """No new job uses this Lock, and jobs that wait for what is lost are told."""
+        self.spoilt = True
+        self._came.ring()
+
     # --- one job -----------------------------------------------------------------------------------
 
     def open_job(self, terms: Terms, reservation: bytes, deliver: Callable[[Chunk], None]) -> None:
@@ -133,9 +138,9 @@ class Deposit:
             try:
                 self.sign(now=True)
             except Error:  # the vault signs no more; whoever asked it first was told why
-                self.spoilt = True
-        else:
-            self.spoilt |= self.meter.due(now=True) is not None
+                self.spoil()
+        elif self.meter.due(now=True) is not None:
+            self.spoil()
         tab, signed = self.meter.tab(job), self._jobs.pop(job).signed
         self.meter.forget(job)
         return tab.units, signed
@@ -171,11 +176,13 @@ class Deposit:
 
         Raises:
             TimedOut: chunks that it counts do not come.
+            Refused: ``lock``, as `check`.
             RemoteError: it contradicts what was delivered.
         """
         if not self.meter.finished(message):
             with trio.move_on_after(LAST_CHUNKS_TIMEOUT_S):
                 while self.meter.tab(message.job).finish is None:
+                    self.check()
                     await self._came.wait()
             if self.meter.tab(message.job).finish is None:
                 raise TimedOut("the seller says that it delivered chunks which never came")

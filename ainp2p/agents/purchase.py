@@ -292,8 +292,8 @@ class Purchase:
             finish = await attempt.run()
         except Exception as exc:
             failure = failure_words(exc)
-            if isinstance(exc, Refused):
-                deposit.spoilt |= exc.code == "lock"
+            if isinstance(exc, Refused) and exc.code == "lock":
+                deposit.spoil()
             self._was_taken = attempt.opened_at is not None or not _is_not_taken(exc, deal)
             if not self._was_taken and self._is_patient():
                 self._tried.discard(deal.seller)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio.testing
 
 from ainp2p.agents import attempt
 from ainp2p.agents.agent import Agent
-from ainp2p.agents.deposit import CONFIRM_AFTER_S, Deposit
+from ainp2p.agents.deposit import CONFIRM_AFTER_S, LAST_CHUNKS_TIMEOUT_S, Deposit
 from ainp2p.agents.deposits import Deposits
 from ainp2p.agents.policy import Policy
 from ainp2p.errors import (
@@ -24,10 +24,11 @@ from ainp2p.errors import (
     NoOffers,
     PolicyRefused,
     Refused,
+    TimedOut,
 )
 from ainp2p.ledger.rules.parameters import DEVELOPMENT
 from ainp2p.ledger.wallets.wallet import Wallet
-from ainp2p.protocol.delivery import Terms
+from ainp2p.protocol.delivery import DONE, Terms
 from ainp2p.protocol.messages import TEXT, Chunk, Finished
 from ainp2p.protocol.network import Chunks
 from ainp2p.protocol.price import Price
@@ -319,9 +320,42 @@ async def test_a_torn_lock_is_told_to_the_jobs_that_cannot_go_on(autojump_clock:
         await deposit.receive(item(B, 2, 0))  # chunk 1 is A's, and on its way
         deposit.check()
         deposit.close_job(A)
-        deposit.spoilt = True  # A ended without its last word
+        deposit.spoil()  # A ended without its last word
         with pytest.raises(Refused, match="another job on this Lock is lost"):
             await deposit.receive(item(B, 3, 1))
+
+
+async def waits_for_the_last_chunks(job_before_ends: Callable[[Deposit], object]) -> float:
+    """Seconds for which a job that has ended waits for what another one on its Lock should have brought."""
+    async with buyer_and_seller() as (_, bob, alice):
+        deposit, _seen = await opened(bob, alice, A, B)
+        await deposit.receive(item(B, 2, 0))  # chunk 1 is A's, and on its way
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def end_of_b() -> None:
+                with pytest.raises((Refused, TimedOut)):
+                    await deposit.finished(Finished(B, DONE, 1, 10, 2, bytes(32), b""))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_of_b)
+            await trio.sleep(1)
+            deposit.close_job(A)
+            job_before_ends(deposit)
+            await trio.sleep_forever()
+        return trio.current_time() - began
+
+
+def spoil_in_silence(deposit: Deposit) -> None:
+    deposit.spoilt = True
+
+
+async def test_a_job_that_has_ended_waits_no_longer_for_what_is_lost(autojump_clock: Clock) -> None:
+    assert await waits_for_the_last_chunks(Deposit.spoil) == pytest.approx(1)
+
+
+async def test_mutant_where_nobody_is_told_that_the_lock_is_spoilt_it_waits(autojump_clock: Clock) -> None:
+    assert await waits_for_the_last_chunks(spoil_in_silence) >= LAST_CHUNKS_TIMEOUT_S
 
 
 async def buy_after_an_award_that_came_twice() -> Bought:
