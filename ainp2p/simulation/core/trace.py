@@ -120,8 +120,8 @@ class Trace:
 
     def line(self, index: int) -> str | None:
         """Event `index` as text, if it is among those kept."""
-        oldest = self.count - len(self._kept)
-        return _line(index, self._kept[index - oldest]) if oldest <= index < self.count else None
+        raw = self._raw(index)
+        return _line(index, raw) if raw is not None else None
 
     @property
     def last(self) -> list[str]:
@@ -151,14 +151,27 @@ class Trace:
             index += 1
         ours, theirs = self.line(index), other.line(index)
         gone = index < shorter and (ours is None or theirs is None)
+        at_s, draws = self._moment(index - 1, low)
         return Difference(
             index=index,
-            draws=self._counts[low - 1] if low else 0,
-            at_s=self._times[low - 1] if low else 0.0,
+            draws=draws,
+            at_s=at_s,
             ours=None if gone else ours,
             theirs=None if gone else theirs,
             within=(low + 1) * self.every - index if gone else 1,
         )
+
+    def _moment(self, index: int, digests: int) -> tuple[float, int]:
+        """Time and draws of event `index`, or of the last of so many digests if it is not kept."""
+        raw = self._raw(index)
+        if raw is not None:
+            at_s, draws, *_ = msgpack.unpackb(raw, use_list=False)
+            return at_s, draws
+        return (self._times[digests - 1], self._counts[digests - 1]) if digests else (0.0, 0)
+
+    def _raw(self, index: int) -> bytes | None:
+        oldest = self.count - len(self._kept)
+        return self._kept[index - oldest] if oldest <= index < self.count else None
 
     def _digest(self, n: int) -> bytes:
         return bytes(self._digests[8 * n : 8 * n + 8])
