@@ -192,7 +192,6 @@ class Buyer:
         if not affordable:
             raise _too_little(offers, left)
         if direct and self._is_near(affordable[0], left):
-            await trio.lowlevel.checkpoint()
             deal = take_card(self._network, self._negotiate(order, affordable, max_price), affordable)
             if deal is not None:
                 return deal
