@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
@@ -32,6 +33,7 @@ from ainp2p.simulation.results.tables import Table
 
 Runner = Callable[..., Result]
 Measure = Callable[[Result], Mapping[str, Cell]]
+_ALONE = threading.RLock()  # a world has its process to itself: the threads of an executor take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def sweep(
         grid: parameter → its values, each another one: numbers, texts, or functions of a module.
         seeds: one replicate for each, at every point of the grid.
         processes: how many to start; as many as this machine has cores if left out, 1: run here.
-        executor: run in these instead (Dask: ``client.get_executor()``; pools: `PoolExecutor`).
+        executor: run in these instead (Dask: ``client.get_executor()``; pools: `PoolExecutor`). Threads of
+            one process take turns, so give a worker one.
         out: a directory that gets every outcome at once, and ``sweep.csv`` at the end. What an interrupted
             sweep has left there is not run again; a finished one is not overwritten.
         measure: what a row says of a run; `Result.summary` if left out.
@@ -139,7 +142,8 @@ def replicate_once(work: Work, replicate: Replicate) -> Outcome:
     said = partial(Outcome, replicate.index, replicate.seed, replicate.labels)
     try:
         model = work.model.load() if isinstance(work.model, ModelFile) else work.model
-        result = (work.run or _sim_run())(model, seed=replicate.seed, **replicate.parameters)
+        with _ALONE:
+            result = (work.run or _sim_run())(model, seed=replicate.seed, **replicate.parameters)
         _check_result(result, replicate)
         metrics = dict(result.summary() if work.measure is None else work.measure(result))
         return said(hash=result.hash, duration_s=result.duration_s, metrics=metrics)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -118,6 +121,33 @@ def test_processes_give_the_same_rows_as_none() -> None:
 def test_any_executor_gives_the_same_rows() -> None:
     with ThreadPoolExecutor(2) as threads:
         assert tiny(executor=threads) == tiny()
+
+
+class Lonely:
+    """Runs a replicate, and fails if another thread of this process runs one."""
+
+    def __init__(self) -> None:
+        self._inside = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._inside.acquire(blocking=False):
+            raise InvalidInput("one world at a time in a process")
+        try:
+            time.sleep(0.01)  # the others begin meanwhile, if they may
+            return small.tiny(*args, **kwargs)
+        finally:
+            self._inside.release()
+
+
+def test_worlds_in_the_threads_of_a_process_take_turns() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        assert tiny(executor=threads, run=Lonely()) == tiny()
+
+
+def test_worlds_that_take_no_turns_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "_ALONE", nullcontext())  # the mutant
+    with ThreadPoolExecutor(4) as threads, pytest.raises(ReplicateFailed, match="one world at a time"):
+        tiny(executor=threads, run=Lonely())
 
 
 def test_any_pool_gives_the_same_rows() -> None:
