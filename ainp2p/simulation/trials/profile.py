@@ -43,10 +43,17 @@ class Profile:
     lies: Sequence[str] = tuple(LIES)
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput for an unknown kind or impossible times."""
+        """Raises InvalidInput for an unknown kind or lie, a text for a list, or impossible times."""
         known = (*KINDS, SWIZZLE)
+        for name in ("kinds", "spare", "lies"):
+            if isinstance(
+                getattr(self, name), str
+            ):  # its letters would pass for names: "validator*" spares all
+                raise InvalidInput(f"{name} is a list of texts: {name}=[{getattr(self, name)!r}]")
         if not self.kinds or any(kind not in known for kind in self.kinds):
             raise InvalidInput(f"a profile has faults of the kinds {', '.join(known)}, not {self.kinds}")
+        if not self.lies or any(lie not in LIES for lie in self.lies):
+            raise InvalidInput(f"liars lie in the ways {', '.join(LIES)}, not {self.lies}")
         if self.every_s <= 0 or not 0 < self.lasting_s[0] <= self.lasting_s[1]:
             raise InvalidInput("every_s is positive, and lasting_s goes from low to high, above 0")
         if not 0 <= self.from_s < self.until_s:

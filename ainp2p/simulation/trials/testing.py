@@ -94,13 +94,15 @@ def simulated(
         world: more arguments of `World`, such as ``committee=1``.
 
     Raises:
-        InvalidInput: no seeds, no time, or no async function with an argument `world`.
+        InvalidInput: no seeds, no time, a text for a list of marks, or no async function with `world`.
     """
     from ainp2p.simulation.core.bounded import check_limit
 
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) != len(chosen):
         raise InvalidInput("a simulated test has one seed or more, and each of them once")
+    if isinstance(must_reach, str):  # its letters would pass for marks
+        raise InvalidInput(f"must_reach is a list of marks: must_reach=[{must_reach!r}]")
     check_limit(within_s)
     given = {"latency": latency, "loss": loss, "duplicate": duplicate, "reorder_s": reorder_s}
     weather = {name: value for name, value in given.items() if value}

@@ -90,6 +90,24 @@ def test_a_profile_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
         Profile(**options)
 
 
+@pytest.mark.parametrize("name", ["kinds", "spare", "lies"])
+def test_a_text_is_no_list_of_names(name: str) -> None:
+    with pytest.raises(InvalidInput, match="is a list of texts"):
+        Profile(**{name: "crash*"})  # type: ignore[arg-type]
+
+
+def test_the_letters_of_a_text_would_spare_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Profile, "__post_init__", lambda profile: None)  # the mutant
+    drafts = Profile(kinds=("crash",), spare="validator*").plan(random.Random(1))
+    assert drafts
+    assert not [each for each in drafts if each.fault(["buyer", "seller"], lambda name: "agent")]
+
+
+def test_an_unknown_lie_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="liars lie in the ways mute, garble"):
+        Profile(lies=("white",))
+
+
 def test_a_profile_spares_whom_it_is_told_to_spare() -> None:
     drafts = Profile(spare=("validator*", "bank")).plan(random.Random(1))
     found = [draft.fault(["validator0", "bank", "a", "b", "c"], lambda name: "agent") for draft in drafts]

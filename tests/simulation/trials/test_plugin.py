@@ -422,6 +422,11 @@ def test_seeds_that_say_nothing_are_refused(seeds: object) -> None:
         sim_test(seeds=seeds)  # type: ignore[arg-type]
 
 
+def test_a_text_is_no_list_of_marks() -> None:
+    with pytest.raises(InvalidInput, match="must_reach is a list of marks"):
+        sim_test(must_reach="bought")
+
+
 def test_a_function_without_a_world_is_refused() -> None:
     def plain(world: object) -> None:
         pass
