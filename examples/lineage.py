@@ -10,6 +10,7 @@ large a one the tuners.
 from __future__ import annotations
 
 from collections import Counter
+from statistics import fmean
 
 import ainp2p
 import ainp2p.simulation as sim
@@ -17,7 +18,7 @@ from ainp2p.ledger.rules.receipts import Payer, SignedReceipt, read_receipt
 from ainp2p.ledger.rules.shares import Split
 from ainp2p.protocol.codec import decode, encode
 from ainp2p.protocol.network import Call
-from ainp2p.simulation.results.metrics import gini, lifetime
+from ainp2p.simulation.results.metrics import gini
 
 PROTOCOL = "/lineage-example/1"
 PRICE, COST, WORTH = (
@@ -97,9 +98,7 @@ async def model(
     await world.run_for(3600 * hours)
     world.measure("makers_left", len(makers) - len(ended))
     world.measure("worth", worth())
-    lived_s = lifetime((ended.get(name, world.now), name in ended) for name in makers)
-    if lived_s is not None:
-        world.measure("makers_lived_s", lived_s)
+    world.measure("makers_lived_s", fmean(ended.get(name, world.now) for name in makers))
     world.measure("gini_makers", gini(income.values()) or 0.0)
 
 

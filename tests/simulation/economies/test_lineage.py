@@ -41,5 +41,10 @@ def test_the_ledger_pays_the_lineage_what_the_receipts_say(seed: int) -> None:
     assert owned["data"] > 200 - 6 * 100  # more than its savings less its upkeep: it was paid
 
 
+def test_runs_of_all_splits_measure_the_same_and_may_stand_in_one_sweep() -> None:
+    runs = [played("lineage", seed, split=split) for seed in SEEDS for split in (0, 40, 90)]
+    assert len({frozenset(run.metrics["name"]) for run in runs}) == 1
+
+
 def test_h1_the_same_seed_gives_the_same_lineage() -> None:
     assert again("lineage", 1, split=40).hash == played("lineage", 1, split=40).hash
