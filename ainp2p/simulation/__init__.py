@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ainp2p.simulation.errors import Ambient as Ambient
     from ainp2p.simulation.errors import Deadlock as Deadlock
     from ainp2p.simulation.errors import InvariantViolated as InvariantViolated
+    from ainp2p.simulation.errors import Livelock as Livelock
     from ainp2p.simulation.errors import Mixed as Mixed
     from ainp2p.simulation.errors import Overdue as Overdue
     from ainp2p.simulation.errors import SimulationError as SimulationError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Ambient": "errors",
     "Deadlock": "errors",
+    "Livelock": "errors",
     "Difference": "core.trace",
     "Draws": "core.draws",
     "EPOCH_MS": "core.clock",

@@ -4,6 +4,7 @@ Error
 └── SimulationError
     ├── Ambient            the model read the real world: clock, randomness, thread, socket, process
     ├── Deadlock           every task waits and nothing will ever happen
+    ├── Livelock           tasks run and run, and virtual time stands still
     ├── Overdue            a test is not over within its virtual time
     ├── InvariantViolated  a check of the model failed: seed, virtual time, the last events
     ├── VersionMismatch    a trace or a result written by another version
@@ -46,6 +47,22 @@ class Deadlock(SimulationError):
     def __init__(self, at_s: float, stacks: str) -> None:
         super().__init__(
             f"deadlock at {at_s:.6f} s: every task waits and nothing is left to wake one\n{stacks}"
+        )
+        self.at_s, self.stacks = at_s, stacks
+
+
+class Livelock(SimulationError):
+    """Tasks or timers go on without end at one instant: a loop around ``await trio.sleep(0)``, say.
+
+    Attributes:
+        at_s: virtual time, which stands still.
+        stacks: where every task is, innermost line last, as text.
+    """
+
+    def __init__(self, at_s: float, stacks: str) -> None:
+        super().__init__(
+            f"time stands still at {at_s:.6f} s: something goes on for ever without letting any pass; "
+            f"sleep for longer than 0 in that loop\n{stacks}"
         )
         self.at_s, self.stacks = at_s, stacks
 

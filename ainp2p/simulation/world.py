@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from numbers import Real
 from typing import Any, Literal
 
 import trio
@@ -47,6 +49,8 @@ from ainp2p.simulation.wire.wire import Wire
 Who = Node | str
 Invariant = Callable[["World"], object]
 CHECK_S = 1.0
+EVERY_S_MIN = 1e-6  # below it an hour has more calls than anybody waits for, or time stands still
+SKEW_MS_MAX = 10 * 366 * 86_400_000  # ten years
 _REAL = ("ProcessModel", "Recording")  # by name: a world imports no engine
 REMEDY = "record its answers outside the world, and give replayed(path) (ainp2p.simulation.trials.answers)"
 LAST_EVENTS = 20  # of the trace, shown with a violation
@@ -67,6 +71,14 @@ def _demand_function(what: object) -> None:
     """Raises InvalidInput where the mistake is, and not when the call is due."""
     if not callable(what):
         raise InvalidInput(f"{what!r} is no function that a world could call")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)  # numpy's as well
+
+
+async def _finish(made: Coroutine[Any, Any, object]) -> None:
+    await made
 
 
 class World:
@@ -99,8 +111,14 @@ class World:
 
         With `wire` "libp2p" all agents talk through the real py-libp2p, in memory: for few of them.
         """
-        if committee < 1:
+        if type(committee) is not int or committee < 1:
             raise InvalidInput("a world's committee has one validator or more; four survive one fault")
+        if not isinstance(weather, Weather):
+            raise InvalidInput(f"a world's weather is a Weather(latency=…, loss=…), not {weather!r}")
+        if type(purse) is not int or purse < 0:
+            raise InvalidInput(f"a purse is an integer of uain, 0 or more, not {purse!r}")
+        if not _is_number(fsync_s) or not 0 <= fsync_s < math.inf:
+            raise InvalidInput(f"fsync_s is a finite number of seconds, 0 or more, not {fsync_s!r}")
         self.seed, self.purse, self.fsync_s = seed, purse, fsync_s
         self.clock = clock or VirtualClock()
         self.draws = Draws(seed)
@@ -116,6 +134,8 @@ class World:
         self._checks: list[tuple[str, Invariant]] = []
         self._nursery: trio.Nursery | None = None
         self.wire.observers.append(self._collector.message)
+        if isinstance(self.wire, Wire):
+            self.wire.handlers.strict = True  # outside they are logged; here nobody would look
 
     def __repr__(self) -> str:
         return f"<World of seed {self.seed} at {self.now:.3f} s, {len(self.nodes)} nodes>"
@@ -228,32 +248,43 @@ class World:
         Raises:
             InvalidInput: `seconds` is negative, or not finite.
         """
-        if not 0 <= seconds < math.inf:
-            raise InvalidInput(f"a world runs for a finite number of seconds, 0 or more, not for {seconds}")
+        if not _is_number(seconds) or not 0 <= seconds < math.inf:
+            raise InvalidInput(f"a world runs for a finite number of seconds, 0 or more, not for {seconds!r}")
         await trio.sleep(seconds)
 
-    def at(self, at_s: float, what: Callable[..., object], *args: Any) -> None:
-        """Call `what(*args)` at this virtual time (now, if it is past); an async function becomes a task."""
-        _demand_function(what)
-        self.clock.call_at(at_s, self._call, what, args)
+    def at(self, at_s: float, what: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Call `what(*args, **kwargs)` at this virtual time (now, if it is past); an async one in a task.
 
-    def every(self, seconds: float, what: Callable[..., object], *args: Any) -> None:
-        """Call `what(*args)` again and again, first after `seconds`."""
+        Raises:
+            InvalidInput: not a time, or not a function.
+        """
         _demand_function(what)
-        if seconds <= 0:
-            raise InvalidInput("every() needs a positive number of seconds")
+        if not _is_number(at_s):
+            raise InvalidInput(f"at() needs virtual seconds, as a number, not {at_s!r}")
+        self.clock.call_at(at_s, self._call, partial(what, *args, **kwargs))
+
+    def every(self, seconds: float, what: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        """Call `what(*args, **kwargs)` again and again, first after `seconds`; an async one in a task.
+
+        Raises:
+            InvalidInput: less than a microsecond, or not a function.
+        """
+        _demand_function(what)
+        if not _is_number(seconds) or not EVERY_S_MIN <= seconds < math.inf:
+            raise InvalidInput(f"every() needs a number of seconds, {EVERY_S_MIN:g} or more, not {seconds!r}")
+        call = partial(what, *args, **kwargs)
 
         def again() -> None:
-            self._call(what, args)
+            self._call(call)
             self.clock.call_later(seconds, again)
 
         self.clock.call_later(seconds, again)
 
-    def _call(self, what: Callable[..., object], args: tuple[Any, ...]) -> None:
-        if inspect.iscoroutinefunction(what):
-            self._running.start_soon(what, *args)
-        else:
-            what(*args)
+    def _call(self, what: partial[Any]) -> None:
+        if inspect.iscoroutinefunction(what.func):
+            self._running.start_soon(what)
+        elif inspect.iscoroutine(made := what()):  # a lambda's: nobody would run it
+            self._running.start_soon(_finish, made)
 
     @property
     def _running(self) -> trio.Nursery:
@@ -287,9 +318,17 @@ class World:
     def check(self, invariant: Invariant, *, every_s: float = CHECK_S) -> None:
         """Demand that `invariant(world)` holds, now and then and at the end.
 
-        It is broken if it returns False or raises AssertionError; the run ends with `InvariantViolated`.
+        It is broken if it returns something false (None is not) or raises AssertionError; the run ends with
+        `InvariantViolated`.
+
+        Raises:
+            InvalidInput: it is no function, or an async one: what is checked may change while that waits.
         """
         _demand_function(invariant)
+        if inspect.iscoroutinefunction(invariant):
+            raise InvalidInput(
+                "an invariant is a plain function: it looks at the world as it is, and waits for nothing"
+            )
         name = getattr(invariant, "__name__", repr(invariant))
         self._checks.append((name, invariant))
         self.every(every_s, self._verify, name, invariant)
@@ -297,7 +336,8 @@ class World:
     def _verify(self, name: str, invariant: Invariant) -> None:
         detail = ""
         try:
-            held = invariant(self) is not False
+            told = invariant(self)
+            held = told is None or bool(told)
         except AssertionError as exc:
             held, detail = False, str(exc)
         if not held:
@@ -367,8 +407,10 @@ class World:
     def skew(self, who: Who, ms: int, *, rate: float = 1.0) -> None:
         """Set a node's wall clock wrong by so many milliseconds, and let it run at another rate."""
         node = self.node(who)
-        if not 0 < rate < math.inf:
-            raise InvalidInput(f"a clock runs at a rate above 0, not at {rate}")
+        if type(ms) is not int or abs(ms) > SKEW_MS_MAX:
+            raise InvalidInput(f"a clock is wrong by an integer of ms, {SKEW_MS_MAX} at most, not by {ms!r}")
+        if not _is_number(rate) or not 0 < rate < math.inf:
+            raise InvalidInput(f"a clock runs at a rate above 0, not at {rate!r}")
         self._fault("skew", node.name, ms)
         node.skew_ms, node.rate = ms, rate
 

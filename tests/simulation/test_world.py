@@ -6,17 +6,20 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
 import ainp2p
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.models.scripted import ScriptedModel
-from ainp2p.errors import Closed, InvalidInput, NetworkError
+from ainp2p.errors import Closed, InvalidInput, NetworkError, NoOffers
 from ainp2p.protocol.network import Call, Network
+from ainp2p.protocol.strategies import Strategies
 from ainp2p.simulation import (
     InvariantViolated,
     Weather,
@@ -28,6 +31,7 @@ from ainp2p.simulation import (
 )
 from ainp2p.simulation.core.draws import Draws
 from ainp2p.simulation.node import Node
+from ainp2p.simulation.wire.handlers import Handlers
 
 WINDY = {"weather": Weather(latency=(0.01, 0.05), loss=0.01)}
 ECHO = "/test/echo/1"
@@ -338,12 +342,17 @@ def test_time_that_cannot_pass_is_refused(seconds: float) -> None:
     [
         (lambda world: world.at(3, 5), "5 is no function"),
         (lambda world: world.every(3, world.now), "0.0 is no function"),
+        (lambda world: world.at("3", print), "virtual seconds, as a number, not '3'"),
+        (lambda world: world.every(1e-300, print), "1e-06 or more, not 1e-300"),
+        (lambda world: world.every("1", print), "not '1'"),
         (lambda world: world.check(None), "None is no function"),
+        (lambda world: world.check(market), "an invariant is a plain function"),
         (lambda world: world.lie("validator0", "mute"), "'mute' is no function"),
         (lambda world: world.skew("validator0", 0, rate=-1), "rate above 0"),
         (lambda world: world.skew("validator0", 0, rate=float("inf")), "rate above 0"),
+        (lambda world: world.skew("validator0", float("nan")), "by an integer of ms"),
+        (lambda world: world.skew("validator0", -(10**18)), "by an integer of ms"),
     ],
-    ids=["at", "every", "check", "lie", "backwards", "endlessly fast"],
 )
 def test_a_mistake_is_told_where_it_is_made(mistake: Callable[[World], None], said: str) -> None:
     async def model(world: World) -> None:
@@ -380,6 +389,81 @@ def test_a_violated_invariant_ends_the_run_with_seed_time_and_last_events() -> N
     ) as caught:
         run(model, 4)
     assert caught.value.events
+
+
+@pytest.mark.parametrize(
+    ("told", "broken"),
+    [(False, True), (np.False_, True), (0, True), (True, False), (None, False), (np.True_, False)],
+)
+def test_an_invariant_is_broken_by_whatever_is_false(told: object, broken: bool) -> None:
+    async def model(world: World) -> None:
+        world.check(lambda _: told)
+        await world.run_for(3)
+
+    with pytest.raises(InvariantViolated) if broken else nullcontext():
+        run(model, world={"committee": 1})
+
+
+def test_calls_of_a_world_take_keywords_and_async_lambdas_run() -> None:
+    came = []
+
+    async def later(what: str) -> None:
+        await trio.sleep(1)
+        came.append(what)
+
+    async def model(world: World) -> None:
+        world.at(1, later, what="task")
+        world.at(1, lambda: later("lambda"))
+        world.every(2, came.append, "each")
+        world.at(3, world.skew, "validator0", 5, rate=2.0)
+        await world.run_for(5)
+        assert world.node("validator0").rate == 2.0
+
+    run(model, world={"committee": 1})
+    assert sorted(came) == ["each", "each", "lambda", "task"]
+
+
+class Wrong(Exception):
+    pass
+
+
+async def market_with_a_faulty_strategy(world: World) -> None:
+    def pricing(*_: object) -> Any:
+        raise Wrong("of this model")
+
+    world.spawn("seller", skills=[work], strategies=Strategies(pricing=pricing))
+    buyer = await world.spawn("buyer").ready()
+    with suppress(NoOffers):
+        await buyer.agent.ask("work", text="hello", budget=10)
+
+
+def test_a_strategy_that_fails_ends_the_run_with_what_it_raised() -> None:
+    with pytest.raises(Wrong, match="of this model"):
+        run(market_with_a_faulty_strategy, world={"committee": 1})
+
+
+def test_mutant_that_only_logs_a_failing_strategy_simulates_another_economy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        Handlers, "strict", property(lambda self: False, lambda self, value: None), raising=False
+    )
+    run(market_with_a_faulty_strategy, world={"committee": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"purse": -1}, "a purse is"),
+        ({"fsync_s": -1}, "fsync_s is"),
+        ({"fsync_s": "0"}, "fsync_s is"),
+        ({"weather": 5}, "a Weather"),
+        ({"committee": "4"}, "committee has"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        run(market, world=arguments)
 
 
 def test_marks_and_metrics_are_in_the_result() -> None:

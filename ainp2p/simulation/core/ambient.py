@@ -1,9 +1,9 @@
 """What no seed decides: the table of clocks, randomness, threads, sockets and processes, with the remedies.
 
 Data only; guards.py puts a guard in front of each. `deep` sources are stopped even if a library calls
-them on the model's behalf (whoever starts a thread or opens a socket leaves the seed, and what torch draws
-is a result); of the others only the model's own calls are: a library that looks at the clock for its log
-does no harm.
+them on the model's behalf (whoever starts a thread or opens a socket leaves the seed, and what is drawn from
+the process's own generators is a result); of the others only the model's own calls are: a library that looks
+at the clock for its log does no harm.
 """
 
 from __future__ import annotations
@@ -95,27 +95,63 @@ SOURCES: tuple[Source, ...] = (
     *_of("time", "strftime", NOW, when=_second_missing),
     *_of("time", "sleep", SLEEP),
     *_of("datetime", "datetime.now datetime.utcnow datetime.today date.today", NOW),
-    *_of("random", "random uniform triangular randint choice randrange sample shuffle choices", RANDOM),
-    *_of("random", "normalvariate lognormvariate expovariate vonmisesvariate gammavariate gauss", RANDOM),
-    *_of("random", "betavariate binomialvariate paretovariate weibullvariate getrandbits randbytes", RANDOM),
+    *_of(
+        "random",
+        "random uniform triangular randint choice randrange sample shuffle choices",
+        RANDOM,
+        deep=True,
+    ),
+    *_of(
+        "random",
+        "normalvariate lognormvariate expovariate vonmisesvariate gammavariate gauss",
+        RANDOM,
+        deep=True,
+    ),
+    *_of(
+        "random",
+        "betavariate binomialvariate paretovariate weibullvariate getrandbits randbytes",
+        RANDOM,
+        deep=True,
+    ),
     *_of("random", "seed getstate setstate SystemRandom", RANDOM),
     *_of("random", "Random", SEEDED, when=_first_missing),
     *_of("os", "urandom getrandom", BYTES),
+    *_of("posix", "urandom getrandom", BYTES),
+    *_of("ssl", "RAND_bytes", BYTES),
+    *_of("nacl.utils", "random", BYTES),
     *_of("secrets", "token_bytes token_hex token_urlsafe randbits randbelow choice SystemRandom", BYTES),
     *_of("uuid", "uuid1 uuid4 uuid6 uuid7", UUID),
-    *_of("numpy.random", "default_rng RandomState SeedSequence", NUMPY, when=_first_missing),
-    *_of("numpy.random", "MT19937 PCG64 PCG64DXSM Philox SFC64", NUMPY, when=_first_missing),
+    *_of("numpy.random", "default_rng RandomState SeedSequence", NUMPY, deep=True, when=_first_missing),
+    *_of("numpy.random", "MT19937 PCG64 PCG64DXSM Philox SFC64", NUMPY, deep=True, when=_first_missing),
+    *_of("numpy.random", "seed get_state set_state", NUMPY),
+    *_of("numpy.random", "rand randn randint random random_sample ranf sample", NUMPY, deep=True),
+    *_of("numpy.random", "random_integers bytes choice shuffle permutation", NUMPY, deep=True),
+    *_of("numpy.random", "uniform normal beta binomial", NUMPY, deep=True),
     *_of(
-        "numpy.random", "seed get_state set_state rand randn randint random random_sample ranf sample", NUMPY
+        "numpy.random",
+        "chisquare dirichlet exponential f gamma geometric gumbel hypergeometric",
+        NUMPY,
+        deep=True,
     ),
     *_of(
-        "numpy.random", "random_integers bytes choice shuffle permutation uniform normal beta binomial", NUMPY
+        "numpy.random",
+        "laplace logistic lognormal logseries multinomial multivariate_normal",
+        NUMPY,
+        deep=True,
     ),
-    *_of("numpy.random", "chisquare dirichlet exponential f gamma geometric gumbel hypergeometric", NUMPY),
-    *_of("numpy.random", "laplace logistic lognormal logseries multinomial multivariate_normal", NUMPY),
-    *_of("numpy.random", "negative_binomial noncentral_chisquare noncentral_f pareto poisson power", NUMPY),
-    *_of("numpy.random", "rayleigh standard_cauchy standard_exponential standard_gamma standard_t", NUMPY),
-    *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY),
+    *_of(
+        "numpy.random",
+        "negative_binomial noncentral_chisquare noncentral_f pareto poisson power",
+        NUMPY,
+        deep=True,
+    ),
+    *_of(
+        "numpy.random",
+        "rayleigh standard_cauchy standard_exponential standard_gamma standard_t",
+        NUMPY,
+        deep=True,
+    ),
+    *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY, deep=True),
     *_of("torch", "rand randn randint randperm normal", TORCH, deep=True, when=_no_generator),
     *_of("torch", "bernoulli multinomial poisson", TORCH, deep=True, when=_no_generator),
     *_of("torch", "rand_like randn_like randint_like", TORCH, deep=True, when=_no_generator),

@@ -76,6 +76,7 @@ class VirtualClock(trio.abc.Clock):
         self._runner: Runner | None = None
         self._end: Callable[[], object] | None = None
         self._idle: Callable[[], object] | None = None
+        self._stuck: Callable[[], object] | None = None
         self._upkeep: Callable[[], int] | None = None
         self._upkeep_at = 0
 
@@ -132,6 +133,11 @@ class VirtualClock(trio.abc.Clock):
                 self.failing()
             if self._end is not None:
                 self._end()
+
+    def stand_still(self) -> None:
+        """The loop finds that time does not go on."""
+        if self._stuck is not None:
+            self._stuck()
 
     def upkeep(self, work: Callable[[], int] | None, at_step: int) -> None:
         """Call `work` at that step, while every task waits; it says at which step again."""

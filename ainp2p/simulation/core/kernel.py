@@ -29,7 +29,7 @@ from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators, collecting
 from ainp2p.simulation.core.loop import run
 from ainp2p.simulation.core.sleeping import by_timers
-from ainp2p.simulation.errors import Deadlock
+from ainp2p.simulation.errors import Deadlock, Livelock
 
 T = TypeVar("T")
 NAMES_MAX = 8  # of tasks that wait in the same place
@@ -46,6 +46,7 @@ def run_virtual(
 
     Raises:
         Deadlock: every task waited and nothing was left to happen; everything was cancelled first.
+        Livelock: millions of turns at one instant.
         InvalidInput: a virtual run is already under way in this process, or `clock` has been used.
         BaseException: what `main` raised, or what a timer's callback did.
     """
@@ -79,7 +80,8 @@ async def rooted(
     task.name = getattr(main, "__qualname__", repr(main))
     with trio.CancelScope() as scope:
         clock._end = scope.cancel
-        clock._idle = lambda: _deadlocked(clock)
+        clock._idle = lambda: _give_up(clock, Deadlock)
+        clock._stuck = lambda: _give_up(clock, Livelock)
         generators.watch()
         try:
             return await main(*args)
@@ -105,10 +107,10 @@ def _seeded(seed: int | str) -> Iterator[None]:
         _run._r.setstate(state)
 
 
-def _deadlocked(clock: VirtualClock) -> None:
-    """Nothing to run and nothing to wait for: cancel all; then what shields itself; then give up."""
+def _give_up(clock: VirtualClock, why: type[Deadlock | Livelock]) -> None:
+    """Nothing will ever happen: cancel all; then what shields itself; then leave all where it is."""
     if clock.error is None:
-        clock.fail(Deadlock(clock.now, stacks()))
+        clock.fail(why(clock.now, stacks()))
     elif not clock.unshielded:
         clock.unshielded = True
         for task in _tasks():
@@ -117,7 +119,7 @@ def _deadlocked(clock: VirtualClock) -> None:
                 status._scope.shield = False
                 status = status._parent
     else:
-        raise Deadlock(clock.now, stacks())  # not even then: trio drops the tasks where they wait
+        raise why(clock.now, stacks())  # not even then: trio drops the tasks where they wait
 
 
 def stacks() -> str:

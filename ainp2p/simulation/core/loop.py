@@ -19,10 +19,13 @@ import trio
 from outcome import Error, Value
 from trio._core import _run, _traps
 
+from ainp2p.simulation.core.clock import STEPS_MAX
+
 _loops: Any = _run
 _CHECKPOINT: Any = _traps.CancelShieldedCheckpoint
 _WAIT: Any = _traps.WaitTaskRescheduled
 _counter = operator.attrgetter("_counter")
+TURNS_MAX = 3_000_000  # passes at one instant, some 10 s of ours: ten thousand agents open in a tenth of it
 PRUNE_MIN = 1000  # entries of scopes that are over, before trio is asked to sweep its heap of deadlines
 
 
@@ -59,9 +62,18 @@ def passes(
     try:
         clock.start_clock()
         runner.init_task = runner.spawn_impl(runner.init, (main, args), None, "<init>", system_task=True)
+        turns, at_s = 0, clock.now
         while runner.tasks:
+            turns += 1
             if not runq:
                 _all_wait(runner)
+                if clock.now != at_s:
+                    turns, at_s = 0, clock.now
+                elif not runq:
+                    turns += STEPS_MAX  # callbacks, and so many of them
+            if turns > TURNS_MAX:
+                turns = 0
+                clock.stand_still()
             elif entries.queue or entries.idempotent_queue:
                 _hear(runner, 0)
             heap = deadlines._heap

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ainp2p.simulation.errors import Deadlock, InvariantViolated, Overdue
+from ainp2p.simulation.errors import Deadlock, InvariantViolated, Livelock, Overdue
 from ainp2p.simulation.trials.faults import Schedule
 from ainp2p.simulation.trials.injecting import Misnamed
 from ainp2p.simulation.trials.shrink import Shrunk, shrink
@@ -164,7 +164,7 @@ class Found:
             lines.append("faults: none is needed for it")
         lines += [f"  {fault}" for fault in end.faults]
         lines += ["last events:", *(f"  {event}" for event in end.events)]
-        if isinstance(end.error, Deadlock | Overdue):
+        if isinstance(end.error, Deadlock | Livelock | Overdue):
             lines += ["where every task waits:", end.error.stacks]
         return "\n".join([*lines, "again:", f"  {command(end.seed, end.faults)}"])
 

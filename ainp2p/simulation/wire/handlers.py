@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ainp2p.errors import Refused
+from ainp2p.errors import Error, Refused
 from ainp2p.simulation.errors import SimulationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Handlers:
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
         self.idle: list[Worker] = []
+        self.strict = False  # what no handler should raise ends the run, and is not only logged
 
     def start(self, incoming: Incoming, variables: contextvars.Context) -> None:
         """Run the handler of a call, soon; `incoming.worker` is set until it has ended."""
@@ -58,6 +59,8 @@ class Handlers:
             self.clock.fail(exc)
         elif incoming.gone:
             return Refused("cancelled")  # what it fails of is that nobody waits for it any more
+        elif self.strict and not isinstance(exc, Error | ExceptionGroup):
+            self.clock.fail(exc)  # a strategy of the model's, most likely
         elif incoming.end.network.may_log(incoming.peer, self.clock.now):
             protocol = incoming.asked.protocol
             log.error("handler of %s failed for %s: %r", protocol, incoming.peer, exc, exc_info=exc)

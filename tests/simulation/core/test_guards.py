@@ -371,6 +371,49 @@ def test_what_is_imported_inside_a_run_is_guarded(
     assert told.stdout.strip() == ("not seen" if mutant else f"stopped: {source}")
 
 
+LIBRARIES = """
+import statistics
+import ssl
+import numpy as np
+import pandas as pd
+from ainp2p.simulation import Ambient, run
+
+async def sampled(world):
+    pd.DataFrame({"a": range(9)}).sample(3)
+
+async def sampled_by_seed(world):
+    seed = world.rng("n").getrandbits(64)
+    pd.DataFrame({"a": range(9)}).sample(3, random_state=np.random.default_rng(seed))
+
+async def normal(world):
+    statistics.NormalDist().samples(1)
+
+async def openssl(world):
+    ssl.RAND_bytes(4)
+
+for model in (sampled, sampled_by_seed, normal, openssl):
+    try:
+        run(model, world={"committee": 1})
+    except Ambient as exc:
+        print(exc.source, exc.where.startswith(__file__))
+    else:
+        print("passed")
+"""
+
+
+def test_what_a_library_draws_for_the_model_is_stopped_in_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(LIBRARIES)
+    told = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.splitlines() == [
+        "numpy.random.choice True",
+        "passed",
+        "random.gauss True",
+        "ssl.RAND_bytes True",
+    ]
+
+
 TORCH = """
 import torch
 from torch import nn

@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,11 +19,11 @@ import trio.testing
 from trio._core import _run, _traps
 
 from ainp2p.errors import InvalidInput
-from ainp2p.simulation.core import kernel
+from ainp2p.simulation.core import kernel, loop
 from ainp2p.simulation.core.clock import VirtualClock
 from ainp2p.simulation.core.garbage import Generators
 from ainp2p.simulation.core.kernel import NAMES_MAX, run_virtual
-from ainp2p.simulation.errors import Deadlock
+from ainp2p.simulation.errors import Deadlock, Livelock
 from tests.blocks import ROOT
 from tests.simulation.core.programs import PROGRAMS, run
 
@@ -377,6 +377,53 @@ def test_of_many_tasks_in_one_place_a_few_are_named_and_all_counted() -> None:
     assert (
         told == "task ringer0 (x5); " + "; ".join(f"ringer{n}" for n in range(1, NAMES_MAX)) + "; and 3 more"
     )
+
+
+async def spins() -> None:
+    while True:
+        await trio.lowlevel.checkpoint()
+
+
+async def sets_timers_for_now() -> None:
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, VirtualClock)
+
+    def again() -> None:
+        clock.call_later(0, again)
+
+    clock.call_later(0, again)
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("main", [spins, sets_timers_for_now])
+def test_a_run_in_which_time_stands_still_ends_with_the_stacks(
+    main: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "TURNS_MAX", 50_000)
+    with pytest.raises(Livelock, match=rf"still at 1.5.* s(?s:.)*in {main.__name__}: await trio") as caught:
+        run_virtual(after(1.5, main), seed=1)
+    assert caught.value.at_s == 1.5
+
+
+def test_as_many_turns_at_many_instants_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TURNS_MAX", 50)
+
+    async def main() -> int:
+        for _ in range(100):
+            for _ in range(40):
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(0.001)
+        return 1
+
+    assert run_virtual(main, seed=1) == 1
+
+
+def after(seconds: float, main: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def later() -> None:
+        await trio.sleep(seconds)
+        await main()
+
+    return later
 
 
 def test_a_pending_timer_is_no_deadlock() -> None:
