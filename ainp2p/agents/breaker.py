@@ -115,13 +115,24 @@ class Breaker:
 
     def _repeated(self, fingerprint: bytes, minute: int) -> int:
         """How often this was begun lately, now included."""
+        self._forget_old(minute)
         first, times = self.repeats.pop(fingerprint, (minute, 0))
         if first + REPEATS_MIN <= minute:
             first, times = minute, 0
         self.repeats[fingerprint] = (first, times + 1)
         self.changed_repeats.add(fingerprint)
         if len(self.repeats) > REPEATS_TRACKED_MAX:
-            oldest = next(iter(self.repeats))
-            del self.repeats[oldest]
-            self.changed_repeats.add(oldest)
+            self._forget(next(iter(self.repeats)))
         return times + 1
+
+    def _forget_old(self, minute: int) -> None:
+        """Drop what is counted anew anyway: whoever buys something else each time would keep all of it."""
+        while self.repeats:
+            oldest = next(iter(self.repeats))
+            if self.repeats[oldest][0] + REPEATS_MIN > minute:
+                return
+            self._forget(oldest)
+
+    def _forget(self, fingerprint: bytes) -> None:
+        del self.repeats[fingerprint]
+        self.changed_repeats.add(fingerprint)

@@ -70,6 +70,38 @@ def test_repeats_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(breaker.changed_repeats) == 100  # those forgotten are reported as well
 
 
+def old_and_new() -> tuple[Breaker, bytes, bytes]:
+    """A breaker that saw one purchase, ten minutes later another; and both fingerprints."""
+    breaker = Breaker(Limits())
+    begin(breaker, 1, minute=0, what=b"old")
+    (old,) = breaker.repeats
+    breaker.changed_repeats.clear()  # it was made durable
+    begin(breaker, 1, minute=module.REPEATS_MIN, what=b"new")
+    return breaker, old, next(reversed(breaker.repeats))
+
+
+def test_what_is_counted_anew_anyway_is_not_remembered() -> None:
+    breaker, old, new = old_and_new()
+    assert list(breaker.repeats) == [new]
+    assert breaker.changed_repeats == {old, new}  # so that its row goes, too
+
+
+def test_what_still_counts_is_remembered() -> None:
+    breaker = Breaker(Limits(repeats=1))
+    begin(breaker, 1, minute=0, what=b"a")
+    begin(breaker, 1, minute=module.REPEATS_MIN - 1, what=b"b")
+    assert len(breaker.repeats) == 2
+    assert begin(breaker, 1, minute=module.REPEATS_MIN - 1, what=b"a") == [REPEATS]
+
+
+def test_mutant_that_forgets_nothing_keeps_a_fingerprint_of_each_purchase(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Breaker, "_forget_old", lambda *_: None)
+    breaker, old, new = old_and_new()
+    assert list(breaker.repeats) == [old, new]
+
+
 def test_a_tripped_breaker_stays_tripped_for_its_first_reason() -> None:
     breaker = Breaker(Limits(per_minute=1, errors=1, errors_of=1))
     begin(breaker, 2)
