@@ -12,6 +12,7 @@ peers that are not connected: whoever floods it makes us forget strangers, and n
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,8 +25,10 @@ from ainp2p.protocol.card import (
     Binding,
     Card,
     CardPush,
+    Opened,
+    is_remembered,
+    open_card,
     said,
-    verified,
 )
 from ainp2p.protocol.identity import digest
 from ainp2p.protocol.messages import Signed
@@ -40,16 +43,14 @@ PASSED_MAX = 1024  # cards that are remembered as passed over
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A card and the bytes that prove it.
+    """A card that a table took in, and the bytes that prove it.
 
     Attributes:
-        place: the lowest are kept where a skill is crowded.
         is_news: it says something that the card before it did not.
     """
 
     card: Card
     signed: Signed
-    place: bytes
     is_news: bool = True
 
 
@@ -71,28 +72,27 @@ class CardTable:
         self._network, self._bound = network, bound
         self._cards_max, self._size_max, self._connected = cards_max, size_max, connected
         self._per_skill_max, self._salt = per_skill_max, salt
-        self._passed: dict[bytes, tuple[int, bytes]] = {}  # agent id → sequence and message id
-        self._passed_ids: set[bytes] = set()
+        self._passed: dict[bytes, bytes] = {}  # message id → what `held` says of it
         self._soonest = NEVER_MS  # nothing expires before
         self._size = 0  # bytes
-        self._held: dict[bytes, Held] = {}  # by agent id
-        self._by_skill: dict[bytes, dict[bytes, Held]] = {}
-        self._ids: dict[bytes, bytes] = {}  # message id → agent id
+        self._held: dict[bytes, Opened] = {}  # by agent id
+        self._by_skill: dict[bytes, list[Opened]] = {}  # in the order in which a crowded skill keeps them
+        self._large: dict[bytes, bytes] = {}  # message id → agent id, of cards that are not remembered
         self._list: bytes | None = None  # `held`, since the table was changed last
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def __iter__(self) -> Iterator[Held]:
+    def __iter__(self) -> Iterator[Opened]:
         return iter(self._held.values())
 
-    def get(self, agent: bytes) -> Held | None:
+    def get(self, agent: bytes) -> Opened | None:
         """An agent's newest card, if one is known."""
         return self._held.get(agent)
 
-    def offering(self, skill: bytes) -> list[Held]:
+    def offering(self, skill: bytes) -> list[Opened]:
         """The cards that name a skill, by agent id."""
-        return [held for _, held in sorted(self._by_skill.get(skill, {}).items())]
+        return sorted(self._by_skill.get(skill, ()), key=_agent)
 
     def is_crowded(self, card: Card) -> bool:
         """Whether as many sellers as are kept are known for everything that a card offers."""
@@ -111,33 +111,55 @@ class CardTable:
             Expired: its time is over, or it is a replay of one that was replaced.
             RemoteError: forged, malformed, or a second card with the same sequence.
         """
-        id_ = signed.id
-        if id_ in self._passed_ids or (id_ in self._ids and self._held[self._ids[id_]].signed == signed):
+        if self._is_known_and_large(signed):
             return None
-        signed, id_, card = verified(signed, network=self._network, now_ms=now_ms, bound=self._bound)
+        opened = open_card(signed)
+        card = opened.card
         before = self._held.get(card.agent)
+        if opened.id in self._passed or (before is not None and before.signed == signed):
+            return None
+        opened.check(network=self._network, now_ms=now_ms, bound=self._bound)
         if before is not None:
             if card.sequence < before.card.sequence:
                 raise Expired(f"a replayed card: {card.sequence} was replaced by {before.card.sequence}")
             if card.sequence == before.card.sequence:
                 raise RemoteError("two different cards with the same sequence; the first one stays")
             self.remove(card.agent)
-        is_news = before is None or said(card) != said(before.card)
-        place = b"" if signed.key == self._salt else digest(b"ainp2p/place/1", self._salt, card.agent)
-        held = Held(card, signed, place, is_news)
-        self._held[card.agent] = held
-        self._ids[id_] = card.agent
-        self._list = None
-        self._soonest = min(self._soonest, card.expires)
-        self._size += len(signed.body)
-        for skill in card.skills:
-            self._by_skill.setdefault(skill.name, {})[card.agent] = held
+        self._keep(opened)
         for skill in card.skills:
             if len(self._by_skill.get(skill.name, ())) > self._per_skill_max:
                 self._pass_over_one_of(skill.name)
         while len(self._held) > self._cards_max or self._size > self._size_max:
             self.remove(self._least_wanted())
-        return self._held.get(card.agent)
+        if card.agent not in self._held:
+            return None
+        return Held(card, opened.signed, before is None or said(card) != said(before.card))
+
+    def _is_known_and_large(self, signed: Signed) -> bool:
+        """Whether a card is held, or was passed over, whose signature would be verified once more."""
+        if is_remembered(signed):
+            return False
+        id_ = signed.id
+        return id_ in self._passed or (id_ in self._large and self._held[self._large[id_]].signed == signed)
+
+    def _keep(self, opened: Opened) -> None:
+        card = opened.card
+        self._held[card.agent] = opened
+        if not is_remembered(opened.signed):
+            self._large[opened.id] = card.agent
+        self._list = None
+        self._soonest = min(self._soonest, card.expires)
+        self._size += len(opened.signed.body)
+        place = self._place(opened)
+        for skill in card.skills:
+            offering = self._by_skill.setdefault(skill.name, [])
+            offering.insert(bisect(offering, place, key=self._place), opened)
+
+    def _place(self, opened: Opened) -> bytes:
+        """The lowest are kept where a skill is crowded. Seldom asked for, so no table keeps it."""
+        if opened.signed.key == self._salt:
+            return b""
+        return digest(b"ainp2p/place/1", self._salt, opened.card.agent)
 
     def remove(self, agent: bytes) -> None:
         """Forget an agent's card."""
@@ -145,11 +167,11 @@ class CardTable:
         if held is None:
             return
         self._list = None
-        del self._ids[held.signed.id]
+        self._large.pop(held.id, None)
         self._size -= len(held.signed.body)
         for skill in held.card.skills:
             offering = self._by_skill[skill.name]
-            del offering[agent]
+            offering.remove(held)
             if not offering:
                 del self._by_skill[skill.name]
 
@@ -162,56 +184,54 @@ class CardTable:
         self._soonest = min((held.card.expires for held in self._held.values()), default=NEVER_MS)
         self._list = None
         self._passed.clear()  # there may be room for them now
-        self._passed_ids.clear()
 
     def _pass_over_one_of(self, skill: bytes) -> None:
         """Give up the last in order of those that offer nothing but crowded skills, if there is one."""
-        near = {peer.encode() for peer in self._connected()}
-        last: Held | None = None
-        order = (False, b"")
-        for held in self._by_skill[skill].values():
-            its_order = (held.card.peer not in near, held.place)
-            if its_order > order and held.place and self._is_crowded_everywhere(held):
-                last, order = held, its_order
+        last = self._last_of(self._by_skill[skill])
         if last is None:
             return
-        agent, id_ = last.card.agent, last.signed.id
-        self.remove(agent)
-        earlier = self._passed.pop(agent, None)
-        self._passed[agent] = (last.card.sequence, id_)
-        self._passed_ids.add(id_)
+        self.remove(last.card.agent)
+        self._passed[last.id] = last.entry
         if len(self._passed) > PASSED_MAX:
-            earlier = self._passed.pop(next(iter(self._passed)))
-        if earlier is not None:
-            self._passed_ids.discard(earlier[1])
+            del self._passed[next(iter(self._passed))]
 
-    def _is_crowded_everywhere(self, held: Held) -> bool:
+    def _last_of(self, crowd: list[Opened]) -> Opened | None:
+        """The last that may go; of a peer that is connected only if there is no other."""
+        near = {peer.encode() for peer in self._connected()}
+        last_near: Opened | None = None
+        for held in reversed(crowd):
+            if held.signed.key == self._salt or not self._is_crowded_everywhere(held):
+                continue
+            if held.card.peer not in near:
+                return held
+            last_near = last_near or held
+        return last_near
+
+    def _is_crowded_everywhere(self, held: Opened) -> bool:
         """Whether all that a card offers is crowded, if one skill of it is."""
         skills = held.card.skills
         return len(skills) == 1 or all(len(self._by_skill[s.name]) > self._per_skill_max for s in skills)
 
     def _least_wanted(self) -> bytes:
         """Of the most crowded skill, else of all, a card of a peer not connected that expires first."""
-        crowd = max(self._by_skill.values(), key=len, default=self._held)
+        crowd: Collection[Opened] = max(self._by_skill.values(), key=len, default=())
         if len(crowd) <= KEPT_PER_SKILL_MAX:
-            crowd = self._held
+            crowd = self._held.values()
         near = {peer.encode() for peer in self._connected()}
 
-        def worth(item: tuple[bytes, Held]) -> tuple[bool, int, bytes]:
-            return item[1].card.peer in near, item[1].card.expires, item[0]
+        def worth(held: Opened) -> tuple[bool, int, bytes]:
+            return held.card.peer in near, held.card.expires, held.card.agent
 
-        return min(crowd.items(), key=worth)[0]
+        return min(crowd, key=worth).card.agent
 
     # --- comparing tables --------------------------------------------------------------------------
 
     def held(self) -> bytes:
         """What is known, for a neighbour to compare: (agent id, sequence), sorted."""
         if self._list is None:
-            known = {agent: sequence for agent, (sequence, _) in self._passed.items()}
-            known.update((a, held.card.sequence) for a, held in self._held.items() if held.card.skills)
-            self._list = b"".join(
-                agent + sequence.to_bytes(8, "big") for agent, sequence in sorted(known.items())[:CARDS_MAX]
-            )
+            known = {held.entry for held in self._held.values() if held.card.skills}
+            newest = {entry[:32]: entry for entry in sorted(known.union(self._passed.values()))}
+            self._list = b"".join(list(newest.values())[:CARDS_MAX])
         return self._list
 
     def newer_than(self, held: bytes) -> CardPush:
@@ -239,6 +259,10 @@ class CardTable:
                 break
             cards.append(signed)
         return CardPush(tuple(cards), len(cards) < len(lacking))
+
+
+def _agent(held: Opened) -> bytes:
+    return held.card.agent
 
 
 @lru_cache(maxsize=16)  # tables that know all know the same

@@ -185,7 +185,7 @@ class Directory:
             held = self._table.add(signed, now)
         except RemoteError as exc:
             raise InvalidInput(f"this card would be refused: {exc}") from exc
-        self._own = held or Held(card, signed, b"")
+        self._own = held or Held(card, signed)
         self._plan(self._renew_again, self._renew_due())
         if not self._closed:
             self._nursery.start_soon(self._provide)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -164,37 +165,65 @@ def verify_card(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) 
         Expired: too old, or from too far in the future.
         Malformed: too large, of another network, or contradicting itself.
     """
-    return verified(signed, network=network, now_ms=now_ms, bound=bound)[2]
+    opened = open_card(signed)
+    opened.check(network=network, now_ms=now_ms, bound=bound)
+    return opened.card
 
 
-def verified(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) -> tuple[Signed, bytes, Card]:
-    """As `verify_card`; with the signed bytes and their id: the same objects, whoever brought them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A card in which nothing is wrong at any time, and the bytes that prove it.
+
+    Attributes:
+        id: of the signed bytes.
+        entry: ENTRY_SIZE (40) bytes, what `CardsHeld` says of it.
+    """
+
+    signed: Signed
+    card: Card
+    id: bytes
+    entry: bytes
+
+    def check(self, *, network: bytes, now_ms: int, bound: Binding) -> None:
+        """Check what depends on where it comes, and when.
+
+        Raises:
+            BadSignature, Expired, Malformed: as `verify_card`.
+        """
+        if self.card.network != network:
+            raise Malformed("a card of another network")
+        _check_times(self.card, now_ms)
+        if not bound(self.card, self.signed.key, now_ms):
+            raise BadSignature("this key does not speak for the agent that the card names")
+
+
+def open_card(signed: Signed) -> Opened:
+    """Read a card; the same object, whoever brings the same bytes, so that many tables hold it once.
+
+    Raises:
+        BadSignature, Malformed: as `verify_card`.
+    """
     _check_size(signed)
-    if len(signed.body) <= _REMEMBERED_SIZE_MAX:
-        signed, id_, card = _open_remembered(signed)
-    else:
-        id_, card = signed.id, _open(signed)
-    if card.network != network:
-        raise Malformed("a card of another network")
-    _check_times(card, now_ms)
-    if not bound(card, signed.key, now_ms):
-        raise BadSignature("this key does not speak for the agent that the card names")
-    return signed, id_, card
+    return _open_remembered(signed) if is_remembered(signed) else _open(signed)
 
 
-def _open(signed: Signed) -> Card:
-    """The card, if nothing in it is wrong at any time."""
+def is_remembered(signed: Signed) -> bool:
+    """Whether a card that comes again is not verified again; large ones are."""
+    return len(signed.body) <= _REMEMBERED_SIZE_MAX
+
+
+def _open(signed: Signed) -> Opened:
     card = open_(signed, PURPOSE, Card, size_max=SIZE_MAX)
     _check_contents(card, signed.key)
-    return card
+    return Opened(signed, card, signed.id, card.agent + card.sequence.to_bytes(8, "big"))
 
 
 _REMEMBERED_SIZE_MAX = 2048  # bytes; 4,096 such cards, as many as one table has, are 16 MiB at most
 
 
 @functools.lru_cache(maxsize=4096)  # the same card comes from many sides, and to many agents in one process
-def _open_remembered(signed: Signed) -> tuple[Signed, bytes, Card]:
-    return signed, signed.id, _open(signed)
+def _open_remembered(signed: Signed) -> Opened:
+    return _open(signed)
 
 
 forget_opened = _open_remembered.cache_clear  # for whoever changes how signatures are verified

@@ -9,6 +9,7 @@ import pytest
 
 from ainp2p.agents.card_table import KEPT_PER_SKILL_MAX, CardTable
 from ainp2p.errors import BadSignature, Expired, Malformed, RemoteError
+from ainp2p.protocol import card as card_module
 from ainp2p.protocol.card import ENTRY_SIZE, LIFE_MS, PURPOSE, PUSH_MAX, sign_card
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.messages import Signed, seal
@@ -32,9 +33,45 @@ def test_a_card_is_added_once_and_found_by_its_skill() -> None:
     held = known.add(signed(), NOW)
     assert held is not None
     assert known.add(signed(), NOW) is None
-    assert known.offering(b"summarise") == [held] == list(known)
+    assert known.offering(b"summarise") == list(known)
     assert known.offering(b"other") == []
-    assert known.get(agent_of(ALICE)) == held
+    (kept,) = known
+    assert (kept.card, kept.signed) == (held.card, held.signed)
+    assert known.get(agent_of(ALICE)) is kept
+
+
+def test_tables_of_one_process_hold_a_card_once() -> None:
+    here, there = table(), table()
+    here.add(signed(), NOW)
+    there.add(signed(), NOW)
+    assert here.get(agent_of(ALICE)) is there.get(agent_of(ALICE))
+
+
+def opened_for(monkeypatch: pytest.MonkeyPatch, known: CardTable, size: int, times: int) -> int:
+    """How often a card of about `size` bytes was read and verified, which came so many times."""
+    opened, open_ = list[Signed](), card_module._open
+
+    def counted(each: Signed) -> card_module.Opened:
+        opened.append(each)
+        return open_(each)
+
+    monkeypatch.setattr(card_module, "_open", counted)
+    card_module.forget_opened()
+    for _ in range(times):
+        known.add(signed(skills=(skill(description=bytes(size)),)), NOW)
+    monkeypatch.undo()
+    return len(opened)
+
+
+@pytest.mark.parametrize("size", [pytest.param(100, id="small"), pytest.param(4000, id="large")])
+def test_a_card_that_is_held_is_not_verified_again(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    assert opened_for(monkeypatch, table(), size, 3) == 1
+
+
+def test_mutant_without_names_of_large_cards_they_are_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = table()
+    monkeypatch.setattr(CardTable, "_is_known_and_large", lambda *_: False)
+    assert opened_for(monkeypatch, known, 4000, 3) == 3
 
 
 def test_a_newer_card_takes_the_place_of_the_older_one() -> None:
@@ -154,7 +191,9 @@ def test_a_seller_of_something_rare_is_kept_with_all_that_it_offers() -> None:
     for n in range(1, 11):
         known.add(signed(key(n), skills=(skill(b"common"),)), NOW)
     assert rare is not None
-    assert known.get(rare.card.agent) is rare
+    kept = known.get(rare.card.agent)
+    assert kept is not None
+    assert kept.card is rare.card
 
 
 def test_a_renewal_is_no_news_and_another_price_is() -> None:
