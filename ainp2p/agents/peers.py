@@ -1,11 +1,13 @@
 """Peers that an agent has met, kept for its next start: all whom it bootstrapped from may be gone by then.
 
-A file of JSON in the agent's home, peer id to addresses. It is a hint: what is in it was never checked,
+A file of JSON in the agent's home, peer id to addresses; one that ends in ``/p2p/`` ends in that id, which is
+half of most addresses and not written twice. It is a hint: what is in it was never checked,
 whoever answers there proves its peer id, and a file that cannot be read is begun anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -30,6 +32,7 @@ ADDRESSES_MAX = 8  # of each peer
 ADDRESS_SIZE_MAX = 256  # characters
 FILE_SIZE_MAX = 1 << 20
 
+_P2P = "/p2p/"
 _log = logging.getLogger(__name__)
 Peers = dict[PeerId, tuple[str, ...]]
 
@@ -80,15 +83,28 @@ def _checked(entry: tuple[Any, Any]) -> tuple[PeerId, tuple[str, ...]]:
         raise ValueError("not an address")
     if not addresses:
         raise ValueError("no address")
-    return peer, tuple(addresses)[:ADDRESSES_MAX]
+    return peer, tuple(a + peer if a.endswith(_P2P) else a for a in addresses[:ADDRESSES_MAX])
 
 
 def write_peers(path: Path, peers: Peers, storage: Storage = FILES) -> None:
     """Write all or nothing; a disk that refuses costs the memory of peers, and no more."""
     try:
-        storage.write(path, json.dumps(peers).encode())
+        storage.write(path, _encoded(peers))
     except OSError as exc:
         _log.warning("%s cannot be written: %s", path, exc)
+
+
+def _mark(peers: Peers) -> bytes:
+    """The same for the same peers."""
+    return hashlib.blake2b(_encoded(peers), digest_size=16).digest()
+
+
+def _encoded(peers: Peers) -> bytes:
+    short = {
+        peer: [a.removesuffix(peer) if a.endswith(_P2P + peer) else a for a in addresses]
+        for peer, addresses in peers.items()
+    }
+    return json.dumps(short, separators=(",", ":")).encode()
 
 
 async def _greet(network: Network, addresses: tuple[str, ...]) -> None:
@@ -97,13 +113,15 @@ async def _greet(network: Network, addresses: tuple[str, ...]) -> None:
 
 
 async def _save_forever(network: Network, path: Path) -> None:
-    saved: Peers | None = None
+    saved = b""  # of what was written last; all of it would be some KB for as long as the agent runs
     storage, pause_s = network.context.storage, SAVE_S
     while True:
         await trio.sleep(pause_s)
         peers = chosen_peers(network)
-        if peers != saved:
+        found = _mark(peers)
+        if found != saved:
             await storage.run(partial(write_peers, path, peers, storage))
-            saved, pause_s = peers, SAVE_S
+            saved, pause_s = found, SAVE_S
         else:
             pause_s = min(4 * pause_s, SAVE_QUIET_S)
+        del peers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import trio
 import trio.testing
 
+from ainp2p.agents import peers as peers_module
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.peers import PEERS_MAX, SAVE_S, chosen_peers, read_peers, remembered_peers, write_peers
 from ainp2p.protocol.identity import Key
 from ainp2p.protocol.memory import MemoryHub, open_memory_network
+from ainp2p.simulation.disks import Disk, SimStorage
 
 Clock = trio.testing.MockClock
 ALICE, BOB, CAROL = (Key(bytes([n]) * 32) for n in (1, 2, 3))
@@ -25,6 +28,58 @@ def test_peers_come_back_from_their_file(tmp_path: Path) -> None:
     write_peers(tmp_path / "peers.json", PEERS)
     assert read_peers(tmp_path / "peers.json") == PEERS
     assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]
+
+
+def test_a_peer_id_at_the_end_of_its_own_address_is_written_once(tmp_path: Path) -> None:
+    path, address = tmp_path / "peers.json", f"/ip4/1.2.3.4/tcp/5/p2p/{BOB.peer_id}"
+    relayed = f"/ip4/1.2.3.4/tcp/5/p2p/{CAROL.peer_id}/p2p-circuit/p2p/{BOB.peer_id}"
+    write_peers(path, {BOB.peer_id: (address, relayed, "/memory/bob")})
+    assert path.read_bytes().count(BOB.peer_id.encode()) == 1
+    assert read_peers(path) == {BOB.peer_id: (address, relayed, "/memory/bob")}
+
+
+def test_a_file_with_whole_addresses_is_read(tmp_path: Path) -> None:
+    address = f"/ip4/1.2.3.4/tcp/5/p2p/{BOB.peer_id}"
+    (tmp_path / "peers.json").write_text(json.dumps({BOB.peer_id: [address]}))
+    assert read_peers(tmp_path / "peers.json") == {BOB.peer_id: (address,)}
+
+
+class Counting(SimStorage):
+    """A disk that counts how often a file was written."""
+
+    def __init__(self) -> None:
+        super().__init__(Disk(fsync_s=0))
+        self.written = 0
+
+    def write(self, path: Path, data: bytes) -> None:
+        self.written += 1
+        super().write(path, data)
+
+
+async def written() -> int:
+    """How often the file is written in a day in which something changes once, and nothing at its end."""
+    files, hub = Counting(), MemoryHub(1)
+    context = dataclasses.replace(hub.context(ALICE.peer_id), storage=files)
+    async with (
+        open_memory_network(hub, ALICE, context=context) as alice,
+        remembered_peers(alice, Path("peers.json")),
+    ):
+        alice.add_addresses(BOB.peer_id, ("/memory/bob",))
+        await trio.sleep(12 * 3600)
+        alice.add_addresses(CAROL.peer_id, ("/memory/carol",))
+        await trio.sleep(12 * 3600)
+        return files.written
+
+
+async def test_the_file_is_not_written_again_while_nothing_changes(autojump_clock: Clock) -> None:
+    assert await written() == 2
+
+
+async def test_mutant_that_takes_nothing_for_the_same_writes_it_again_and_again(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_module, "_mark", lambda _: object())
+    assert await written() > 2
 
 
 @pytest.mark.parametrize(
