@@ -46,6 +46,9 @@ class Links:
         known = self.known.pop(peer, addresses)
         if known != addresses:
             known = tuple(dict.fromkeys((*addresses, *known)))[:ADDRESSES_PER_PEER_MAX]
+        there = self._network.wire.networks.get(peer)
+        if there is not None and known == there.addresses:  # nearly always: kept once for all who know it
+            peer, known = there.peer_id, there.addresses
         self.known[peer] = known
         if len(self.known) > PEERS_REMEMBERED_MAX:
             del self.known[next(iter(self.known))]
@@ -106,6 +109,8 @@ class Links:
 
     def dial(self, peer: PeerId) -> Dial:
         """Begin to dial; those who wait on it are told how it ends."""
+        there = self._network.wire.networks.get(peer)
+        peer = peer if there is None else there.peer_id  # the same object everywhere
         addresses = self.known.get(peer, ())
         dial = self.dials[peer] = Dial(self._network, peer, addresses, self._dial_over)
         if addresses:

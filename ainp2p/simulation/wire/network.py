@@ -45,12 +45,14 @@ class SimNetwork:
     """
 
     __slots__ = (
-        "_context", "_leaving", "_links", "_logged", "_peer_id", "address", "asked", "closed", "handlers",
-        "handling", "links", "name", "rewrite", "serving", "stalled", "topics", "variables", "wire",
+        "_context", "_leaving", "_links", "_logged", "_peer_id", "address", "addresses", "asked", "closed",
+        "handlers", "handling", "links", "name", "rewrite", "serving", "stalled", "topics", "variables",
+        "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, peer_id: PeerId, address: str, context: Context) -> None:
         self.wire, self._peer_id, self.address, self._context = wire, peer_id, address, context
+        self.addresses = (address,)  # ``/sim/<n>/p2p/<peer id>``, good on this wire only, in each life
         self.name = peer_id[-8:]  # in traces
         self.variables = contextvars.copy_context()  # what handlers see
         self.handlers: dict[str, Handler] = {}
@@ -75,11 +77,6 @@ class SimNetwork:
     def context(self) -> Context:
         """Clock and randomness."""
         return self._context
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """``/sim/<n>/p2p/<peer id>``, good on this wire only; the same after a restart."""
-        return (self.address,)
 
     # --- calls ----------------------------------------------------------------------------------
 
