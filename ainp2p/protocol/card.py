@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -170,7 +171,7 @@ def verify_card(signed: Signed, *, network: bytes, now_ms: int, bound: Binding) 
     return opened.card
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Opened:
     """A card in which nothing is wrong at any time, and the bytes that prove it.
 
@@ -223,10 +224,19 @@ _REMEMBERED_SIZE_MAX = 2048  # bytes; 4,096 such cards, as many as one table has
 
 @functools.lru_cache(maxsize=4096)  # the same card comes from many sides, and to many agents in one process
 def _open_remembered(signed: Signed) -> Opened:
-    return _open(signed)
+    opened = _in_use.get(signed)  # there may be more sellers than the cache has room for
+    if opened is None:
+        opened = _in_use[signed] = _open(signed)
+    return opened
 
 
-forget_opened = _open_remembered.cache_clear  # for whoever changes how signatures are verified
+_in_use: WeakValueDictionary[Signed, Opened] = WeakValueDictionary()  # as long as any table holds it
+
+
+def forget_opened() -> None:
+    """For whoever changes how signatures are verified."""
+    _open_remembered.cache_clear()
+    _in_use.clear()
 
 
 def _check_size(signed: Signed) -> None:

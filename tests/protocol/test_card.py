@@ -15,6 +15,7 @@ from ainp2p.protocol.card import (
     PURPOSE,
     Card,
     SkillCard,
+    open_card,
     sign_card,
     skill_digest,
     verify_card,
@@ -212,6 +213,29 @@ def test_mutant_without_the_binding_a_forged_card_passes(monkeypatch: pytest.Mon
 def test_mutant_without_the_check_of_times_an_expired_card_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "_check_times", lambda card, now_ms: None)
     assert check(sign_card(ALICE, card()), NOW + 10 * LIFE_MS)
+
+
+def test_a_card_in_use_is_one_object_however_many_others_came() -> None:
+    signed = sign_card(ALICE, card())
+    used = open_card(signed)
+    cards._open_remembered.cache_clear()  # as so many others do
+    assert open_card(signed) is used
+
+
+def test_mutant_that_forgets_what_is_in_use_has_it_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "_in_use", {})
+    signed = sign_card(ALICE, card())
+    used = open_card(signed)
+    cards.forget_opened()
+    assert open_card(signed) is not used
+
+
+def test_a_card_that_nobody_holds_is_forgotten() -> None:
+    signed = sign_card(ALICE, card(sequence=77))  # as in no other test
+    open_card(signed)
+    assert signed in cards._in_use
+    cards._open_remembered.cache_clear()
+    assert signed not in cards._in_use
 
 
 def test_a_skills_key_in_the_dht_is_per_network() -> None:
