@@ -133,10 +133,11 @@ class Directory:
         self._due: dict[Work, float] = {}  # what is to be done when
         self._planned = trio.Event()
         self._providing = False
-        self._changed = trio.Event()
+        self._changed: trio.Event | None = None  # made by who waits for it
         self._to_push: list[tuple[Held, PeerId | None]] = []
         self._pushing = self._closed = False
-        self._syncs = trio.CapacityLimiter(SYNCS_AT_ONCE_MAX)
+        self._to_sync: list[PeerId] = []  # who came, and may know what we do not
+        self._syncing = 0  # tasks that ask them
 
     # --- oneself ----------------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ class Directory:
                 nursery.start_soon(self._look_up_forever, name, asked, at_least)
                 pause_s = 0.0
                 while True:
-                    changed = self._changed
+                    changed = self._change()
                     await self._wake(filter(fits, self._offers(name)), asked)
                     alive = self._network.peers()
                     offers = [o for o in self._offers(name) if fits(o) and o.peer in alive]
@@ -402,9 +403,16 @@ class Directory:
             self._pushing = True
             self._nursery.start_soon(self._push_all)
 
+    def _change(self) -> trio.Event:
+        """Set when something changes."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        return self._changed
+
     def _stir(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def handle(self, call: Call) -> bytes | None:
         """Answer the card protocol.
@@ -458,7 +466,7 @@ class Directory:
         async with self._network.watch_peers() as changes:
             async for change in changes:
                 if change.connected and not self._table.is_full and not self._is_stranger(change.peer):
-                    self._nursery.start_soon(self._sync, change.peer)
+                    self._sync_soon(change.peer)
                     if self._is_alone:
                         self._is_alone, self._sync_s = False, SYNC_S
                         self._plan(self._compare, self._sync_due())
@@ -550,26 +558,35 @@ class Directory:
     def _is_stranger(self, peer: PeerId) -> bool:
         return self._strangers.get(peer, -math.inf) > trio.current_time() - STRANGER_S
 
+    def _sync_soon(self, peer: PeerId) -> None:
+        """Compare with a neighbour that has come; of many that come at once a few are asked at a time."""
+        if peer not in self._to_sync:
+            self._to_sync.append(peer)
+        if self._syncing < SYNCS_AT_ONCE_MAX:
+            self._syncing += 1
+            self._nursery.start_soon(self._sync_all)
+
+    async def _sync_all(self) -> None:
+        while self._to_sync and not self._table.is_full:  # one of them may tell enough
+            await self._sync(self._to_sync.pop(0))
+        self._to_sync.clear()
+        self._syncing -= 1
+
     async def _sync(self, peer: PeerId) -> bool:
         """Fetch what a neighbour knows and we do not; whether anything came that is news."""
         before = self._news
-        async with self._syncs:
-            if (
-                self._table.is_full
-            ):  # by now: many neighbours may have come at once, and one of them told enough
-                return False
-            for _ in range(SYNC_ROUNDS_MAX):
-                self._table.expire(self._network.context.now_ms())
-                try:
-                    body = encode(CardsHeld(self._table.held()))
-                    answer = decode_card_wire(await self._network.request(peer, PROTOCOL, body))
-                    added = self._take(answer, None)
-                    if not (added and isinstance(answer, CardPush) and answer.more):
-                        break
-                except Error as exc:  # gone: there are others
-                    if isinstance(exc, Refused) and exc.code == "no-such-protocol":
-                        self._avoid(peer)
+        for _ in range(SYNC_ROUNDS_MAX):
+            self._table.expire(self._network.context.now_ms())
+            try:
+                body = encode(CardsHeld(self._table.held()))
+                answer = decode_card_wire(await self._network.request(peer, PROTOCOL, body))
+                added = self._take(answer, None)
+                if not (added and isinstance(answer, CardPush) and answer.more):
                     break
+            except Error as exc:  # gone: there are others
+                if isinstance(exc, Refused) and exc.code == "no-such-protocol":
+                    self._avoid(peer)
+                break
         return self._news > before
 
 

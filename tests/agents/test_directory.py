@@ -495,3 +495,44 @@ async def test_a_record_is_made_again_soon_since_a_dht_just_joined_leaves_it_wit
         await seller.announce(draft(1))
         await trio.sleep(3600)
     assert [round(at - began) for at in made] == [0, 1, 5, 21, 85, 341, 1365]
+
+
+async def compared_at_once(monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[PeerId]]:
+    """How many tables are compared at once when twenty neighbours come, one of them twice; and whose."""
+    asked, now, most = list[PeerId](), 0, 0
+
+    async def slowly(_: Directory, of: PeerId) -> bool:
+        nonlocal now, most
+        asked.append(of)
+        now += 1
+        most = max(most, now)
+        await trio.sleep(1)
+        now -= 1
+        return False
+
+    monkeypatch.setattr(Directory, "_sync", slowly)
+    async with peer(MemoryHub(1), 1) as (_, directory):
+        for n in [*range(20), 19]:
+            directory._sync_soon(f"peer {n}")
+        await trio.sleep(30)
+    return most, asked
+
+
+async def test_of_many_neighbours_that_come_at_once_a_few_are_asked_at_a_time(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await compared_at_once(monkeypatch) == (4, [f"peer {n}" for n in range(20)])
+
+
+async def test_mutant_without_a_bound_all_are_asked_at_once(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "SYNCS_AT_ONCE_MAX", 1000)
+    assert (await compared_at_once(monkeypatch))[0] == 20
+
+
+async def test_once_a_table_is_full_nobody_more_is_asked(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CardTable, "is_full", True)
+    assert await compared_at_once(monkeypatch) == (0, [])
