@@ -42,10 +42,12 @@ T = TypeVar("T")
 class Feed(Generic[T]):
     """Items for one reader, who may be slow: the oldest are lost beyond `size_max`."""
 
+    __slots__ = ("_closed", "_items", "_reader", "_size_max")
+
     def __init__(self, size_max: float = math.inf) -> None:
         self._items: list[T] = []  # nearly always empty, and then a sixth of a deque
         self._size_max = size_max
-        self._news = trio.Event()
+        self._reader: trio.lowlevel.Task | None = None  # waits for the next item
         self._closed = False
 
     def put(self, item: T) -> None:
@@ -53,7 +55,7 @@ class Feed(Generic[T]):
         self._items.append(item)
         if len(self._items) > self._size_max:
             self._items.pop(0)
-        self._news.set()
+        self._wake()
 
     def replace(self, item: T, outdated: T) -> None:
         """Put `item`; `outdated` is of no interest any more if it was not read yet."""
@@ -64,7 +66,7 @@ class Feed(Generic[T]):
     def close(self) -> None:
         """The reader's iteration ends after what is there."""
         self._closed = True
-        self._news.set()
+        self._wake()
 
     def __aiter__(self) -> Feed[T]:
         return self
@@ -74,11 +76,22 @@ class Feed(Generic[T]):
         while not self._items:
             if self._closed:
                 raise Closed("the network was closed")
-            self._news = trio.Event()
-            await self._news.wait()
+            if self._reader is not None:
+                raise trio.BusyResourceError("another task is already waiting for these items")
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         item = self._items.pop(0)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return item
+
+    def _wake(self) -> None:
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            trio.lowlevel.reschedule(reader)
+
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class LinkedNetwork(ABC):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -72,18 +71,9 @@ class Links:
             await self._bootstrap.first()
             self._bootstrap.check()
 
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[AsyncIterator[PeerChange]]:
+    def watch(self) -> Watch:
         """Peers that come and go: first those connected now, then each change."""
-        self._network.check_open()
-        feed: Feed[PeerChange] = Feed()
-        for peer in sorted(self.up):
-            feed.put(PeerChange(peer, connected=True))
-        self._watchers.append(feed)
-        try:
-            yield feed
-        finally:
-            self._watchers.remove(feed)
+        return Watch(self._network, self.up, self._watchers)
 
     # --- dialling -------------------------------------------------------------------------------
 
@@ -171,3 +161,23 @@ class Links:
     def _tell(self, peer: PeerId, *, connected: bool) -> None:
         for watcher in self._watchers:  # unread news of this peer are outdated: the queue stays bounded
             watcher.replace(PeerChange(peer, connected), PeerChange(peer, not connected))
+
+
+class Watch:
+    """A watcher of one network's links, while its block lasts."""
+
+    __slots__ = ("_feed", "_network", "_up", "_watchers")
+
+    def __init__(self, network: SimNetwork, up: dict[PeerId, End], watchers: list[Feed[PeerChange]]) -> None:
+        self._network, self._up, self._watchers = network, up, watchers
+        self._feed: Feed[PeerChange] = Feed()
+
+    async def __aenter__(self) -> Feed[PeerChange]:
+        self._network.check_open()
+        for peer in sorted(self._up):
+            self._feed.put(PeerChange(peer, connected=True))
+        self._watchers.append(self._feed)
+        return self._feed
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watchers.remove(self._feed)
