@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,6 +73,7 @@ log = logging.getLogger(__name__)
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)  # loopback: who wants to be reached from elsewhere says so
 SETTLE_UP_S = 5.0  # normally 0.1 s; more if the committee is gone, or its disks are slow
 SLOTS = 4  # jobs that an agent works on at once
+_genesis_handler = lru_cache(maxsize=16)(genesis_handler)  # agents of one process hand out the same bytes
 
 
 class Agent:
@@ -399,7 +401,7 @@ class Agent:
         if genesis is None:
             genesis = await ask_genesis(network, reached)
         inception = self._check_key(genesis, key)
-        network.serve(GENESIS_PROTOCOL, genesis_handler(genesis))
+        network.serve(GENESIS_PROTOCOL, _genesis_handler(genesis))
         vault = await stack.enter_async_context(
             open_vault(key, self._policy, home and home / "vault", network.context)
         )

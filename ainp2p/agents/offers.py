@@ -6,7 +6,6 @@ of success that our own experience suggests, plus 1 % for each second that the j
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from ainp2p.protocol.card import Card, SkillCard
@@ -58,7 +57,7 @@ class Experiences:
     """Our own experience with agents, the least recently met forgotten first."""
 
     def __init__(self, size_max: int = EXPERIENCES_MAX) -> None:
-        self._by_agent: OrderedDict[bytes, Experience] = OrderedDict()
+        self._by_agent: dict[bytes, Experience] = {}  # the least recently met first
         self._size_max = size_max
 
     def of(self, agent: bytes) -> Experience:
@@ -68,12 +67,12 @@ class Experiences:
     def record(self, agent: bytes, *, ok: bool, units: int = 0, ms: int = 0, rejected: bool = False) -> None:
         """A job with this agent ended well or not, and delivered `units` in `ms`; or we `rejected` it."""
         old, failed = self.of(agent), not ok and not rejected
+        self._by_agent.pop(agent, None)
         self._by_agent[agent] = Experience(
             old.done + ok, old.failed + failed, old.units + units, old.ms + ms, old.rejected + rejected
         )
-        self._by_agent.move_to_end(agent)
         if len(self._by_agent) > self._size_max:
-            self._by_agent.popitem(last=False)
+            del self._by_agent[next(iter(self._by_agent))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ does is seen by nobody. The disk is what the next life finds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +121,11 @@ class Node:
     def transport(self, context: Context) -> Callable[[Key], AbstractAsyncContextManager[Network]]:
         """Opens its network, whatever key is given: a node has one."""
 
-        @asynccontextmanager
-        async def open_(key: Key) -> AsyncIterator[Network]:
+        def open_(key: Key) -> AbstractAsyncContextManager[Network]:
             if key.public != self.key.public:
                 raise InvalidInput(f"{self.name} has a key of its own: make another node for another key")
-            async with self._world.wire.open(self.key, context) as network:
-                yield network
+            opened: AbstractAsyncContextManager[Network] = self._world.wire.open(self.key, context)
+            return opened
 
         return open_
 

@@ -40,6 +40,11 @@ class Handover:
         self._refused: set[tuple[PeerId, bytes]] = set()  # since it was asked last what it holds
         self._confirm_s: dict[PeerId, float] = {}
 
+    @property
+    def has_towers(self) -> bool:
+        """Whether there is anybody to hand over to."""
+        return bool(self._towers)
+
     async def run(self) -> None:
         """Hand over until cancelled."""
         while self._towers:

@@ -127,8 +127,10 @@ class Settler:
             for id_, what in self._take_due(now):
                 self._busy.add(id_)
                 nursery.start_soon(self._do, id_, what)
-            pause_s = (self._heap[0][0] - now) / 1000 if self._heap else math.inf
-            with trio.move_on_after(pause_s):
+            if not self._heap:  # nearly always, and a scope is 800 bytes of each idle wallet
+                await self._news.wait()
+                continue
+            with trio.move_on_after((self._heap[0][0] - now) / 1000):
                 await self._news.wait()
 
     def _look_at_noted(self) -> None:

@@ -316,7 +316,8 @@ class Wallet(WalletCore):
         self._mirror.begin(nursery)
         self._orders.begin(partial(nursery.start_soon, self._write_account))
         nursery.start_soon(self._settler.run, nursery)
-        nursery.start_soon(self._handover.run)
+        if self._handover.has_towers:
+            nursery.start_soon(self._handover.run)
         if self._policy.heartbeat and self._inception.guardians:
             nursery.start_soon(keep_beating, self)
 
