@@ -67,8 +67,9 @@ from ainp2p.ledger.voting.votelog import (
     Header,
     OwnLog,
     VoteBatch,
+    check_batch,
     open_batch,
-    peek_header,
+    read_batch,
     reopen_batch,
 )
 from ainp2p.ledger.voting.waiting import Limits
@@ -265,13 +266,14 @@ class Validator:
         """
         self._refuse_if_halted()
         out = Effects()
-        header = peek_header(raw)
+        read = read_batch(raw)
+        header = read[1]
         member = self._place_of(header.validator)
         chain = self._chains[member]
         if member == self._member or header.height <= chain.height or header.height in chain.early:
             self._compare(member, header, raw, out)
             return out
-        batch = open_batch(raw, self.network, self.epoch, self.committee)
+        batch = check_batch(raw, read, self.network, self.epoch, self.committee)
         if self._table.owed[member] + header.count > self._limits.owed_max:
             raise NotYet("busy", "too many votes of this validator wait for their operations")
         for ready in chain.add(batch):

@@ -86,7 +86,7 @@ class SqliteJournal:
             many(
                 "INSERT INTO vote_batches VALUES (?, ?, ?)",
                 [
-                    (_log(b.member, b.header.epoch), b.header.height, b.raw)
+                    (_log(b.member, b.header.epoch), b.header.height, blob(b.raw))
                     for b in (*records.others, *records.own)
                 ],
             )

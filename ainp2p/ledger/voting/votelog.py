@@ -337,19 +337,42 @@ def peek_header(raw: bytes) -> Header:
     Raises:
         Malformed: not a batch.
     """
-    return _read_header(_read_batch(raw).header)
+    return read_batch(raw)[1]
+
+
+def read_batch(raw: bytes) -> tuple[SignedBatch, Header]:
+    """A batch of which nothing has been checked, for `check_batch`, if it is wanted.
+
+    Raises:
+        Malformed: not a batch.
+    """
+    batch = _read_batch(raw)
+    return batch, _read_header(batch.header)
 
 
 def open_batch(raw: bytes, network: bytes, epoch: int, committee: Committee) -> VoteBatch:
-    """Read a batch and check all of it except its place in the chain: one signature for all its votes.
+    """Read a batch and check it (`check_batch`).
 
     Raises:
-        Malformed: not a batch, an unknown kind of entry, or entries that do not fit the header.
+        Malformed, InvalidOperation, BadSignature: as `check_batch`; or not a batch.
+    """
+    return check_batch(raw, read_batch(raw), network, epoch, committee)
+
+
+def check_batch(
+    raw: bytes, read: tuple[SignedBatch, Header], network: bytes, epoch: int, committee: Committee
+) -> VoteBatch:
+    """Check all of a batch except its place in the chain: one signature for all its votes.
+
+    Args:
+        read: what `read_batch(raw)` gave.
+
+    Raises:
+        Malformed: an unknown kind of entry, or entries that do not fit the header.
         InvalidOperation: rule ``"version"``, ``"network"``, ``"epoch"`` or ``"member"``.
         BadSignature: its validator did not sign it.
     """
-    batch = _read_batch(raw)
-    header = _read_header(batch.header)
+    batch, header = read
     member = _check_header(header, network, epoch, committee)
     verify(header.validator, SIGN_VOTES, batch.header, batch.signature)
     return _parsed(raw, batch, header, member)
@@ -362,8 +385,7 @@ def reopen_batch(raw: bytes, committee: Committee) -> VoteBatch:
         Malformed: the bytes are damaged.
         InvalidOperation: rule ``"member"``.
     """
-    batch = _read_batch(raw)
-    header = _read_header(batch.header)
+    batch, header = read_batch(raw)
     return _parsed(raw, batch, header, _member(header, committee))
 
 
