@@ -106,6 +106,7 @@ TURN_WITHIN_S = 0.005  # the next turn, however much there is to do besides: a t
 BACKLOGGED = (
     128  # operations: a tenth of a second's work, and what votes name may well be among those to come
 )
+ASLEEP_S_MAX = 3600.0  # nothing in the core waits for longer without another look
 LIGHT_PAUSE_S = 0.005  # while only operations wait that others come before
 PAGE_PAUSE_S = 0.1  # when who streams has had its share
 LINES_PER_S = 10.0  # of log about what one peer sends
@@ -158,8 +159,8 @@ class ValidatorService:
         self._epoch_fetcher = EpochFetcher(self._validators, self)
         self._catch_up = CatchUp(self._validators, self, key, self._attacher, self._objects)
         self._core = CoreLock()
-        self._news = trio.Event()
-        self._asleep_until = 0.0  # ms; the timer task looks again when the core wants to be called earlier
+        self._alarm = trio.CancelScope()  # what the timer task sleeps in,
+        self._asleep_until = 0.0  # and until when, ms: earlier, when the core wants to be called earlier
         self._ahead_ms = self._now_ms() - 1000 * trio.current_time()  # our clock of the one that nobody sets
 
     # --- what others see ----------------------------------------------------------------------------
@@ -345,32 +346,39 @@ class ValidatorService:
         self._attacher.want(effects.missing)
         self._epoch_fetcher.want(effects.certain, effects.frontiers)
         self._catch_up.want(effects.wanted, effects.gaps)
-        if self._validator.due < self._asleep_until:
-            self._news.set()
+        due = self._validator.due
+        if due < self._asleep_until:
+            self._wake_at(due)
 
     # --- time and disk ------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
         """Call the core when it is due, write what it seals, send what was written."""
         while self._validator.halted is None:
-            self._news = trio.Event()
-            self._asleep_until = self._validator.due
-            pause_s = max(0.0, (self._asleep_until - self._now_ms()) / 1000)
-            with trio.move_on_after(min(pause_s, 3600.0)):
-                await self._news.wait()
+            self._alarm = trio.CancelScope()
+            self._wake_at(self._validator.due)
+            with self._alarm:
+                await trio.sleep_forever()
             async with self._core:
-                with trio.CancelScope(shield=True):  # a write that has begun is finished, and known
-                    await self._seal_and_tick()
+                await self._seal_and_tick()
         _log.error("the validator signs nothing any more: %s", self._validator.halted)
+
+    def _wake_at(self, due: float) -> None:
+        """Have the timer task wake then (ms, by the clock as it is now), in an hour at the latest."""
+        self._asleep_until = due
+        pause_s = (due - self._now_ms()) / 1000
+        self._alarm.deadline = trio.current_time() + min(max(pause_s, 0.0), ASLEEP_S_MAX)
 
     async def _seal_and_tick(self) -> None:
         now = self._core_ms()
         try:
             records = self._validator.seal(now)
             if records is not None:
-                await self._run_disk(lambda: self._journal.write(records))
+                with trio.CancelScope(shield=True):  # a write that has begun is finished, and known
+                    await self._run_disk(lambda: self._journal.write(records))
                 self._carry_out(self._validator.release(records, now))
-            self._carry_out(self._validator.tick(now))
+            if self._validator.due <= now:
+                self._carry_out(self._validator.tick(now))
         except StorageError as exc:
             self._validator.halt(str(exc))
 
@@ -390,7 +398,7 @@ class ValidatorService:
         ahead_ms, before = now - 1000 * trio.current_time(), self._ahead_ms
         self._ahead_ms = ahead_ms
         if abs(ahead_ms - before) >= CLOCK_STEP_MS and self._validator.halted is None:
-            self._news.set()  # the timer task sleeps by the old clock
+            self._wake_at(now)  # the timer task sleeps by the old clock
             try:
                 self._carry_out(self._validator.tick(now))
             except StorageError as exc:

@@ -63,8 +63,11 @@ class Contention:
         """When `run_timers` is needed next."""
         if self._asleep:
             return 0
-        times = (self._first.due, self._later.due, self._replies.due)
-        return min([time for time in times if time is not None], default=None)
+        due = self._first.due
+        for time in (self._later.due, self._replies.due):
+            if time is not None and (due is None or time < due):
+                due = time
+        return due
 
     def run_timers(self, now: int, out: Effects) -> None:
         """Take note of the timers that have ended."""

@@ -488,9 +488,10 @@ class Validator:
     @property
     def due(self) -> int:
         """When `tick` is needed next."""
-        times = [self._gap_asked.get(m, 0) + GAP_AGAIN_MS for m, c in enumerate(self._chains) if c.early]
-        if self.voting and not self._archive.writing:
-            times.append(self._log.due)
+        due = _NEVER  # asked for after each message: no list, no generator
+        for member, chain in enumerate(self._chains):
+            if chain.early:
+                due = min(due, self._gap_asked.get(member, 0) + GAP_AGAIN_MS)
         for time in (
             self._room.due,
             self._contention.due,
@@ -498,10 +499,11 @@ class Validator:
             self._inheritance.due,
             self._regaining.due if self._regaining is not None and self._member >= 0 else None,
             None if self._archive.writing else self._archive.write_at,
+            self._log.due if not self._archive.writing and self.voting else None,
         ):
-            if time is not None:
-                times.append(time)
-        return min(times, default=_NEVER)
+            if time is not None and time < due:
+                due = time
+        return due
 
     def tick(self, now: int) -> Effects:
         """Do what is due: ask again, vote for what had to wait, write, and hand out what was written.

@@ -49,6 +49,7 @@ from ainp2p.ledger.serving.messages import (
 from ainp2p.ledger.serving.service import ValidatorService
 from ainp2p.ledger.serving.sync import Validators
 from ainp2p.ledger.voting.effects import Effects
+from ainp2p.ledger.voting.validator import Validator
 from ainp2p.ledger.wallets.wallet import Wallet
 from ainp2p.protocol.codec import encode
 from ainp2p.protocol.network import Network
@@ -280,6 +281,51 @@ def test_b1_mutant_votes_that_leave_before_the_fsync_silence_it_for_good(
     monkeypatch.setattr(ValidatorService, "_seal_and_tick", send_first)
     with pytest.raises(trio.TooSlowError):  # it never votes again
         crash_everywhere(tmp_path)
+
+
+def early_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """So many milliseconds too early the core was looked at, by the timer task of any validator."""
+    found: list[int] = []
+    seal = Validator.seal
+
+    def noted(self: Validator, now: int) -> Any:
+        due = self.due
+        if due > now:
+            found.append(due - now)
+        return seal(self, now)
+
+    monkeypatch.setattr(Validator, "seal", noted)
+    return found
+
+
+async def test_the_timer_task_sleeps_until_the_core_is_due_whatever_comes_meanwhile(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_town() as town, town.wallet("alice") as alice:
+        await town.until_voting()
+        await alice.balance()
+        early = early_looks(monkeypatch)
+        await pay(alice, town, 3)
+        await town.until_equal(3)
+        assert early == []
+
+
+async def test_a_mutant_that_wakes_it_for_what_is_not_due_yet_is_seen(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out = ValidatorService._carry_out
+
+    def carry_out_and_wake(self: ValidatorService, effects: Effects) -> None:
+        carry_out(self, effects)
+        self._alarm.deadline = trio.current_time()
+
+    async with open_town() as town, town.wallet("alice") as alice:
+        await town.until_voting()
+        await alice.balance()
+        early = early_looks(monkeypatch)
+        monkeypatch.setattr(ValidatorService, "_carry_out", carry_out_and_wake)
+        await pay(alice, town, 3)
+        assert early
 
 
 async def test_b3_a_validator_whose_disk_fails_signs_nothing_and_stays_readable(autojump_clock: Any) -> None:
