@@ -124,7 +124,8 @@ class Disk:
                     continue
                 with trio.CancelScope(shield=True):  # what was taken from the queue is finished
                     await self._commit()
-                await trio.lowlevel.checkpoint()
+                if self._queue or self._reads:
+                    await trio.lowlevel.checkpoint()
         finally:
             self._working = False
 

@@ -29,5 +29,5 @@ class CoreLock:
 
     async def __aexit__(self, *_: object) -> None:
         self._held = False
-        if not self._woken:
+        if self._waiting and not self._woken:  # nearly always nobody waits
             self._woken = len(self._waiting.unpark_all())

@@ -73,10 +73,10 @@ class Pusher:
 
     async def _empty(self, peer: PeerId, queue: _Queue) -> None:
         while True:
-            await queue.news.wait()
             message = queue.next_message()
             if message is None:
                 queue.news = trio.Event()
+                await queue.news.wait()
             elif not await self._validators.tell(peer, message):
                 await trio.sleep(PAUSE_AFTER_FAILURE_S)
 
