@@ -1,8 +1,8 @@
 """How keys sign and verify while a world runs: as they do outside, or cheaper.
 
     "ed25519"  as outside: about 22 us to sign and 57 us to verify
-    "cached"   as outside, but what verified once in this world is not verified again: a gossiped card is
-               checked by its first reader for all. The signatures are the same bytes
+    "cached"   as outside, but what was signed in this world, or verified once, is not verified again: a
+               gossiped card is checked for all of its readers. The signatures are the same bytes
     "keyed"    64 bytes of a keyed hash: 1 us each. Good inside this world only, where nobody but a `Key`'s
                owner can have one made; its bytes are refused outside, as Ed25519's are refused inside
 
@@ -28,6 +28,7 @@ CACHE_SIZE = (
 )  # signatures remembered per half, about 7 MB: the older half is dropped when the newer is full
 _PERSON = b"ainp2p/sim/sign"
 
+_Sign = Callable[[bytes, bytes], bytes]
 _Open = Callable[[bytes, bytes, bytes], None]
 
 
@@ -44,7 +45,7 @@ def signatures(mode: Mode, *, secret: bytes = b"") -> Iterator[None]:
     hooks: Any = identity
     before = hooks._sign, hooks._open
     if mode == "cached":
-        hooks._open = _remembering(hooks._open)
+        hooks._sign, hooks._open = _remembering(hooks._sign, hooks._open)
     elif mode == "keyed":
         hooks._sign, hooks._open = _keyed(secret)
     elif mode != "ed25519":
@@ -59,26 +60,40 @@ def signatures(mode: Mode, *, secret: bytes = b"") -> Iterator[None]:
         card.forget_opened()
 
 
-def _remembering(verify: _Open) -> _Open:
-    """`verify`, done once for the same key, message and signature. Refusals are not remembered."""
+def _remembering(sign: _Sign, verify: _Open) -> tuple[_Sign, _Open]:
+    """`verify`, done once for the same key, message and signature, and not for what `sign` has made.
+
+    Refusals are not remembered.
+    """
     new: set[bytes] = set()
     old: set[bytes] = set()
 
     def open_once(public: bytes, message: bytes, signature: bytes) -> None:
+        seen = _seen(public, message, signature)
+        if seen not in new and seen not in old:
+            verify(public, message, signature)
+            remember(seen)
+
+    def sign_and_remember(secret: bytes, message: bytes) -> bytes:
+        signature = sign(secret, message)
+        remember(_seen(secret[identity.SEED_SIZE :], message, signature))
+        return signature
+
+    def remember(seen: bytes) -> None:
         nonlocal new, old
-        # Lengths are fixed but for the message's, which is last: no two calls give the same bytes.
-        seen = hashlib.blake2b(signature + public + message, digest_size=20).digest()
-        if seen in new or seen in old:
-            return
-        verify(public, message, signature)
         if len(new) >= CACHE_SIZE:
             new, old = set(), new
         new.add(seen)
 
-    return open_once
+    return sign_and_remember, open_once
 
 
-def _keyed(secret: bytes) -> tuple[Callable[[bytes, bytes], bytes], _Open]:
+def _seen(public: bytes, message: bytes, signature: bytes) -> bytes:
+    # Lengths are fixed but for the message's, which is last: no two calls give the same bytes.
+    return hashlib.blake2b(signature + public + message, digest_size=20).digest()
+
+
+def _keyed(secret: bytes) -> tuple[_Sign, _Open]:
     key = hashlib.blake2b(secret, digest_size=64, person=_PERSON).digest()
     start = hashlib.blake2b(key=key)
 

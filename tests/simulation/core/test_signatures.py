@@ -115,12 +115,23 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def test_a_signature_is_verified_once_in_a_world(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = counting(monkeypatch)
+    first, second = ALICE.sign(b"p", b"1"), ALICE.sign(b"p", b"2")
     with signatures("cached"):
-        first, second = ALICE.sign(b"p", b"1"), ALICE.sign(b"p", b"2")
         for _ in range(5):
             verify(ALICE.public, b"p", b"1", first)
             verify(ALICE.public, b"p", b"2", second)
     assert seen == [b"p\x001", b"p\x002"]
+
+
+def test_what_was_signed_in_a_world_need_not_be_verified_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counting(monkeypatch)
+    with signatures("cached"):
+        signature = ALICE.sign(b"p", b"1")
+        verify(ALICE.public, b"p", b"1", signature)
+        for payload, key in [(b"2", ALICE), (b"1", BOB)]:
+            with pytest.raises(BadSignature):
+                verify(key.public, b"p", payload, signature)
+    assert seen == [b"p\x002", b"p\x001"]
 
 
 def test_a_refusal_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +194,7 @@ def mutant_accepts(
 def test_mutant_a_cache_that_forgets_the_message_lets_tampering_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def remembering(check: Callable[..., None]) -> Callable[..., None]:
+    def remembering(sign: Callable[..., bytes], check: Callable[..., None]) -> Any:
         seen: set[bytes] = set()
 
         def open_(public: bytes, message: bytes, signature: bytes) -> None:
@@ -191,7 +202,7 @@ def test_mutant_a_cache_that_forgets_the_message_lets_tampering_through(
                 check(public, message, signature)
             seen.add(signature)
 
-        return open_
+        return sign, open_
 
     assert mutant_accepts(monkeypatch, "cached", "_remembering", remembering)
 
