@@ -176,6 +176,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _run(first: argparse.Namespace) -> int:
     from ainp2p.simulation import running
+    from ainp2p.simulation.results.saving import check_format
     from ainp2p.simulation.trials.injecting import Misnamed
 
     file, args, parameters = parsed(first)
@@ -187,6 +188,7 @@ def _run(first: argparse.Namespace) -> int:
         world["faults"] = trial.faults
     if target is not None:
         _check_target(target, file, args, parameters)
+        check_format(args.format)
     try:
         result = running.run(file.load(), args.seed, world=world, **_settings(args), **parameters)
     except Exception as exc:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 WIDTH = 400
+LABEL_TALL, LABEL_EDGE = 26.0, 13.0  # of two lines of text
 COLOURS = 8  # --c0 … --c7 in the page's style
 DASHES = ("none", "6 3", "2 2", "8 3 2 3")
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24  # room for axis labels around a plot
@@ -91,10 +92,11 @@ def flows(title: str, streams: Sequence[Stream], unit: str, hues: Hues) -> str:
         into[s.target] += s.amount * scale
         body.append(_ribbon(left + bar, y0, right - bar, y1, thick, hues.get(s.source, 0), s, unit))
     for names, at, x, anchor in ((sources, starts, left, "end"), (targets, ends, right - bar, "start")):
-        for name, amount in names.items():
-            tall = max(amount * scale, 1.5)
+        tall_of = {name: max(amount * scale, 1.5) for name, amount in names.items()}
+        middles = _apart([at[name] + tall / 2 for name, tall in tall_of.items()], height)
+        for (name, amount), middle in zip(names.items(), middles, strict=True):
+            tall = tall_of[name]
             label_x = x - 6 if anchor == "end" else x + bar + 6
-            middle = at[name] + tall / 2
             body.append(
                 f'<rect x="{x:.1f}" y="{at[name]:.1f}" width="{bar}" height="{tall:.1f}" rx="2" '
                 f'fill="{colour(hues.get(name, 0))}"/>'
@@ -105,6 +107,19 @@ def flows(title: str, streams: Sequence[Stream], unit: str, hues: Hues) -> str:
             )
     said = "; ".join(f"{s.source} to {s.target}: {s.amount} {unit}" for s in streams)
     return svg(title, said, height, body)
+
+
+def _apart(middles: list[float], height: float) -> list[float]:
+    """Where labels of two lines stand: beside their bars, but not over one another or outside."""
+    free = LABEL_EDGE
+    for i, middle in enumerate(middles):
+        middles[i] = max(middle, free)
+        free = middles[i] + LABEL_TALL
+    free = height - LABEL_EDGE
+    for i in reversed(range(len(middles))):
+        middles[i] = min(middles[i], free)
+        free = middles[i] - LABEL_TALL
+    return middles
 
 
 def _ribbon(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from ainp2p.cli import exit_codes, main, sim_faults
 from ainp2p.cli import sim as cli_sim
+from ainp2p.simulation import running
 from ainp2p.simulation.results.results import Result
 from ainp2p.simulation.results.sweeping import load_sweep
 
@@ -197,6 +199,15 @@ def test_a_report_is_a_page_and_the_result(here: Path, capsys: pytest.CaptureFix
     assert (result.seed, result.model) == (7, "market.py")
     assert result.hash in (here / "out" / "report.html").read_text()
     assert (here / "out" / "trades.parquet").is_file()
+
+
+def test_a_format_that_cannot_be_written_is_refused_before_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    monkeypatch.setattr(running, "run", lambda *_, **__: pytest.fail("it ran"))
+    assert main(["sim", "run", "market.py", "--report", "out", "--format", "parquet"]) == exit_codes.USAGE
+    assert "pip install 'ainp2p[frames]'" in capsys.readouterr().err
 
 
 def test_the_same_run_may_be_saved_where_it_is_saved(capsys: pytest.CaptureFixture[str]) -> None:

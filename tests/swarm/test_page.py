@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -161,6 +162,12 @@ def test_flows_of_any_size_stay_in_their_box(streams: list[charts.Stream]) -> No
             for y, h in re.findall(r'y="([-\d.]+)" width="10.0" height="([\d.]+)"', drawn)
         ]
         assert all(y >= -2 and y + h <= height + 2 for y, h in edges)
+        labels = re.findall(r'<text x="([\d.]+)" y="([-\d.]+)" [^>]*class="strong"', drawn)
+        for side in {x for x, _ in labels}:
+            lines = sorted(float(y) for x, y in labels if x == side)
+            assert lines[0] >= 12
+            assert lines[-1] <= height - 12
+            assert all(below - above >= 25.8 for above, below in pairwise(lines))
 
 
 @given(

@@ -17,19 +17,30 @@ from ainp2p.errors import InvalidInput
 from ainp2p.simulation.errors import VersionMismatch
 from ainp2p.simulation.results.files import new_directory
 from ainp2p.simulation.results.results import COLUMNS, VERSION, Result
-from ainp2p.simulation.results.tables import Table
+from ainp2p.simulation.results.tables import Table, extra
 
 MANIFEST, TRACE, REPORT = "result.json", "trace", "report.html"
 _WRITERS: dict[str, Callable[[Table, Path], None]] = {"csv": Table.to_csv, "parquet": Table.to_parquet}
 _READERS = {"csv": Table.from_csv, "parquet": Table.from_parquet}
 
 
+def check_format(format: str) -> None:
+    """Refuse before a long run what could not be written after it.
+
+    Raises:
+        InvalidInput: no such format of tables, or the extra for it is not installed.
+    """
+    if format not in _WRITERS:
+        raise InvalidInput(f"tables are saved as {' or '.join(_WRITERS)}, not {format!r}")
+    if format == "parquet":
+        extra("pyarrow.parquet")
+
+
 def save(
     result: Result, directory: str | os.PathLike[str], *, format: str = "csv", report: bool = False
 ) -> None:
     """Write `result` to a new directory, with ``report.html`` if `report`."""
-    if format not in _WRITERS:
-        raise InvalidInput(f"tables are saved as {' or '.join(_WRITERS)}, not {format!r}")
+    check_format(format)
     with new_directory(directory) as draft:
         for name, table in result.tables.items():
             _WRITERS[format](table, draft / f"{name}.{format}")

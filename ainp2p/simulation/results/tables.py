@@ -180,7 +180,7 @@ class Table:
         Raises:
             InvalidInput: the file exists, or pyarrow is missing.
         """
-        parquet = _extra("pyarrow.parquet")
+        parquet = extra("pyarrow.parquet")
         with new_file(path) as draft:
             parquet.write_table(self.to_arrow(), draft)
 
@@ -191,7 +191,7 @@ class Table:
         Raises:
             InvalidInput: other columns or types, no Parquet file, or pyarrow is missing.
         """
-        arrow, parquet = _extra("pyarrow"), _extra("pyarrow.parquet")
+        arrow, parquet = extra("pyarrow"), extra("pyarrow.parquet")
         table = cls(name, columns)
         try:
             read = parquet.read_table(path)
@@ -205,7 +205,7 @@ class Table:
 
     def to_arrow(self) -> pyarrow.Table:
         """The table for pyarrow, and so for polars or DuckDB; needs ``ainp2p[frames]``."""
-        arrow = _extra("pyarrow")
+        arrow = extra("pyarrow")
         schema = self._schema()
         arrays = [
             arrow.array(list(column), type=field.type)
@@ -218,7 +218,7 @@ class Table:
 
         Integers are int64, or Int64 where they may be missing; texts are pandas' strings.
         """
-        pandas = _extra("pandas")
+        pandas = extra("pandas")
         frame = pandas.DataFrame(
             {
                 name: pandas.array(list(column), dtype=_PANDAS[kind])
@@ -228,7 +228,7 @@ class Table:
         return frame.set_index(INDEX) if INDEX in self.names else frame
 
     def _schema(self) -> pyarrow.Schema:
-        arrow = _extra("pyarrow")
+        arrow = extra("pyarrow")
         kinds = {"int": arrow.int64(), "float": arrow.float64(), "str": arrow.string(), "bool": arrow.bool_()}
         return arrow.schema(
             [
@@ -283,7 +283,12 @@ _PANDAS = {
 }
 
 
-def _extra(module: str) -> Any:
+def extra(module: str) -> Any:
+    """A module of the extra `frames`.
+
+    Raises:
+        InvalidInput: it is not installed.
+    """
     import importlib
 
     try:
