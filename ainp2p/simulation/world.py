@@ -53,6 +53,7 @@ EVERY_S_MIN = 1e-6  # below it an hour has more calls than anybody waits for, or
 SKEW_MS_MAX = 10 * 366 * 86_400_000  # ten years
 _REAL = ("ProcessModel", "Recording")  # by name: a world imports no engine
 REMEDY = "record its answers outside the world, and give replayed(path) (ainp2p.simulation.trials.answers)"
+_PLAIN = "an invariant is a plain function: it looks at the world as it is, and waits for nothing"
 LAST_EVENTS = 20  # of the trace, shown with a violation
 
 
@@ -326,9 +327,7 @@ class World:
         """
         _demand_function(invariant)
         if inspect.iscoroutinefunction(invariant):
-            raise InvalidInput(
-                "an invariant is a plain function: it looks at the world as it is, and waits for nothing"
-            )
+            raise InvalidInput(_PLAIN)
         name = getattr(invariant, "__name__", repr(invariant))
         self._checks.append((name, invariant))
         self.every(every_s, self._verify, name, invariant)
@@ -337,6 +336,9 @@ class World:
         detail = ""
         try:
             told = invariant(self)
+            if inspect.iscoroutine(told):  # of a lambda; it would count as true
+                told.close()
+                raise InvalidInput(_PLAIN)
             held = told is None or bool(told)
         except AssertionError as exc:
             held, detail = False, str(exc)

@@ -404,6 +404,18 @@ def test_an_invariant_is_broken_by_whatever_is_false(told: object, broken: bool)
         run(model, world={"committee": 1})
 
 
+def test_an_invariant_that_returns_a_coroutine_is_refused_when_it_is_first_asked() -> None:
+    async def holds(world: World) -> bool:
+        return True
+
+    async def model(world: World) -> None:
+        world.check(lambda world: holds(world))
+        await world.run_for(3)
+
+    with pytest.raises(InvalidInput, match="an invariant is a plain function"):
+        run(model, world={"committee": 1})
+
+
 def test_calls_of_a_world_take_keywords_and_async_lambdas_run() -> None:
     came = []
 

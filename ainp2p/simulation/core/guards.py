@@ -8,9 +8,9 @@ meanwhile has bound.
 
 What is imported for the first time inside the block is guarded as soon as it is there (late.py).
 
-Only the thread that entered is watched. Not found: a name kept in a container or a closure, a subclass
-of `random.Random` made before, what libraries other than torch draw for the model, `hash(str)` and the
-order of sets.
+Only the thread that entered is watched. Not found: a name kept in a container or a closure, an instance of a
+subclass of `random.Random`, a generator that a library made for itself, clocks that C code reads,
+`hash(str)` and the order of sets. docs/simulation.md has examples.
 """
 
 from __future__ import annotations
