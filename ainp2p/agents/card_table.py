@@ -16,6 +16,7 @@ from bisect import bisect
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from ainp2p.errors import Expired, Malformed, RemoteError
 from ainp2p.protocol.card import (
@@ -38,6 +39,7 @@ CARDS_MAX = 4096
 TABLE_SIZE_MAX = 64 << 20  # bytes of signed cards; about twice that in memory. Ours have one or two KiB
 KEPT_PER_SKILL_MAX = 64
 NEVER_MS = 1 << 62
+LAST_MAX = 64  # cards of a crowded skill that are looked at for one to give up: a flood of which none may go
 PASSED_MAX = 1024  # cards that are remembered as passed over
 
 
@@ -199,7 +201,7 @@ class CardTable:
         """The last that may go; of a peer that is connected only if there is no other."""
         near = {peer.encode() for peer in self._connected()}
         last_near: Opened | None = None
-        for held in reversed(crowd):
+        for held in islice(reversed(crowd), LAST_MAX):
             if held.signed.key == self._salt or not self._is_crowded_everywhere(held):
                 continue
             if held.card.peer not in near:

@@ -43,6 +43,7 @@ class _Open:
     deliver: Callable[[Chunk], None]
     reservation: bytes  # its name in the vault
     signed: int = 0  # uain
+    ended: bool = False  # its last word has come
 
 
 class Deposit:
@@ -73,7 +74,7 @@ class Deposit:
         self._sent: SignedReceipt | None = None
         self._untold = False  # a notice may be lost: tell everything again
         self._forgotten = False
-        self._came = Bell()  # rung at each chunk, and when the Lock is spoilt
+        self._came = Bell()  # rung at each chunk, when a job is closed, and when the Lock is spoilt
 
     # --- who may use it ----------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Deposit:
         elif self.meter.due(now=True) is not None:
             self.spoil()
         tab, signed = self.meter.tab(job), self._jobs.pop(job).signed
+        self._came.ring()  # what others wait for is not brought by this one any more
         self.meter.forget(job)
         return tab.units, signed
 
@@ -179,10 +181,13 @@ class Deposit:
             Refused: ``lock``, as `check`.
             RemoteError: it contradicts what was delivered.
         """
+        if message.job in self._jobs:
+            self._jobs[message.job].ended = True
         if not self.meter.finished(message):
             with trio.move_on_after(LAST_CHUNKS_TIMEOUT_S):
                 while self.meter.tab(message.job).finish is None:
-                    self.check()
+                    if all(job.ended for job in self._jobs.values()):
+                        self.check()  # else one of them may bring it
                     await self._came.wait()
             if self.meter.tab(message.job).finish is None:
                 raise TimedOut("the seller says that it delivered chunks which never came")

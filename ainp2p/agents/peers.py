@@ -58,7 +58,10 @@ def chosen_peers(network: Network) -> Peers:
     """Whom to remember: those connected now, then others, the ones heard of last first."""
     known, connected = network.known_addresses, network.peers()
     order = dict.fromkeys([*(peer for peer in connected if peer in known), *reversed(list(known))])
-    return {peer: known[peer][:ADDRESSES_MAX] for peer in list(order)[:PEERS_MAX] if known[peer]}
+    sound = {
+        peer: tuple(filter(_is_address, known[peer]))[:ADDRESSES_MAX] for peer in list(order)[:PEERS_MAX]
+    }
+    return {peer: addresses for peer, addresses in sound.items() if addresses}
 
 
 def read_peers(path: Path, storage: Storage = FILES) -> Peers:
@@ -71,7 +74,7 @@ def read_peers(path: Path, storage: Storage = FILES) -> Peers:
             raise ValueError("too large")
         found = json.loads(raw)
         return dict(map(_checked, list(found.items())[:PEERS_MAX]))
-    except (OSError, ValueError, AttributeError, TypeError, InvalidInput) as exc:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, InvalidInput) as exc:
         _log.warning("%s cannot be read and is begun anew: %s", path, exc)
         return {}
 
@@ -79,11 +82,16 @@ def read_peers(path: Path, storage: Storage = FILES) -> Peers:
 def _checked(entry: tuple[Any, Any]) -> tuple[PeerId, tuple[str, ...]]:
     peer, addresses = entry
     public_from_peer_id(peer)
-    if not all(isinstance(address, str) and len(address) <= ADDRESS_SIZE_MAX for address in addresses):
+    if not isinstance(addresses, list) or not all(map(_is_address, addresses)):
         raise ValueError("not an address")
     if not addresses:
         raise ValueError("no address")
     return peer, tuple(a + peer if a.endswith(_P2P) else a for a in addresses[:ADDRESSES_MAX])
+
+
+def _is_address(address: object) -> bool:
+    """What one peer says of another may be anything, and is not to make us forget all of them."""
+    return isinstance(address, str) and len(address) <= ADDRESS_SIZE_MAX and address.isascii()
 
 
 def write_peers(path: Path, peers: Peers, storage: Storage = FILES) -> None:
@@ -95,8 +103,8 @@ def write_peers(path: Path, peers: Peers, storage: Storage = FILES) -> None:
 
 
 def _mark(peers: Peers) -> bytes:
-    """The same for the same peers."""
-    return hashlib.blake2b(_encoded(peers), digest_size=16).digest()
+    """The same for the same peers, in whatever order they were heard of last."""
+    return hashlib.blake2b(_encoded(dict(sorted(peers.items()))), digest_size=16).digest()
 
 
 def _encoded(peers: Peers) -> bytes:

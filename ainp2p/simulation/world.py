@@ -251,7 +251,7 @@ class World:
         """
         if not _is_number(seconds) or not 0 <= seconds < math.inf:
             raise InvalidInput(f"a world runs for a finite number of seconds, 0 or more, not for {seconds!r}")
-        await trio.sleep(seconds)
+        await trio.sleep(float(seconds))
 
     def at(self, at_s: float, what: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call `what(*args, **kwargs)` at this virtual time (now, if it is past); an async one in a task.
@@ -262,7 +262,7 @@ class World:
         _demand_function(what)
         if not _is_number(at_s):
             raise InvalidInput(f"at() needs virtual seconds, as a number, not {at_s!r}")
-        self.clock.call_at(at_s, self._call, partial(what, *args, **kwargs))
+        self.clock.call_at(float(at_s), self._call, partial(what, *args, **kwargs))
 
     def every(self, seconds: float, what: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         """Call `what(*args, **kwargs)` again and again, first after `seconds`; an async one in a task.
@@ -273,13 +273,13 @@ class World:
         _demand_function(what)
         if not _is_number(seconds) or not EVERY_S_MIN <= seconds < math.inf:
             raise InvalidInput(f"every() needs a number of seconds, {EVERY_S_MIN:g} or more, not {seconds!r}")
-        call = partial(what, *args, **kwargs)
+        call, pause_s = partial(what, *args, **kwargs), float(seconds)
 
         def again() -> None:
             self._call(call)
-            self.clock.call_later(seconds, again)
+            self.clock.call_later(pause_s, again)
 
-        self.clock.call_later(seconds, again)
+        self.clock.call_later(pause_s, again)
 
     def _call(self, what: partial[Any]) -> None:
         if inspect.iscoroutinefunction(what.func):

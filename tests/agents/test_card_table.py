@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ainp2p.agents.card_table import KEPT_PER_SKILL_MAX, CardTable
+from ainp2p.agents import card_table
+from ainp2p.agents.card_table import KEPT_PER_SKILL_MAX, LAST_MAX, CardTable
 from ainp2p.errors import BadSignature, Expired, Malformed, RemoteError
 from ainp2p.protocol import card as card_module
 from ainp2p.protocol.card import ENTRY_SIZE, LIFE_MS, PURPOSE, PUSH_MAX, sign_card
@@ -148,6 +149,34 @@ def crowded(salt: bytes = b"salt", near: int = 0, *, order: int = 1) -> CardTabl
     for n in list(range(1, 11))[::order]:
         known.add(signed(key(n)), NOW)
     return known
+
+
+def most_looked_at(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Cards looked at for one more, in a flood of which none may go: each alone offers something."""
+    known, looked, most = table(per_skill_max=3), 0, 0
+    asked = CardTable._is_crowded_everywhere
+
+    def counted(self: CardTable, held: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return asked(self, held)
+
+    monkeypatch.setattr(CardTable, "_is_crowded_everywhere", counted)
+    for n in range(1, LAST_MAX + 20):
+        looked = 0
+        known.add(signed(key(n), skills=(skill(b"common"), skill(b"of %d" % n))), NOW)
+        most = max(most, looked)
+    assert len(known) == LAST_MAX + 19
+    return most
+
+
+def test_v10_a_flood_of_cards_that_may_not_go_makes_no_card_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert most_looked_at(monkeypatch) == LAST_MAX
+
+
+def test_v10_mutant_that_looks_at_all_of_them_pays_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_table, "LAST_MAX", 10**6)
+    assert most_looked_at(monkeypatch) > LAST_MAX
 
 
 def test_of_each_skill_so_many_are_kept_whatever_their_order() -> None:

@@ -28,6 +28,7 @@ from ainp2p.errors import (
 )
 from ainp2p.ledger.rules.parameters import DEVELOPMENT
 from ainp2p.ledger.wallets.wallet import Wallet
+from ainp2p.protocol.buyer_meter import BuyerMeter
 from ainp2p.protocol.delivery import DONE, Terms
 from ainp2p.protocol.messages import TEXT, Chunk, Finished
 from ainp2p.protocol.network import Chunks
@@ -254,7 +255,7 @@ async def opened(bob: Agent, alice: Agent, *jobs: bytes) -> tuple[Deposit, list[
     return deposit, seen
 
 
-A, B = b"A" * 32, b"B" * 32
+A, B, C = b"A" * 32, b"B" * 32, b"C" * 32
 
 
 async def test_each_job_pays_what_it_owes_and_the_receipt_pays_for_all(autojump_clock: Clock) -> None:
@@ -341,9 +342,32 @@ async def waits_for_the_last_chunks(job_before_ends: Callable[[Deposit], object]
             nursery.start_soon(end_of_b)
             await trio.sleep(1)
             deposit.close_job(A)
+            await trio.testing.wait_all_tasks_blocked()  # nothing is known to be lost yet
             job_before_ends(deposit)
             await trio.sleep_forever()
         return trio.current_time() - began
+
+
+async def test_a_job_that_has_ended_gets_what_a_healthy_one_brings_though_a_third_spoils_the_lock(
+    autojump_clock: Clock,
+) -> None:
+    async with buyer_and_seller() as (_, bob, alice):
+        deposit, seen = await opened(bob, alice, A, B, C)
+        chunks = [item(C, 1, 0), item(A, 2, 0)]
+        scratch = BuyerMeter(deposit.lock.id, deposit.lock.deposit)
+        for job in (A, C):
+            scratch.open_job(terms(job), 0)
+        for chunk in chunks:
+            scratch.receive(chunk, 0)
+        await deposit.receive(chunks[1])  # C's is on its way
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deposit.finished, Finished(A, DONE, 1, 10, 2, scratch.position.context, b""))
+            await trio.sleep(1)
+            deposit.close_job(B)
+            deposit.spoil()
+            await trio.sleep(1)
+            await deposit.receive(chunks[0])
+        assert (deposit.signed(A), len(seen)) == (10, 2)
 
 
 def spoil_in_silence(deposit: Deposit) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,8 @@ async def test_mutant_that_takes_nothing_for_the_same_writes_it_again_and_again(
         pytest.param("[]", id="a list"),
         pytest.param('{"nobody": ["/memory/x"]}', id="no peer id"),
         pytest.param(json.dumps({BOB.peer_id: 7}), id="no addresses"),
+        pytest.param(json.dumps({BOB.peer_id: {"x": 1}}), id="a table for addresses"),
+        pytest.param("[" * 100_000, id="endlessly deep"),
         pytest.param(json.dumps({BOB.peer_id: [7]}), id="an address that is a number"),
         pytest.param(json.dumps({BOB.peer_id: ["x" * 300]}), id="an address without end"),
         pytest.param(" " * (1 << 20) + "{}", id="too large"),
@@ -111,6 +114,23 @@ def test_a_disk_that_refuses_costs_no_more_than_the_memory(
         (tmp_path / "file").write_bytes(b"")
         write_peers(tmp_path / "file" / "peers.json", PEERS)
     assert "cannot be written" in caplog.text
+
+
+def test_what_one_peer_says_of_another_makes_us_forget_nobody(tmp_path: Path) -> None:
+    path, good = tmp_path / "peers.json", "/ip4/1.2.3.4/tcp/1"
+
+    said = {BOB.peer_id: ("/dns4/" + "x" * 300, "/dns4/\ufffd", good), CAROL.peer_id: ("\ufffd",)}
+    network: Any = SimpleNamespace(known_addresses=said, peers=lambda: frozenset())
+    chosen = chosen_peers(network)
+    assert chosen == {BOB.peer_id: (good,)}
+    write_peers(path, chosen)
+    assert read_peers(path) == chosen
+
+
+def test_the_order_in_which_peers_were_heard_of_is_no_reason_to_write(tmp_path: Path) -> None:
+    turned = dict(reversed(PEERS.items()))
+    assert list(turned) != list(PEERS)
+    assert peers_module._mark(turned) == peers_module._mark(PEERS) != peers_module._mark({})
 
 
 async def test_those_who_are_connected_are_remembered_first(autojump_clock: Clock) -> None:

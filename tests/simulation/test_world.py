@@ -17,7 +17,7 @@ import trio
 import ainp2p
 from ainp2p.agents.agent import Agent
 from ainp2p.agents.models.scripted import ScriptedModel
-from ainp2p.errors import Closed, InvalidInput, NetworkError, NoOffers
+from ainp2p.errors import Closed, InvalidInput, NetworkError, NoOffers, RemoteError
 from ainp2p.protocol.network import Call, Network
 from ainp2p.protocol.strategies import Strategies
 from ainp2p.simulation import (
@@ -427,8 +427,10 @@ def test_calls_of_a_world_take_keywords_and_async_lambdas_run() -> None:
         world.at(1, later, what="task")
         world.at(1, lambda: later("lambda"))
         world.every(2, came.append, "each")
-        world.at(3, world.skew, "validator0", 5, rate=2.0)
-        await world.run_for(5)
+        numpys: Any = np  # at run time its numbers are numbers
+        world.at(numpys.int64(3), world.skew, "validator0", 5, rate=2.0)
+        world.every(numpys.float32(1.5), world.sometimes, "numpy's")
+        await world.run_for(numpys.float32(5))
         assert world.node("validator0").rate == 2.0
 
     run(model, world={"committee": 1})
@@ -452,6 +454,27 @@ async def market_with_a_faulty_strategy(world: World) -> None:
 def test_a_strategy_that_fails_ends_the_run_with_what_it_raised() -> None:
     with pytest.raises(Wrong, match="of this model"):
         run(market_with_a_faulty_strategy, world={"committee": 1})
+
+
+def test_a_handler_of_the_model_s_own_may_fail_of_what_it_is_sent() -> None:
+    async def picky(call: Call) -> bytes:
+        raise ValueError("no JSON")
+
+    async def serve(network: Network) -> None:
+        network.serve(ECHO, picky)
+        await trio.sleep_forever()
+
+    async def model(world: World) -> None:
+        server = await world.process("server", serve).ready()
+
+        async def ask(network: Network) -> None:
+            network.add_addresses(server.peer, (world.wire.address(server.peer),))
+            with pytest.raises(RemoteError, match="internal"):
+                await network.request(server.peer, ECHO, b"{")
+
+        await world.process("client", ask).ended()
+
+    run(model, world={"committee": 1})
 
 
 def test_mutant_that_only_logs_a_failing_strategy_simulates_another_economy(

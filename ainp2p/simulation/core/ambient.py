@@ -55,10 +55,14 @@ def _fills(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return _no_generator(args, kwargs) and not (args and getattr(args[0], "is_meta", False))
 
 
-def _drops(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _drops(args: tuple[Any, ...], kwargs: dict[str, Any], training: bool = True) -> bool:
     """torch.nn.functional.dropout(input, p, training): whether it draws a mask."""
     named = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
-    return bool(named.get("training", True) and named.get("p", 0.5))
+    return bool(named.get("training", training) and named.get("p", 0.5))
+
+
+def _drops_if_told(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return _drops(args, kwargs, training=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +164,10 @@ SOURCES: tuple[Source, ...] = (
     *_of("torch", "Tensor.bernoulli Tensor.bernoulli_", TORCH, deep=True, when=_fills),
     *_of("torch", "Tensor.multinomial Tensor.exponential_", TORCH, deep=True, when=_fills),
     *_of("torch", "Tensor.cauchy_ Tensor.geometric_ Tensor.log_normal_", TORCH, deep=True, when=_fills),
+    *_of("torch.nn.functional", "dropout dropout1d dropout2d dropout3d", DROPOUT, deep=True, when=_drops),
     *_of(
-        "torch.nn.functional", "dropout alpha_dropout feature_alpha_dropout", DROPOUT, deep=True, when=_drops
+        "torch.nn.functional", "alpha_dropout feature_alpha_dropout", DROPOUT, deep=True, when=_drops_if_told
     ),
-    *_of("torch.nn.functional", "dropout1d dropout2d dropout3d", DROPOUT, deep=True, when=_drops),
     *_of("threading", "Thread.start", THREAD, deep=True),
     *_of("_thread", "start_new_thread", THREAD),
     *_of("trio", "to_thread.run_sync", THREAD, deep=True),

@@ -106,7 +106,7 @@ def guarded(*, strict: bool = False, report: Callable[[Ambient], object] | None 
         for where, name, was, is_ in reversed(guards.puts):
             if _attribute(where, name) is is_:
                 _put_back(where, name, was)
-        _swap_back(guards.puts, before)
+        _swap_back(guards, before)
 
 
 @contextmanager
@@ -189,7 +189,7 @@ class _Guards:
     def install(self, modules: Iterable[str]) -> None:
         """Guard every source of these modules, which are imported."""
         for source in SOURCES:
-            if source.module in modules:
+            if source.module in modules and self._watch.active:
                 self._install(source)
 
     def _install(self, source: Source) -> None:
@@ -215,13 +215,10 @@ class _Guards:
             return
         if isinstance(was, type):
             check = functools.partial(_check_call, self._watch, source)
-            guard = self.of.get(was) or _stand_in(was, check)
-        elif was is _INHERITED:
-            guard = _guard(self._watch, source, getattr(where, name))
+            guard = self.of[was] = self.of.get(was) or _stand_in(was, check)
         else:
-            guard = _guard(self._watch, source, was)
-        if was is not _INHERITED:
-            self.of[was] = guard
+            seen = getattr(where, name) if was is _INHERITED else was
+            guard = self.of[seen] = _guard(self._watch, source, seen)
         _put(self.puts, where, name, was, guard)
 
 
@@ -336,9 +333,10 @@ def _lookup(guards: dict[Any, Any], value: object) -> Any:
         return None
 
 
-def _swap_back(puts: list[Put], before: set[str]) -> None:
+def _swap_back(guards: _Guards, before: set[str]) -> None:
     """What modules bound while the guards were in place."""
-    originals = {id(is_): was for _, _, was, is_ in puts}
+    originals = {id(guard): was for was, guard in guards.of.items()}
+    originals |= {id(is_): was for _, _, was, is_ in guards.puts if was is not _INHERITED}
     new = [module for name, module in list(sys.modules.items()) if name not in before]
     for module in [*new, *_model_modules()]:
         if isinstance(module, types.ModuleType):

@@ -18,6 +18,7 @@ class _Finder:
 
     def __init__(self, wanted: set[str], loaded: Callable[[set[str]], object]) -> None:
         self._wanted, self._loaded = wanted, loaded
+        self._depth, self._names = 0, set[str]()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -32,12 +33,21 @@ class _Finder:
 
     def _listen(self, name: str, spec: ModuleSpec) -> None:
         loader: Any = spec.loader
+        if isinstance(loader, type) or not hasattr(loader, "exec_module"):
+            return  # built into Python, or a directory: nothing in it is ours to hear of
         load = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             del loader.exec_module
-            load(module)
-            self._loaded({name})
+            self._depth += 1
+            try:
+                load(module)
+                self._names.add(name)
+            finally:
+                self._depth -= 1
+                if not self._depth:  # while torch is imported it keeps tables of its own functions
+                    names, self._names = self._names, set()
+                    self._loaded(names)
 
         loader.exec_module = exec_module
 

@@ -19,13 +19,13 @@ import trio
 from outcome import Error, Value
 from trio._core import _run, _traps
 
-from ainp2p.simulation.core.clock import STEPS_MAX
-
 _loops: Any = _run
 _CHECKPOINT: Any = _traps.CancelShieldedCheckpoint
 _WAIT: Any = _traps.WaitTaskRescheduled
 _counter = operator.attrgetter("_counter")
-TURNS_MAX = 3_000_000  # passes at one instant, some 10 s of ours: ten thousand agents open in a tenth of it
+TURNS_MAX = (
+    10_000_000  # passes and callbacks at one instant, up to a minute of ours; honest worlds need some 10,000
+)
 PRUNE_MIN = 1000  # entries of scopes that are over, before trio is asked to sweep its heap of deadlines
 
 
@@ -66,11 +66,11 @@ def passes(
         while runner.tasks:
             turns += 1
             if not runq:
+                steps = clock.steps
                 _all_wait(runner)
+                turns += clock.steps - steps  # callbacks
                 if clock.now != at_s:
                     turns, at_s = 0, clock.now
-                elif not runq:
-                    turns += STEPS_MAX  # callbacks, and so many of them
             if turns > TURNS_MAX:
                 turns = 0
                 clock.stand_still()

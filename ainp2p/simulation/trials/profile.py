@@ -52,7 +52,7 @@ class Profile:
                 raise InvalidInput(f"{name} is a list of texts: {name}=[{getattr(self, name)!r}]")
         if not self.kinds or any(kind not in known for kind in self.kinds):
             raise InvalidInput(f"a profile has faults of the kinds {', '.join(known)}, not {self.kinds}")
-        if not self.lies or any(lie not in LIES for lie in self.lies):
+        if (not self.lies and "lie" in self.kinds) or any(lie not in LIES for lie in self.lies):
             raise InvalidInput(f"liars lie in the ways {', '.join(LIES)}, not {self.lies}")
         if self.every_s <= 0 or not 0 < self.lasting_s[0] <= self.lasting_s[1]:
             raise InvalidInput("every_s is positive, and lasting_s goes from low to high, above 0")

@@ -414,6 +414,32 @@ def test_what_a_library_draws_for_the_model_is_stopped_in_the_model(tmp_path: Pa
     ]
 
 
+LATE_TORCH = """
+import sys
+from ainp2p.simulation import run
+
+async def model(world):
+    import torch
+    import held
+
+open("held.py", "w").write("import torch; fill = torch.Tensor.uniform_; drop = torch.nn.functional.dropout")
+run(model, world={"committee": 1})
+import held
+import torch
+from torch.ao.quantization.quantization_mappings import DEFAULT_FLOAT_TO_QUANTIZED_OPERATOR_MAPPINGS as known
+print(held.fill is torch.Tensor.uniform_, held.drop is torch.nn.functional.dropout)
+print(torch.nn.functional.dropout in known)
+"""
+
+
+def test_torch_is_as_it_would_be_after_a_run_that_imported_it(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(LATE_TORCH)
+    told = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert told.stdout.splitlines() == ["True True", "True"]
+
+
 TORCH = """
 import torch
 from torch import nn
@@ -427,6 +453,7 @@ async def own(world):
     nn.init.normal_(layer.weight, generator=generator)
     nn.Dropout(0.5).eval()(layer.weight)
     nn.Dropout(0.0)(layer.weight)
+    nn.functional.alpha_dropout(layer.weight)
     drawn.append([*torch.rand(2, generator=generator).tolist(), *layer.weight.flatten().tolist()])
 
 async def ambient(world):
@@ -438,6 +465,11 @@ async def seeded_for_everybody(world):
 async def in_place(world):
     torch.empty(2).normal_()
 
+fill = torch.Tensor.uniform_
+
+async def bound_before(world):
+    fill(torch.empty(2))
+
 async def first_weights(world):
     nn.Linear(2, 2)
 
@@ -448,7 +480,7 @@ worlds = {"committee": 1}
 for _ in range(2):
     run(own, 1, world=worlds)
 print(drawn[0] == drawn[1])
-for model in (ambient, seeded_for_everybody, in_place, first_weights, dropped):
+for model in (ambient, seeded_for_everybody, in_place, bound_before, first_weights, dropped):
     try:
         run(model, world=worlds)
     except Ambient as exc:
@@ -468,6 +500,7 @@ def test_torch_draws_by_a_generator_of_the_model_s_own_or_not_at_all(tmp_path: P
         "torch.rand True True",
         "torch.manual_seed True True",
         "torch.Tensor.normal_ True True",
+        "torch.Tensor.uniform_ True True",
         "torch.Tensor.uniform_ True True",
         "torch.nn.functional.dropout True True",
         "False",

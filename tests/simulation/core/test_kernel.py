@@ -418,6 +418,19 @@ def test_as_many_turns_at_many_instants_are_none(monkeypatch: pytest.MonkeyPatch
     assert run_virtual(main, seed=1) == 1
 
 
+def test_deadlines_that_are_moved_to_now_are_turns_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TURNS_MAX", 5_000)
+
+    async def main() -> int:
+        for _ in range(2_000):
+            with trio.CancelScope() as scope:
+                scope.deadline = trio.current_time()
+                await trio.sleep_forever()
+        return 1
+
+    assert run_virtual(main, seed=1) == 1
+
+
 def after(seconds: float, main: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     async def later() -> None:
         await trio.sleep(seconds)
