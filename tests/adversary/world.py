@@ -20,7 +20,7 @@ from ainp2p.ledger.rules.genesis import DEVELOPMENT, Genesis, Parameters, new_ge
 from ainp2p.ledger.rules.operations import Inception, SignedOperation
 from ainp2p.ledger.voting.effects import Effects, FrontierWanted, Gap, Records, Wanted
 from ainp2p.ledger.voting.validator import FINAL, Validator
-from ainp2p.ledger.voting.votelog import Handoff, has_views, peek_header, read_entries
+from ainp2p.ledger.voting.votelog import Handoff, has_views, read_batch, read_entries
 from ainp2p.protocol.identity import Key
 from tests.adversary.auditor import Auditor
 from tests.adversary.marks import sometimes
@@ -213,7 +213,7 @@ class World:
         """By epoch, how far its own log on its disk goes."""
         heights: dict[int, int] = {}
         for (epoch, _member, height), raw in brain.disk.raw.items():
-            if peek_header(raw).validator == self.keys[brain.place].public:
+            if read_batch(raw)[1].validator == self.keys[brain.place].public:
                 heights[epoch] = max(height, heights.get(epoch, 0))
         return heights
 
@@ -403,7 +403,7 @@ class World:
         self.act(brain, lambda v: v.handle_operation(signed, now, source))
 
     def _take_batch(self, raw: bytes, brain: Brain) -> None:
-        now, header = self.clock(brain.place), peek_header(raw)
+        now, header = self.clock(brain.place), read_batch(raw)[1]
         member = self.place_of[header.validator]
         id_ = blake2b(raw, digest_size=16).digest()
         if brain.honest and id_ not in brain.seen and brain.place != member:

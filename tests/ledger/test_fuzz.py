@@ -42,7 +42,7 @@ from ainp2p.ledger.voting.justification import (
     read_justification,
     verify,
 )
-from ainp2p.ledger.voting.votelog import ENTRIES_MAX, open_batch, peek_header, read_entries, read_votes
+from ainp2p.ledger.voting.votelog import ENTRIES_MAX, open_batch, read_batch, read_entries, read_votes
 from ainp2p.ledger.wallets.bundle import judge as judge_bundle
 from ainp2p.ledger.wallets.bundle import pack
 from ainp2p.protocol.codec import ELEMENTS_MAX, FRAME_SIZE_MAX, Message, decode, encode, fast_decoder
@@ -214,7 +214,7 @@ READERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "a signed operation": (encode(FIRST), lambda raw: parse(decode(raw, SignedOperation))),
     "malformed bytes": (FIRST.raw, is_malformed),
     "a batch": (FULL.raw, lambda raw: open_batch(raw, NETWORK, EPOCH, COMMITTEE)),
-    "a batch's header": (FULL.raw, peek_header),
+    "a batch's header": (FULL.raw, read_batch),
     "votes": (FULL.entries, read_votes),
     "entries": (FULL.entries, read_entries),
     "an attested entry": (

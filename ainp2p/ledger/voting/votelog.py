@@ -331,15 +331,6 @@ def batch_id(header: bytes) -> bytes:
     return digest(b"ainp2p/batch/1", header)
 
 
-def peek_header(raw: bytes) -> Header:
-    """The header of a batch of which nothing has been checked: to see whether it is wanted.
-
-    Raises:
-        Malformed: not a batch.
-    """
-    return read_batch(raw)[1]
-
-
 def read_batch(raw: bytes) -> tuple[SignedBatch, Header]:
     """A batch of which nothing has been checked, for `check_batch`, if it is wanted.
 

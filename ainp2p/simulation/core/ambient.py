@@ -90,6 +90,11 @@ def _of(
     return [Source(module, name, remedy, deep, when) for name in names.split()]
 
 
+def _drawn(module: str, names: str, remedy: str, *, when: Condition = _always) -> list[Source]:
+    """Of a generator that the whole process shares: also what a library draws of it is a result."""
+    return _of(module, names, remedy, deep=True, when=when)
+
+
 SOURCES: tuple[Source, ...] = (
     *_of("time", "time time_ns monotonic monotonic_ns perf_counter perf_counter_ns", NOW),
     *_of(
@@ -99,23 +104,10 @@ SOURCES: tuple[Source, ...] = (
     *_of("time", "strftime", NOW, when=_second_missing),
     *_of("time", "sleep", SLEEP),
     *_of("datetime", "datetime.now datetime.utcnow datetime.today date.today", NOW),
-    *_of(
-        "random",
-        "random uniform triangular randint choice randrange sample shuffle choices",
-        RANDOM,
-        deep=True,
-    ),
-    *_of(
-        "random",
-        "normalvariate lognormvariate expovariate vonmisesvariate gammavariate gauss",
-        RANDOM,
-        deep=True,
-    ),
-    *_of(
-        "random",
-        "betavariate binomialvariate paretovariate weibullvariate getrandbits randbytes",
-        RANDOM,
-        deep=True,
+    *_drawn("random", "random uniform triangular randint choice randrange sample shuffle choices", RANDOM),
+    *_drawn("random", "normalvariate lognormvariate expovariate vonmisesvariate gammavariate gauss", RANDOM),
+    *_drawn(
+        "random", "betavariate binomialvariate paretovariate weibullvariate getrandbits randbytes", RANDOM
     ),
     *_of("random", "seed getstate setstate SystemRandom", RANDOM),
     *_of("random", "Random", SEEDED, when=_first_missing),
@@ -125,49 +117,29 @@ SOURCES: tuple[Source, ...] = (
     *_of("nacl.utils", "random", BYTES),
     *_of("secrets", "token_bytes token_hex token_urlsafe randbits randbelow choice SystemRandom", BYTES),
     *_of("uuid", "uuid1 uuid4 uuid6 uuid7", UUID),
-    *_of("numpy.random", "default_rng RandomState SeedSequence", NUMPY, deep=True, when=_first_missing),
-    *_of("numpy.random", "MT19937 PCG64 PCG64DXSM Philox SFC64", NUMPY, deep=True, when=_first_missing),
+    *_drawn("numpy.random", "default_rng RandomState SeedSequence", NUMPY, when=_first_missing),
+    *_drawn("numpy.random", "MT19937 PCG64 PCG64DXSM Philox SFC64", NUMPY, when=_first_missing),
     *_of("numpy.random", "seed get_state set_state", NUMPY),
-    *_of("numpy.random", "rand randn randint random random_sample ranf sample", NUMPY, deep=True),
-    *_of("numpy.random", "random_integers bytes choice shuffle permutation", NUMPY, deep=True),
-    *_of("numpy.random", "uniform normal beta binomial", NUMPY, deep=True),
-    *_of(
-        "numpy.random",
-        "chisquare dirichlet exponential f gamma geometric gumbel hypergeometric",
-        NUMPY,
-        deep=True,
+    *_drawn("numpy.random", "rand randn randint random random_sample ranf sample", NUMPY),
+    *_drawn("numpy.random", "random_integers bytes choice shuffle permutation", NUMPY),
+    *_drawn("numpy.random", "uniform normal beta binomial", NUMPY),
+    *_drawn("numpy.random", "chisquare dirichlet exponential f gamma geometric gumbel hypergeometric", NUMPY),
+    *_drawn("numpy.random", "laplace logistic lognormal logseries multinomial multivariate_normal", NUMPY),
+    *_drawn(
+        "numpy.random", "negative_binomial noncentral_chisquare noncentral_f pareto poisson power", NUMPY
     ),
-    *_of(
-        "numpy.random",
-        "laplace logistic lognormal logseries multinomial multivariate_normal",
-        NUMPY,
-        deep=True,
-    ),
-    *_of(
-        "numpy.random",
-        "negative_binomial noncentral_chisquare noncentral_f pareto poisson power",
-        NUMPY,
-        deep=True,
-    ),
-    *_of(
-        "numpy.random",
-        "rayleigh standard_cauchy standard_exponential standard_gamma standard_t",
-        NUMPY,
-        deep=True,
-    ),
-    *_of("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY, deep=True),
-    *_of("torch", "rand randn randint randperm normal", TORCH, deep=True, when=_no_generator),
-    *_of("torch", "bernoulli multinomial poisson", TORCH, deep=True, when=_no_generator),
-    *_of("torch", "rand_like randn_like randint_like", TORCH, deep=True, when=_no_generator),
+    *_drawn("numpy.random", "rayleigh standard_cauchy standard_exponential standard_gamma standard_t", NUMPY),
+    *_drawn("numpy.random", "standard_normal triangular vonmises wald weibull zipf", NUMPY),
+    *_drawn("torch", "rand randn randint randperm normal", TORCH, when=_no_generator),
+    *_drawn("torch", "bernoulli multinomial poisson", TORCH, when=_no_generator),
+    *_drawn("torch", "rand_like randn_like randint_like", TORCH, when=_no_generator),
     *_of("torch", "seed manual_seed get_rng_state set_rng_state", TORCH),
-    *_of("torch", "Tensor.uniform_ Tensor.normal_ Tensor.random_", WEIGHTS, deep=True, when=_fills),
-    *_of("torch", "Tensor.bernoulli Tensor.bernoulli_", TORCH, deep=True, when=_fills),
-    *_of("torch", "Tensor.multinomial Tensor.exponential_", TORCH, deep=True, when=_fills),
-    *_of("torch", "Tensor.cauchy_ Tensor.geometric_ Tensor.log_normal_", TORCH, deep=True, when=_fills),
-    *_of("torch.nn.functional", "dropout dropout1d dropout2d dropout3d", DROPOUT, deep=True, when=_drops),
-    *_of(
-        "torch.nn.functional", "alpha_dropout feature_alpha_dropout", DROPOUT, deep=True, when=_drops_if_told
-    ),
+    *_drawn("torch", "Tensor.uniform_ Tensor.normal_ Tensor.random_", WEIGHTS, when=_fills),
+    *_drawn("torch", "Tensor.bernoulli Tensor.bernoulli_", TORCH, when=_fills),
+    *_drawn("torch", "Tensor.multinomial Tensor.exponential_", TORCH, when=_fills),
+    *_drawn("torch", "Tensor.cauchy_ Tensor.geometric_ Tensor.log_normal_", TORCH, when=_fills),
+    *_drawn("torch.nn.functional", "dropout dropout1d dropout2d dropout3d", DROPOUT, when=_drops),
+    *_drawn("torch.nn.functional", "alpha_dropout feature_alpha_dropout", DROPOUT, when=_drops_if_told),
     *_of("threading", "Thread.start", THREAD, deep=True),
     *_of("_thread", "start_new_thread", THREAD),
     *_of("trio", "to_thread.run_sync", THREAD, deep=True),

@@ -23,9 +23,7 @@ _loops: Any = _run
 _CHECKPOINT: Any = _traps.CancelShieldedCheckpoint
 _WAIT: Any = _traps.WaitTaskRescheduled
 _counter = operator.attrgetter("_counter")
-TURNS_MAX = (
-    10_000_000  # passes and callbacks at one instant, up to a minute of ours; honest worlds need some 10,000
-)
+TURNS_MAX = 10_000_000  # passes and callbacks at one instant: a minute of ours; honest worlds need 10,000
 PRUNE_MIN = 1000  # entries of scopes that are over, before trio is asked to sweep its heap of deadlines
 
 
@@ -71,11 +69,11 @@ def passes(
                 turns += clock.steps - steps  # callbacks
                 if clock.now != at_s:
                     turns, at_s = 0, clock.now
+            elif entries.queue or entries.idempotent_queue:
+                _hear(runner, 0)
             if turns > TURNS_MAX:
                 turns = 0
                 clock.stand_still()
-            elif entries.queue or entries.idempotent_queue:
-                _hear(runner, 0)
             heap = deadlines._heap
             if heap and (heap[0][0] <= clock.now or len(heap) > 2 * deadlines._active + PRUNE_MIN):
                 deadlines.expire(clock.now)

@@ -38,7 +38,7 @@ class Handlers:
         self.clock = clock
         self.idle: list[Worker] = []
         self.strict = (
-            False  # what no handler of the library's should raise ends the run, and is not only logged
+            False  # what no handler of the library's should raise is not only logged: it ends the run
         )
 
     def start(self, incoming: Incoming, variables: contextvars.Context) -> None:

@@ -323,6 +323,15 @@ def test_mutant_without_putting_back_names_stay(monkeypatch: pytest.MonkeyPatch)
     assert vars(module)["time"] is not time.time
 
 
+def printed(tmp_path: Path, model: str) -> list[str]:
+    """Lines that a model prints in a process of its own, into which nothing is imported yet."""
+    (tmp_path / "model.py").write_text(model)
+    told = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    return told.stdout.splitlines()
+
+
 LAZY = """
 import contextlib
 import sys
@@ -364,11 +373,8 @@ def test_what_is_imported_inside_a_run_is_guarded(
     mutant: str, imported: str, draws: str, source: str, tmp_path: Path
 ) -> None:
     model = LAZY.replace("IMPORTED", imported).replace("MUTANT", mutant).replace("DRAWS", draws)
-    (tmp_path / "model.py").write_text(model)
-    told = subprocess.run(
-        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert told.stdout.strip() == ("not seen" if mutant else f"stopped: {source}")
+    lines = printed(tmp_path, model)
+    assert lines == ["not seen" if mutant else f"stopped: {source}"]
 
 
 LIBRARIES = """
@@ -402,11 +408,8 @@ for model in (sampled, sampled_by_seed, normal, openssl):
 
 
 def test_what_a_library_draws_for_the_model_is_stopped_in_the_model(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(LIBRARIES)
-    told = subprocess.run(
-        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert told.stdout.splitlines() == [
+    lines = printed(tmp_path, LIBRARIES)
+    assert lines == [
         "numpy.random.choice True",
         "passed",
         "random.gauss True",
@@ -433,11 +436,8 @@ print(torch.nn.functional.dropout in known)
 
 
 def test_torch_is_as_it_would_be_after_a_run_that_imported_it(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(LATE_TORCH)
-    told = subprocess.run(
-        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert told.stdout.splitlines() == ["True True", "True"]
+    lines = printed(tmp_path, LATE_TORCH)
+    assert lines == ["True True", "True"]
 
 
 TORCH = """
@@ -491,11 +491,8 @@ print("uniform_" in vars(torch.Tensor))
 
 
 def test_torch_draws_by_a_generator_of_the_model_s_own_or_not_at_all(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(TORCH)
-    told = subprocess.run(
-        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert told.stdout.splitlines() == [
+    lines = printed(tmp_path, TORCH)
+    assert lines == [
         "True",
         "torch.rand True True",
         "torch.manual_seed True True",
